@@ -1,0 +1,101 @@
+# The verbs of this checkout. They need make and Python 3.11 or later with venv and pip, and nothing else.
+#
+#   PYTHON       the interpreter that .venv is made with; the first suitable one on PATH if not given
+#   TORCH_INDEX  the URL of PyTorch's CPU wheel index, for Linux machines where pip would take the CUDA build of torch
+#                (several GB). Without it, such a machine without a GPU runs everything but the tests that need torch;
+#                TORCH_INDEX=default takes whatever pip finds.
+
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c '$(SUITABLE)' 2>/dev/null && { echo "$$python"; break; }; done)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/test_*.py)
+
+# pip must not ask, and onnxruntime must not phone home
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-lowest check bench models mnist wheel clean
+
+help: ## show this
+	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-14s %s\n", $$1, $$2}'
+
+demo: $(VENV)/demo ## classify 1,000 handwritten digits through a real server, on any machine, in a minute
+	@$(BIN)/convq demo
+
+setup: $(VENV)/test ## build .venv with everything a developer needs
+
+test: $(VENV)/test ## run all tests against servers of their own
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/test ## lint, format, types, import rules, layout, documentation drift
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
+
+test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
+	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration
+
+bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machine
+	@$(BIN)/python tests/bench/throughput.py
+
+mnist: $(VENV)/test ## send the whole MNIST test set through the service and compare
+	@$(BIN)/python tests/mnist_full.py
+
+models: $(VENV)/test ## train lenet again and export it
+	@$(BIN)/python models/train.py lenet
+	@$(BIN)/python models/export.py lenet
+
+wheel: $(VENV)/test ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove the environments, caches and build products
+	rm -rf $(VENV) $(LOWEST) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find service models tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------- environments
+
+# $(call making,FOLDER,COMMANDS): one quiet line; what the commands print is shown only if one of them fails.
+# COMMANDS are joined by &&, because `set -e` does not hold inside the condition of an if.
+define making
+	@test -x $(1)/bin/pip || "$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { \
+		echo "convq needs Python 3.11 or later with its venv and pip modules; $(or $(PYTHON),python3) is not that:" \
+		"install one (on Debian and Ubuntu python3-venv too) or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@printf 'making %s … ' $(1); started=$$(date +%s); mkdir -p $(1); log=$(1)/install.log; \
+	if { { test -x $(1)/bin/pip || "$(PYTHON)" -m venv $(1); } && $(2); } >$$log 2>&1; \
+	then printf 'done (%s s)\n' $$(( $$(date +%s) - started )); sed -n 's/^convq: //p' $$log; \
+	else printf 'failed\n'; cat $$log >&2; exit 1; fi
+endef
+
+# Sets $$extras. Linux wheels of torch on the common index carry CUDA; where pip is offered a +cpu build, that is settled.
+define TORCH
+	if test "$(TORCH_INDEX)" = default || test "$$(uname -s)" != Linux || command -v nvidia-smi; then extras=,models; \
+	elif test -n "$(TORCH_INDEX)"; then extras=",models --extra-index-url $(TORCH_INDEX)"; \
+	elif $(BIN)/pip index versions torch 2>/dev/null | grep -q '[+]cpu'; then extras=,models; \
+	elif test "$$CI" = true; then echo "CI tests the models too: set TORCH_INDEX, see the Makefile"; false; \
+	else extras=; echo "convq: without torch and the tests that need it, because pip would download its CUDA build here;"; \
+	echo "convq: to run them too: make clean, make test TORCH_INDEX=URL with the URL of PyTorch's CPU wheel index"; fi
+endef
+
+$(VENV)/demo: pyproject.toml constraints.txt
+	$(call making,$(VENV),$(BIN)/pip install -c constraints.txt -e '.[cpu$(comma)embedded]')
+	@touch $@
+
+$(VENV)/test: pyproject.toml constraints.txt
+	$(call making,$(VENV),$(TORCH) && set -- $$extras && \
+		$(BIN)/pip install -c constraints.txt -e ".[cpu$(comma)embedded$(comma)dev$$1]" $$2 $$3)
+	@touch $(VENV)/demo $@
+
+$(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
+	$(call making,$(LOWEST),$(LOWEST)/bin/pip install -c tests/lowest-constraints.txt -e '.[cpu$(comma)embedded$(comma)dev]')
+	@touch $@
+
+comma := ,

@@ -1,0 +1,28 @@
+"""convq: images into Redis, classes out; the inference service behind a message queue.
+
+What a program needs to push jobs and read results is here; the service itself is the command ``convq serve``.
+"""
+
+from convq.client import AsyncClient, Client
+from convq.errors import ConvqError, JobFailed, QueueFull, RedisRefused, RedisUnavailable, ResultTimeout
+from convq.protocol import JobState, Output, Prediction, Priority, Result, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ConvqError",
+    "JobFailed",
+    "JobState",
+    "Output",
+    "Prediction",
+    "Priority",
+    "QueueFull",
+    "RedisRefused",
+    "RedisUnavailable",
+    "Result",
+    "ResultTimeout",
+    "Status",
+    "__version__",
+]

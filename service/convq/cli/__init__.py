@@ -1,0 +1,113 @@
+"""The command `convq`: reads flags, calls the parts, prints. Decides nothing that the parts should decide.
+
+Commands import what is heavy (onnxruntime, rich, the supervisor) when they run, so that `convq --help` does not wait.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+import convq
+from convq.cli.demo import demo
+from convq.cli.doctor import doctor
+from convq.cli.jobs import jobs
+from convq.cli.models import models
+from convq.cli.serve import serve
+from convq.cli.submit import submit
+from convq.errors import ConvqError
+from convq.settings import check_variables
+
+DONE = 0
+FAILED = 1  # a job was not answered "ok", the service gave up, a check found a problem
+WRONG_USAGE = 2  # an unknown flag, a setting that is unknown or malformed
+MODEL_BROKEN = 3  # a folder of the model repository cannot be served
+REDIS_REFUSED = 4  # no Redis there, or it is too old, or it refuses the credentials
+INTERRUPTED = 130  # Ctrl-C; what shells expect: 128 + SIGINT
+
+ENGINE = {"onnxruntime", "numpy", "PIL", "prometheus_client"}
+"""Imports that the base install, which is the client, does not bring."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What the group's own flags say about this run of the command."""
+
+    debug: bool = False
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a model is broken, 4 Redis refused or too old, "
+    "130 interrupted.",
+)
+@click.version_option(convq.__version__, prog_name="convq", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+@click.pass_context
+def commands(context: click.Context, *, debug: bool) -> None:
+    """Classify images with a CNN behind a Redis queue: one XADD in, one answer out.
+
+    \b
+    convq demo                      see it work, in a minute, with nothing installed
+    convq serve                     keep it running
+    convq submit seven.png          your own picture
+    convq doctor                    what is wrong, and the command that mends it
+    """
+    context.find_object(Run).debug = debug  # type: ignore[union-attr]  # main() always passes one
+    check_variables(os.environ)
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(WRONG_USAGE)
+
+
+for _command in (demo, serve, submit, models, jobs, doctor):
+    commands.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (None: those of this process) and return the exit code."""
+    run = Run()
+    try:
+        given = None if arguments is None else list(arguments)
+        code = commands.main(given, prog_name="convq", standalone_mode=False, obj=run)
+    except click.Abort:  # click turns Ctrl-C into this
+        return INTERRUPTED
+    except click.ClickException as error:
+        _complain(_usage(error))
+        return error.exit_code
+    except ConvqError as error:
+        _complain(str(error))
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE:
+            return _unexpected(error, run)
+        _complain(f"this needs the engine, and {error.name} is not installed: run pip install 'convq[cpu]'")
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
+        return _unexpected(error, run)
+    return code if isinstance(code, int) else DONE
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message}; see {context.command_path} --help" if context else message
+
+
+def _unexpected(error: Exception, run: Run) -> int:
+    if run.debug:
+        traceback.print_exc()
+    else:
+        _complain(f"unexpected {type(error).__name__}: {error} (convq --debug … shows where)")
+    return FAILED
+
+
+def _complain(message: str) -> None:
+    """One line, whatever the message holds."""
+    print(f"convq: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201

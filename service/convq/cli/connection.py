@@ -1,0 +1,99 @@
+"""What the commands that talk to a running service share: the URL of its Redis, and which model is meant."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+
+from convq.client import DEFAULT_URL, Client
+from convq.errors import RedisUnavailable
+from convq.settings import facts
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+ANNOUNCED_WITHIN_S = 1.2
+"""A service that has just become ready lists its models with its next heartbeat, at most a second later."""
+ASK_AGAIN_S = 0.1
+
+
+def redis_option(command: Command) -> Command:
+    """`--redis URL`, with its variable."""
+    known = facts("redis")
+    return click.option(
+        known["flag"],
+        "url",
+        envvar=known["variable"],
+        show_envvar=True,
+        metavar=known["metavar"],
+        default=DEFAULT_URL,
+        show_default=True,
+        help="The server that the service uses.",
+    )(command)
+
+
+def model_option(command: Command) -> Command:
+    """`--model NAME`."""
+    text = "Which model; not needed where only one is served."
+    return click.option("--model", metavar="NAME", default=None, help=text)(command)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """A client, whose failure to connect says which URL was tried and how to name another."""
+    with Client(url) as client:
+        try:
+            yield client
+        except RedisUnavailable as error:
+            raise RedisUnavailable(f"{error} (tried {shown(url)}; name another with --redis URL)") from None
+
+
+def choose_model(client: Client, model: str | None, *, must_be_served: bool = True) -> str:
+    """The model that is meant; a name that nobody serves is an error at once, not after the timeout."""
+    if model is not None and not must_be_served:
+        return model
+    give_up_at = time.monotonic() + ANNOUNCED_WITHIN_S
+    while True:
+        served = sorted(client.served())
+        if model in served:
+            return str(model)
+        if model is None and len(served) == 1:
+            return served[0]
+        if served or time.monotonic() >= give_up_at:
+            raise click.ClickException(_not_served(model, served))
+        time.sleep(ASK_AGAIN_S)
+
+
+def _not_served(model: str | None, served: list[str]) -> str:
+    if not served:
+        what = "any model" if model is None else repr(model)
+        return f"no worker serves {what}; start one on this Redis: convq serve --redis URL"
+    if model is None:
+        return f"say which model, with --model: {', '.join(served)}"
+    near = difflib.get_close_matches(model, served, n=1)
+    return f"no worker serves {model!r}; served: {', '.join(served)}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def shown(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def redis_cli(url: str) -> str:
+    """How redis-cli is called to reach the same server."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"redis-cli -s {shlex.quote(parts.path)}"
+    if (parts.scheme, parts.hostname, parts.username, parts.password) == ("redis", "127.0.0.1", None, None):
+        return "redis-cli" if parts.port in (None, 6379) else f"redis-cli -p {parts.port}"
+    return f"redis-cli -u {shlex.quote(shown(url))}"

@@ -1,0 +1,138 @@
+"""`convq submit`: pictures in, a table or JSON lines out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from convq.cli.connection import choose_model, connected, model_option, redis_option
+from convq.cli.output import for_programs, json_option, print_json, print_table, progress
+from convq.client import DEFAULT_TIMEOUT_S, MAP_CHUNK, Client
+from convq.protocol import Priority, Result
+
+STDIN = "-"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+"""What is taken from a folder; a file that is named itself is taken whatever it is called."""
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(exists=True, allow_dash=True))
+@redis_option
+@model_option
+@click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="How many classes to return (5).")
+@click.option("--ttl-ms", metavar="MS", type=click.IntRange(min=0), help="Don't compute what is older than this.")
+@click.option("--priority", type=click.Choice([str(lane) for lane in Priority]), default="normal", show_default=True)
+@click.option("--id", "job_id", metavar="ID", help="Your own id, for one image: may be submitted again, stays one job.")
+@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Pin a version of the model (the newest).")
+@click.option("--outputs", metavar="A,B", help="Raw outputs wanted besides the classes.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print the ids of the jobs.")
+@click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait for a result.")
+@json_option
+def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -> None:
+    """Push pictures and show what they are.
+
+    IMAGE is a file, a folder of them, or - for standard input. On a terminal the answer is a table; in a pipe, or with
+    --json, one line of JSON per picture: the result document and the name of the file. Ends with 1 if any job failed.
+
+    \b
+    convq submit seven.png
+    convq submit digits/ --model lenet --top-k 1
+    convq submit --json *.png | jq -r '[.file, .predictions[0].label] | @tsv'
+    curl -s https://example.org/cat.jpg | convq submit - --model resnet18
+    """
+    files = _files(images)
+    if given["job_id"] is not None and len(files) > 1:
+        raise click.UsageError("--id names one job: give one image with it")
+    names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs"}
+    options = {name: given[name] for name in names if given[name] is not None}
+    programs = for_programs(as_json=given["as_json"])
+    with connected(url) as client:
+        chosen = choose_model(client, model, must_be_served=given["wait"])
+        if not given["wait"]:
+            _show_ids(_submit(client, files, chosen, given, options), programs=programs)
+            return
+        answers = progress(_results(client, files, chosen, given, options), len(files), "classifying")
+        failed = _show(files, answers, programs=programs)
+    if failed:
+        what = "the job" if len(files) == 1 else f"{failed} of {len(files)} jobs"
+        raise click.ClickException(f"{what} did not end as ok; the answer says why")
+
+
+def _files(images: Iterable[str]) -> list[str]:
+    """The names of all pictures, folders opened. A folder without pictures is a mistake, not nothing to do."""
+    names: list[str] = []
+    for image in images:
+        if image == STDIN or not Path(image).is_dir():
+            names.append(image)
+            continue
+        inside = sorted(path for path in Path(image).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not inside:
+            raise click.UsageError(f"no pictures in {image}: looked for {' '.join(sorted(SUFFIXES))}")
+        names += map(str, inside)
+    return names
+
+
+def _payload(name: str) -> Any:
+    return sys.stdin.buffer.read() if name == STDIN else Path(name)
+
+
+def _submit(
+    client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Put the jobs into the queue and say under which ids."""
+    names = iter(files)
+    while chunk := list(islice(names, MAP_CHUNK)):
+        payloads = [_payload(name) for name in chunk]
+        if given["job_id"] is not None:
+            ids = [client.submit(payloads[0], model, id=given["job_id"], priority=given["priority"], **options)]
+        else:
+            ids = client.submit_many(payloads, model, priority=given["priority"], **options)
+        yield from ({"file": name, "id": one, "model": model} for name, one in zip(chunk, ids, strict=True))
+
+
+def _results(client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]) -> Iterator[Result]:
+    """One image waits at its own result key, so that after a timeout its id can still be asked for; many share an inbox."""
+    if len(files) == 1:
+        job = next(_submit(client, files, model, given, options))
+        yield client.result(job["id"], given["timeout"], model)
+        return
+    payloads = (_payload(name) for name in files)
+    yield from client.map(payloads, model, given["timeout"], priority=given["priority"], **options)
+
+
+def _show_ids(jobs: Iterable[dict[str, Any]], *, programs: bool) -> None:
+    if programs:
+        print_json(jobs)
+    else:
+        print_table(["file", "model", "id"], [[job["file"], job["model"], job["id"]] for job in jobs])
+
+
+def _show(files: list[str], results: Iterable[Result], *, programs: bool) -> int:
+    """Print every result and return how many were not ok."""
+    failed = 0
+    rows: list[list[str]] = []
+    for name, result in zip(files, results, strict=True):
+        failed += not result.ok
+        if programs:
+            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True)}])
+        else:
+            rows.append([name, *_cells(result)])
+    if rows:
+        print_table(["file", "class", ">score", ">ms"], rows)
+    return failed
+
+
+def _cells(result: Result) -> list[str]:
+    spent = f"{result.timing_ms.total:.1f}"
+    if result.ok and result.predictions:
+        best = result.predictions[0]
+        return [best.label, f"{best.score:.1%}", spent]
+    if result.ok:
+        shapes = (f"{output.name} {'x'.join(map(str, output.shape or ())) or output.format}" for output in result.outputs or ())
+        return [", ".join(shapes), "", spent]
+    return [result.explain(), "", spent]

@@ -1,0 +1,202 @@
+"""Everything that convq raises on purpose, as one tree.
+
+::
+
+    ConvqError
+    ├── JobError                one job can never succeed; answered as a result with status "error"
+    │   ├── BadField            a field is missing, malformed or contradicts another
+    │   ├── BadImage            the bytes are no image that convq can decode
+    │   ├── ImageTooLarge       more bytes or pixels than the model's manifest allows
+    │   ├── BadTensor           dtype, shape or length do not fit the model's input
+    │   ├── UnknownVersion      a pinned version that is not served
+    │   ├── UnknownOutput       an output name that the model does not have
+    │   ├── NonFinite           the network produced NaN or infinity
+    │   ├── ModelFault          onnxruntime refused the batch          (wire code: model_error)
+    │   └── InternalFault       a defect of the service                (wire code: internal)
+    ├── JobFailed               the client's view of a result that is not "ok"
+    ├── ResultTimeout           no result came in the time that the caller gave
+    ├── QueueFull               the door is shut: too many jobs or bytes wait already
+    ├── RedisUnavailable        no connection, or it broke in the middle of a command
+    ├── RedisRefused            the server answered, and the answer is no (version, rights, policy)
+    ├── LeaseLost               another worker has taken over the jobs of this one
+    ├── ModelBroken             a folder of the model repository cannot be served
+    ├── SettingsError           a flag or CONVQ_* variable is unknown or malformed
+    └── ServiceFailed           the service gave up (its log says why)
+
+Each class knows its wire or log `code`, whose `fault` it is, whether a `retry` can help, and with which exit code the
+command line ends. This module imports nothing of convq: everything may raise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["client", "service", "operator", "environment"]
+
+
+class ConvqError(Exception):
+    """Root of the tree. The message is written for the person who reads it: what was wrong, what was expected."""
+
+    code: ClassVar[str] = "internal"
+    fault: ClassVar[Fault] = "service"
+    retry: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class JobError(ConvqError):
+    """One job can never succeed. Never holds a path, a traceback or the payload: the message travels to the client."""
+
+    fault: ClassVar[Fault] = "client"
+
+
+class BadField(JobError):
+    """A field of the entry is missing, malformed or contradicts another."""
+
+    code: ClassVar[str] = "bad_field"
+
+
+class BadImage(JobError):
+    """The bytes of `image` cannot be decoded."""
+
+    code: ClassVar[str] = "bad_image"
+
+
+class ImageTooLarge(JobError):
+    """More bytes or pixels than the manifest allows; refused before anything is decoded."""
+
+    code: ClassVar[str] = "image_too_large"
+
+
+class BadTensor(JobError):
+    """dtype, shape or length of `tensor` do not fit the model's input."""
+
+    code: ClassVar[str] = "bad_tensor"
+
+
+class UnknownVersion(JobError):
+    """The job pins a version of the model that is not served."""
+
+    code: ClassVar[str] = "unknown_version"
+
+
+class UnknownOutput(JobError):
+    """The job asks for an output that the model does not have."""
+
+    code: ClassVar[str] = "unknown_output"
+
+
+class NonFinite(JobError):
+    """The network produced NaN or infinity for this input."""
+
+    code: ClassVar[str] = "non_finite"
+    fault: ClassVar[Fault] = "service"
+
+
+class ModelFault(JobError):
+    """onnxruntime refused the batch."""
+
+    code: ClassVar[str] = "model_error"
+    fault: ClassVar[Fault] = "service"
+
+
+class InternalFault(JobError):
+    """A defect of the service: the log has the traceback, the client a fixed phrase."""
+
+    code: ClassVar[str] = "internal"
+    fault: ClassVar[Fault] = "service"
+
+
+JOB_ERRORS: tuple[type[JobError], ...] = (
+    BadField,
+    BadImage,
+    ImageTooLarge,
+    BadTensor,
+    UnknownVersion,
+    UnknownOutput,
+    NonFinite,
+    ModelFault,
+    InternalFault,
+)
+"""One class per error code of the wire protocol, in the order of its table."""
+
+
+class JobFailed(ConvqError):
+    """A result arrived and it is not "ok". `result` is the whole `convq.Result`."""
+
+    code: ClassVar[str] = "job_failed"
+    fault: ClassVar[Fault] = "client"
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class ResultTimeout(ConvqError):
+    """No result within the caller's time. The job is not withdrawn: the result may still come."""
+
+    code: ClassVar[str] = "result_timeout"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+
+
+class QueueFull(ConvqError):
+    """Nothing was accepted: the shard holds as many jobs or bytes as it may.
+
+    `retry_after_s` is an estimate in seconds of when there is room again, or None where nothing drains.
+    """
+
+    code: ClassVar[str] = "queue_full"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RedisUnavailable(ConvqError):
+    """No connection to Redis, or it broke in the middle of a command whose outcome is then unknown."""
+
+    code: ClassVar[str] = "redis_unavailable"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 4
+
+
+class RedisRefused(ConvqError):
+    """The server answered with an error that will not go away by itself: too old, no rights, wrong type."""
+
+    code: ClassVar[str] = "redis_refused"
+    fault: ClassVar[Fault] = "operator"
+    exit_code: ClassVar[int] = 4
+
+
+class LeaseLost(ConvqError):
+    """This worker was silent too long: others answer its jobs, and nothing that it holds may be published."""
+
+    code: ClassVar[str] = "lease_lost"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+
+
+class ModelBroken(ConvqError):
+    """A folder of the model repository cannot be served. The message names the file and the reason."""
+
+    code: ClassVar[str] = "model_broken"
+    fault: ClassVar[Fault] = "operator"
+    exit_code: ClassVar[int] = 3
+
+
+class SettingsError(ConvqError):
+    """A flag or CONVQ_* variable is unknown or malformed. The message names it and what was expected."""
+
+    code: ClassVar[str] = "bad_settings"
+    fault: ClassVar[Fault] = "operator"
+    exit_code: ClassVar[int] = 2
+
+
+class ServiceFailed(ConvqError):
+    """The service gave up: no worker survives its start."""
+
+    code: ClassVar[str] = "service_failed"
+    fault: ClassVar[Fault] = "operator"

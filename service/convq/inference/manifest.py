@@ -1,0 +1,297 @@
+"""`manifest.toml` as a type: everything that serving needs to know about a model besides its graph.
+
+It knows nothing of onnxruntime: what the manifest claims is held against the graph in `graph.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from convq.errors import ModelBroken
+
+FILE = "manifest.toml"
+
+
+def _as_tuple(value: Any) -> Any:
+    """A TOML array as a tuple, a single value as a tuple of one: strict validation takes no lists for tuples."""
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+
+
+def _inside(value: str) -> str:
+    """A file of the model's own folder; a folder that is copied elsewhere must still be whole."""
+    path = PurePosixPath(value)
+    if not value or path.is_absolute() or ".." in path.parts or "\\" in value:
+        raise ValueError("a path inside the model's folder, such as labels.txt")
+    return value
+
+
+Level = Annotated[int, Field(ge=0, le=255)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+PerChannel = Annotated[tuple[Number, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)]
+InnerPath = Annotated[str, Field(max_length=200)]
+Side = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Table(BaseModel):
+    """One table of the file: a key that is not known here, or a value of another type, is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Input(_Table):
+    """`[input]`: how an image becomes the one input of the graph.
+
+    Sizes are in pixels and are those of the graph's input; what the image is scaled to is smaller by `pad` on every
+    side. `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
+    """
+
+    name: str | None = None
+    """The graph's input. Left out: the only one it has."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    color: Literal["gray", "rgb", "bgr"] = "rgb"
+    dtype: Literal["uint8", "float32"] | None = None
+    """What the graph takes; the graph decides, and a value given here must agree with it."""
+    height: Side | None = None
+    width: Side | None = None
+    """Left out: the graph's; free where the graph's is free."""
+    multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Free sides are filled with `pad_value` at the bottom and the right up to a multiple of this."""
+    resize: Literal["stretch", "crop", "letterbox", "height", "none"] = "stretch"
+    """stretch: both sides, ignoring the proportions; crop: short side, then the centre; letterbox: fit inside, fill
+    the rest; height: to the height, the width follows; none: only images of the right size."""
+    short_side: Side | None = None
+    """With `crop`: the short side before cropping. Left out: the smallest that covers the crop."""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    """Pillow's filters; all but `nearest` average over the source area when they shrink."""
+    pad: Annotated[int, Field(ge=0, le=4096)] = 0
+    """A border of `pad_value` on all four sides, inside `height` and `width`."""
+    pad_value: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    background: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    """What shows through transparent pixels: one level, or red, green and blue."""
+    scale: Number = 1.0
+    mean: PerChannel = (0.0,)
+    std: PerChannel = (1.0,)
+    """For float32 graphs: value = (pixel * scale - mean) / std, with pixels 0 to 255."""
+
+    @property
+    def channels(self) -> int:
+        """1 for gray, otherwise 3."""
+        return 1 if self.color == "gray" else 3
+
+    @property
+    def normalises(self) -> bool:
+        """Whether pixels are changed by scale, mean or std."""
+        return self.scale != 1.0 or any(self.mean) or any(value != 1.0 for value in self.std)
+
+    @field_validator("mean", "std", "pad_value", "background")
+    @classmethod
+    def _three_or_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) == 2:  # noqa: PLR2004  (images here have one channel or three)
+            raise ValueError("one value, or one for each of three channels")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(part <= 0 for part in value):
+            raise ValueError("values above 0, as pixels are divided by them")
+        return value
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.color == "gray" and max(map(len, (self.mean, self.std, self.pad_value, self.background))) > 1:
+            raise ValueError("one value each for mean, std, pad_value and background, as color is gray")
+        for side, name in ((self.height, "height"), (self.width, "width")):
+            if side is not None and side <= 2 * self.pad:
+                raise ValueError(f"{name} above twice the pad of {self.pad}")
+        if self.short_side is not None:
+            if self.resize != "crop":
+                raise ValueError("short_side only together with resize = 'crop'")
+            if self.short_side < max(self.height or 1, self.width or 1) - 2 * self.pad:
+                raise ValueError("short_side at least as long as both sides of the crop")
+        if self.resize == "height" and self.width is not None:
+            raise ValueError("no width, as resize = 'height' leaves it free")
+        return self
+
+    def sized(self, height: int | None, width: int | None) -> Input:
+        """The same with the graph's `height` and `width` where the manifest leaves them out; None stays free."""
+        known = {"height": self.height or height, "width": self.width or width}
+        return Input.model_validate({**self.model_dump(), **known})
+
+    @property
+    def lacks(self) -> str | None:
+        """The side that the resize rule needs and that neither manifest nor graph fixes, or None."""
+        needs = {"stretch": ("height", "width"), "crop": ("height", "width"), "letterbox": ("height", "width")}
+        sides = needs.get(self.resize, ("height",) if self.resize == "height" else ())
+        return next((side for side in sides if getattr(self, side) is None), None)
+
+
+class Output(_Table):
+    """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
+
+    name: Annotated[str, Field(min_length=1)]
+    meaning: Literal["classes", "tensor"] = "tensor"
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    """For classes: what turns the raw values into scores; softmax unless said."""
+    labels: Annotated[InnerPath, Field(min_length=1)] | None = None
+    """For classes: the file with one name a line, in the order of the output."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_inside(cls, value: str | None) -> str | None:
+        return None if value is None else _inside(value)
+
+    @model_validator(mode="after")
+    def _only_classes_have_labels(self) -> Self:
+        if self.meaning == "classes" and self.labels is None:
+            raise ValueError("a labels file, as meaning is 'classes'")
+        if self.meaning != "classes" and (self.labels or self.activation):
+            raise ValueError("labels and activation only together with meaning = 'classes'")
+        return self
+
+
+class Limits(_Table):
+    """`[limits]`: what is refused, and when a batch counts as hung."""
+
+    max_bytes: Annotated[int, Field(ge=1, le=512 * 2**20)] = 16 * 2**20
+    """Bytes of one encoded image; 16 MiB. Redis itself takes no value above 512 MB."""
+    max_pixels: Annotated[int, Field(ge=1, le=2**31 - 1)] = 50_000_000
+    """Width times height of one image, as its header says and as it is scaled to."""
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Jobs in one call of the graph."""
+    max_batch_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds that one batch may run before its worker counts as hung."""
+
+
+class Batching(_Table):
+    """`[batching]`: 0 takes what is there and never waits; more trades latency for larger batches."""
+
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+
+
+class Runtime(_Table):
+    """`[runtime]`: where the graph runs when the service is not told, and on how many threads."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class WarmUp(_Table):
+    """`[warmup]`: an image that goes through the whole engine before the model counts as ready."""
+
+    sample: Annotated[InnerPath, Field(min_length=1)]
+    golden: str | None = None
+    """The label that the sample must get."""
+
+    @field_validator("sample")
+    @classmethod
+    def _sample_inside(cls, value: str) -> str:
+        return _inside(value)
+
+
+class Manifest(_Table):
+    """The whole of one `manifest.toml`. Every table may be left out; the defaults are those of the fields above."""
+
+    description: str = ""
+    input: Input = Input()
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_tuple)] = ()
+    """Left out: every output of the graph, as tensors."""
+    feature_maps: dict[str, str] = {}
+    """Name that a job asks for -> output of the graph. They are fetched only for batches in which a job asks."""
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+    runtime: Runtime = Runtime()
+    warmup: WarmUp | None = None
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [output.name for output in self.outputs] + list(self.feature_maps)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"every output and feature map once: {', '.join(twice)}")
+        if sum(output.meaning == "classes" for output in self.outputs) > 1:
+            raise ValueError("at most one output that means classes")
+        if self.warmup is not None and self.warmup.golden is not None and self.classes is None:
+            raise ValueError("an output that means classes, as warmup.golden names one")
+        return self
+
+    @property
+    def classes(self) -> Output | None:
+        """The output that holds the classes, if there is one."""
+        return next((output for output in self.outputs if output.meaning == "classes"), None)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read `manifest.toml` of a model's folder.
+
+        Raises ModelBroken, which names the file, the line where it is known, the key, and what was expected.
+        """
+        file = folder / FILE
+        try:
+            text = file.read_text(encoding="utf-8")
+            return cls.model_validate(tomllib.loads(text))
+        except OSError as err:
+            raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
+        except UnicodeDecodeError as err:
+            raise ModelBroken(f"{file}: is not UTF-8 text (byte {err.start})") from None
+        except tomllib.TOMLDecodeError as err:
+            raise ModelBroken(f"{file}: is not TOML: {err}") from None
+        except ValidationError as err:
+            raise ModelBroken(_explain(file, text, err)) from None
+
+    def read_labels(self, folder: Path) -> tuple[str, ...]:
+        """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
+        if self.classes is None or self.classes.labels is None:
+            return ()
+        file = folder / self.classes.labels
+        try:
+            labels = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+        except OSError as err:
+            raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
+        except UnicodeDecodeError as err:
+            raise ModelBroken(f"{file}: is not UTF-8 text (byte {err.start})") from None
+        if not labels or "" in labels:
+            where = labels.index("") + 1 if labels else 1
+            raise ModelBroken(f"{file}:{where}: is empty; expected one class name on every line")
+        return labels
+
+
+def _explain(file: Path, text: str, err: ValidationError) -> str:
+    """One line for the first error; how many more there are is said, as they often vanish together."""
+    first, *rest = err.errors(include_url=False)
+    keys = tuple(first["loc"])
+    line = _line_of(text, keys)
+    where = f"{file}:{line}" if line else str(file)
+    dotted = ".".join(map(str, keys)) or "the manifest"
+    if first["type"] == "extra_forbidden":
+        what = "unknown key"
+    else:
+        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        what = what if what.startswith("expected") else f"expected {what}"
+        if not isinstance(first["input"], dict | BaseModel) and first["type"] != "missing":
+            what += f", found {str(first['input'])[:60]!r}"
+    more = f" (and {len(rest)} more)" if rest else ""
+    return f"{where}: {dotted}: {what}{more}"
+
+
+def _line_of(text: str, keys: Sequence[int | str]) -> int | None:
+    """The line on which the last named key of `keys` stands, or its table begins; None where it is not plain."""
+    tables: dict[str, int] = {}
+    current: tuple[int | str, ...] = ()
+    best: int | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]", line):
+            name = header[2]
+            tables[name] = tables.get(name, -1) + 1
+            current = (name, tables[name]) if header[1] == "[[" else (name,)
+            if tuple(keys[: len(current)]) == current:
+                best = number
+        elif (entry := re.match(r"\s*([\w-]+)\s*=", line)) and (*current, entry[1]) == tuple(keys[: len(current) + 1]):
+            return number
+    return best

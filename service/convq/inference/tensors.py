@@ -1,0 +1,83 @@
+"""Raw tensors of jobs: admitted when they are exactly what the graph takes, refused with what was expected otherwise."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convq.errors import BadTensor
+from convq.inference.graph import Graph
+from convq.inference.image import normalise
+
+ITEM_BYTES = {"uint8": 1, "float32": 4}
+MAX_AXES = 8
+
+
+class Prepared(NamedTuple):
+    """One job's input, ready for a batch. Only inputs of equal `shape` share one.
+
+    A named tuple, because one is made for every job and it is made in a third of the time of a frozen dataclass.
+    """
+
+    data: bytes | NDArray[np.generic]
+    """The graph's dtype, C order: bytes as they came, or a C-contiguous array."""
+    shape: tuple[int, ...]
+    """Without the batch axis."""
+
+
+def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels: int) -> Prepared:
+    """Every case but the common one, which `Engine.admit` recognises by comparing: see there."""
+    if dtype not in ITEM_BYTES:
+        raise BadTensor(f"dtype is '{_brief(dtype)}'; expected {_dtypes(graph)}")
+    if dtype == "float32" and graph.dtype == "uint8":
+        raise BadTensor("dtype is float32; this model takes uint8")
+    sides = _parse(shape, graph)
+    _check_sides(sides, graph, max_pixels)
+    expected = math.prod(sides) * ITEM_BYTES[dtype]
+    if len(tensor) != expected:
+        raise BadTensor(f"the tensor has {len(tensor)} bytes; {dtype} of shape {_join(sides)} has {expected}")
+    if dtype == graph.dtype:
+        return Prepared(tensor, sides)
+    # A uint8 tensor for a float32 graph: a decoded image, of which only the last step of `prepare` is left to do.
+    pixels = np.frombuffer(tensor, dtype=np.uint8).reshape(sides)
+    return Prepared(normalise(pixels, graph.input), sides)
+
+
+def _parse(shape: str, graph: Graph) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", shape) or shape.count(",") >= MAX_AXES:
+        raise BadTensor(f"shape is '{_brief(shape)}'; expected {_expected(graph)}")
+    return tuple(map(int, shape.split(",")))
+
+
+def _check_sides(sides: tuple[int, ...], graph: Graph, max_pixels: int) -> None:
+    fits = len(sides) == len(graph.shape) and all(
+        side == wanted if wanted is not None else side > 0 and side % graph.input.multiple_of == 0
+        for side, wanted in zip(sides, graph.shape, strict=True)
+    )
+    if not fits:
+        raise BadTensor(f"shape is {_join(sides)}; expected {_expected(graph)}")
+    if math.prod(sides) > max_pixels * graph.input.channels:
+        raise BadTensor(f"shape {_join(sides)} has more than the {max_pixels} pixels that are accepted")
+
+
+def _expected(graph: Graph) -> str:
+    step = graph.input.multiple_of
+    free = "any" if step == 1 else f"a multiple of {step}"
+    return ",".join(free if side is None else str(side) for side in graph.shape)
+
+
+def _dtypes(graph: Graph) -> str:
+    return "uint8" if graph.dtype == "uint8" else "float32 or uint8"
+
+
+def _join(sides: tuple[int, ...]) -> str:
+    return ",".join(map(str, sides))
+
+
+def _brief(text: str) -> str:
+    """What a client wrote, short and printable."""
+    return "".join(char if char.isprintable() else "?" for char in text[:24])

@@ -1,0 +1,21 @@
+"""The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
+
+from convq.queue.keys import Shard
+from convq.queue.leases import LeaseKeeper
+from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
+from convq.queue.streams import Committed, Completion, Delivery, Lease, WorkQueue
+
+__all__ = [
+    "AsyncioWire",
+    "BlockingWire",
+    "Committed",
+    "Completion",
+    "Delivery",
+    "Lease",
+    "LeaseKeeper",
+    "Producer",
+    "Shard",
+    "Submission",
+    "WorkQueue",
+    "at_once",
+]

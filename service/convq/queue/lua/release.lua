@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- release: end a worker's lease; from here on every commit of it is refused, and reclaim finds what it held.
+--
+-- convq:{M}:leases            ZREM
+-- convq:{M}:jobs[:high|:low]  the worker's consumer is deleted where it holds nothing
+--
+-- KEYS  leases, high, jobs, low
+-- ARGV  group, incarnation
+-- Reply how many jobs the worker still held
+
+redis.call('ZREM', KEYS[1], ARGV[2])
+local held = 0
+for lane = 2, 4 do
+  local pending = redis.pcall('XPENDING', KEYS[lane], ARGV[1], '-', '+', 1000, ARGV[2])
+  if not pending.err then
+    held = held + #pending
+    if #pending == 0 then
+      -- DELCONSUMER drops what a consumer has pending: only ever where that is nothing, in the same step.
+      redis.pcall('XGROUP', 'DELCONSUMER', KEYS[lane], ARGV[1], ARGV[2])
+    end
+  end
+end
+return held

@@ -1,0 +1,301 @@
+"""The worker's side of one shard: take a lease, claim jobs, complete them, reclaim those of the dead.
+
+Claiming, reclaiming and resuming belong to one thread, completing to another; each has its own connection, because a
+commit must never wait behind a fetch that blocks. What a worker holds is written in its `Lease`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from convq.errors import LeaseLost, RedisUnavailable
+from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S, Received, Receiver
+from convq.queue.keys import GROUP, LANES, Shard
+from convq.queue.link import Command, Link, Script, understood
+
+COMPLETE, RECLAIM, RENEW, RELEASE = (Script.load(name) for name in ("complete", "reclaim", "renew", "release"))
+
+LOWER_LANE_SHARE = 1 / 8
+"""Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
+
+COMPLETE_CHUNK = 500
+"""Jobs per call of the commit script: bounds the time that the server does nothing else."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """One incarnation of one worker: a name that is never used again, and the entries that it holds.
+
+    `held` is written by the claiming thread and the completing thread; sets of Python take single additions and removals
+    from two threads.
+    """
+
+    incarnation: str
+    held: set[tuple[int, str]] = field(default_factory=set)
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What one claim brought.
+
+    `server_ms` is the server's clock at the delivery, `arrived_s` this process's `time.perf_counter` when the reply had
+    come; both name the same moment, so that waiting is measured without any other clock. `cancelled` holds job ids.
+    """
+
+    jobs: list[Received]
+    server_ms: float
+    arrived_s: float
+    cancelled: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Completion:
+    """One answered job on its way out: the document, and where it goes."""
+
+    job: Received
+    document: bytes
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Committed:
+    """What became of one commit."""
+
+    published: int = 0
+    lost: int = 0
+    """Answered by somebody else in the meantime."""
+    refused: list[Received] = field(default_factory=list)
+    """Still ours: their inbox is a key of another type."""
+
+
+class WorkQueue:
+    """One shard of one model, as one worker uses it. Raises RedisUnavailable where the server cannot answer."""
+
+    def __init__(self, url: str, shard: Shard, *, worker: str, lease_ms: int, result_ttl_ms: int) -> None:
+        self.shard = shard
+        self._worker = worker
+        self._lease_ms = lease_ms
+        self._result_ttl_ms = result_ttl_ms
+        self._fetching = Link(url)
+        self._committing = Link(url)
+        self._commit_lock = threading.Lock()
+        self._receiver = Receiver(shard.inbox_prefix)
+        self._streams = shard.streams
+        self._lane_of = {stream.encode(): lane for lane, stream in enumerate(shard.streams)}
+        self._backlogged = [False] * len(LANES)
+        self._credit = [0.0] * len(LANES)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection was opened again."""
+        return max(0, self._fetching.connects - 1) + max(0, self._committing.connects - 1)
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._fetching.close()
+        self._committing.close()
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    def take(self) -> Lease:
+        """A new lease under a name that nobody had before, and the consumer groups where they are missing."""
+        lease = Lease(f"{self._worker}-{secrets.token_hex(4)}")
+        self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "take", lease.incarnation])
+        self.make_groups()
+        return lease
+
+    def renew(self, lease: Lease) -> None:
+        """Keep the lease. Raises LeaseLost where others own its jobs already."""
+        if self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "renew", lease.incarnation]):
+            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+
+    def release(self, lease: Lease) -> int:
+        """End the lease; return how many jobs it still held, which others may take over at once."""
+        keys = [self.shard.leases, *self._streams]
+        return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation]))
+
+    def make_groups(self) -> None:
+        """Create the consumer group on every stream, from the first entry on, where it is missing."""
+        for reply in self._fetching.flush([("XGROUP", "CREATE", s, GROUP, "0", "MKSTREAM") for s in self._streams]):
+            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                raise understood(reply) from reply
+
+    # -- claiming (one thread) ------------------------------------------------------------------------------------
+
+    def claim(self, lease: Lease, room: int, block_ms: int) -> Delivery:
+        """Jobs for this worker: about `room` of them, waiting up to `block_ms` milliseconds for the first.
+
+        While nothing is left over, one blocking read takes what is there from all three lanes. Under a backlog each
+        lane is read for its share: the highest gets all but an eighth for each lower lane that has work. When a lane
+        fills up between two claims, up to `room` jobs per lane may come once.
+        """
+        wanted = [room] * len(LANES)
+        if any(self._backlogged):
+            wanted = self._shares(room)
+            replies = self._read([self._lane_read(lease, lane, n) for lane, n in enumerate(wanted) if n > 0])
+        else:
+            read = ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", room, "BLOCK", block_ms, "STREAMS")
+            replies = self._read([(*read, *self._streams, *(">" * len(LANES)))])
+        arrived_s = time.perf_counter()
+        *reads, cancelled, now = replies
+        if any(isinstance(reply, Exception) for reply in reads):
+            self._mend(reads)
+        jobs = self._receive(lease, [reply for reply in reads if isinstance(reply, list)])
+        delivery = Delivery(jobs, _milliseconds(now), arrived_s)
+        if cancelled and delivery.jobs:
+            delivery.cancelled = self._cancelled(delivery.jobs, cancelled)
+        self._note_backlog(delivery.jobs, wanted)
+        return delivery
+
+    def _shares(self, room: int) -> list[int]:
+        """How many to read from each lane; fractions are carried on, so that even a room of one serves all lanes in turn.
+
+        A lower lane that had nothing last time is looked at with a share of one at most.
+        """
+        shares = [room] * len(LANES)
+        left = room
+        for lane in reversed(range(1, len(LANES))):
+            if any(self._backlogged[:lane]):
+                share = room * LOWER_LANE_SHARE
+                credit = self._credit[lane] + (share if self._backlogged[lane] else min(share, 1.0))
+                shares[lane] = min(int(credit), left)
+                self._credit[lane] = min(credit - shares[lane], 1.0)
+                left -= shares[lane]
+                shares[:lane] = [left] * lane
+        return shares
+
+    def _lane_read(self, lease: Lease, lane: int, count: int) -> Command:
+        return ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", count, "STREAMS", self._streams[lane], ">")
+
+    def _read(self, reads: list[Command]) -> list[Any]:
+        """The reads, then whether anything is cancelled and what time it is, in one round trip."""
+        return self._fetching.flush([*reads, ("SCARD", self.shard.cancelled), ("TIME",)])
+
+    def _mend(self, replies: list[Any]) -> None:
+        """Put right what refused a read: a group or stream that is gone is made anew. Raises what cannot be mended."""
+        for reply in replies:
+            if isinstance(reply, redis.exceptions.ResponseError):
+                if not str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+                    raise understood(reply) from reply
+                self.make_groups()
+
+    def _note_backlog(self, jobs: list[Received], wanted: list[int]) -> None:
+        """A lane that gave all that was asked of it probably has more."""
+        came = [0] * len(LANES)
+        for job in jobs:
+            came[job.lane] += 1
+        self._backlogged = [count >= most > 0 for count, most in zip(came, wanted, strict=True)]
+
+    def _receive(self, lease: Lease, reads: list[Any]) -> list[Received]:
+        jobs: list[Received] = []
+        receive, held = self._receiver.receive, lease.held
+        for reply in reads:
+            for stream, entries in reply:
+                lane = self._lane_of[stream]
+                for entry, flat in entries:
+                    job = receive(entry, flat or (), lane=lane, attempt=1)
+                    held.add((lane, job.entry))
+                    jobs.append(job)
+        return jobs
+
+    def _cancelled(self, jobs: list[Received], count: int) -> frozenset[str]:
+        """Which of these jobs the client has withdrawn; keeps the set of withdrawn ids bounded in size and time."""
+        ids = [job.id for job in jobs]
+        key = self.shard.cancelled
+        commands: list[Command] = [("SMISMEMBER", key, *ids), ("EXPIRE", key, CANCELLED_TTL_S, "NX")]
+        if count > CANCELLED_LENGTH:
+            commands.append(("SPOP", key, count - CANCELLED_LENGTH))
+        flags = self._fetching.flush(commands)[0]
+        if isinstance(flags, Exception):
+            raise understood(flags) from flags
+        return frozenset(job_id for job_id, flag in zip(ids, flags, strict=True) if flag)
+
+    # -- taking over ----------------------------------------------------------------------------------------------
+
+    def reclaim(self, lease: Lease, room: int) -> Delivery:
+        """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced."""
+        keys = [self.shard.leases, self.shard.cfg, *self._streams]
+        flat = self._fetching.run(RECLAIM, keys, [GROUP, lease.incarnation, self._lease_ms, room])
+        rows = [(int(flat[i]) - 1, flat[i + 1].decode(), int(flat[i + 2])) for i in range(0, len(flat), 3)]
+        return self._read_entries(lease, rows)
+
+    def resume(self, lease: Lease) -> Delivery:
+        """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
+        pending = self._fetching.flush([("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams])
+        self._mend(pending)
+        rows = [
+            (lane, entry.decode(), int(attempt))
+            for lane, reply in enumerate(pending)
+            if isinstance(reply, list)
+            for entry, _, _, attempt in reply
+        ]
+        return self._read_entries(lease, [row for row in rows if row[:2] not in lease.held])
+
+    def _read_entries(self, lease: Lease, rows: Sequence[tuple[int, str, int]]) -> Delivery:
+        """The entries of these rows (lane, entry id, attempt); those that were deleted are acknowledged away."""
+        reads: list[Command] = [("XRANGE", self._streams[lane], entry, entry) for lane, entry, _ in rows]
+        *replies, now = self._fetching.flush([*reads, ("TIME",)])
+        arrived_s = time.perf_counter()
+        jobs: list[Received] = []
+        gone: list[Command] = []
+        for (lane, entry, attempt), found in zip(rows, replies, strict=True):
+            if isinstance(found, Exception):
+                raise understood(found) from found
+            if found:
+                jobs.append(self._receiver.receive(found[0][0], found[0][1], lane=lane, attempt=attempt))
+                lease.held.add((lane, entry))
+            else:
+                gone.append(("XACK", self._streams[lane], GROUP, entry))
+        if gone:
+            self._fetching.flush(gone)
+        return Delivery(jobs, _milliseconds(now), arrived_s)
+
+    # -- completing (another thread) ------------------------------------------------------------------------------
+
+    def complete(self, lease: Lease, completions: Sequence[Completion]) -> Committed:
+        """Publish results, each at most once, and delete their jobs.
+
+        Raises LeaseLost where this worker was declared dead: nothing was published, others answer. After
+        RedisUnavailable the same call may be repeated: what it had published is not published again.
+        """
+        committed = Committed()
+        with self._commit_lock:
+            for first in range(0, len(completions), COMPLETE_CHUNK):
+                self._complete_chunk(lease, completions[first : first + COMPLETE_CHUNK], committed)
+        return committed
+
+    def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
+        shard = self.shard
+        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
+        for done in chunk:
+            job = done.job
+            if job.reply_to is None:
+                kind, where = "r" if job.id == job.entry else "n", shard.result_prefix + job.id
+            else:
+                kind, where = "i", job.reply_to
+            args += (job.lane + 1, job.entry, where, kind, done.document, job.id if done.cancelled else "")
+        replies = self._committing.run(COMPLETE, [shard.leases, *self._streams, shard.cancelled], args)
+        if replies == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+        for done, reply in zip(chunk, replies, strict=True):
+            if reply < 0:
+                committed.refused.append(done.job)
+                continue
+            lease.held.discard((done.job.lane, done.job.entry))
+            committed.published += reply
+            committed.lost += 1 - reply
+
+
+def _milliseconds(now: Any) -> float:
+    if isinstance(now, Exception):
+        raise RedisUnavailable(f"Redis would not tell the time: {now}")
+    return int(now[0]) * 1e3 + int(now[1]) / 1e3

@@ -1,0 +1,123 @@
+"""Forms batches: about time and order, not about tensors; knows neither Redis nor onnxruntime.
+
+Natural batching: take what is there, never wait while the network is idle. Under load the next batch grows while the
+current one runs. A wait happens only where a model's manifest asks for one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class CloseReason(StrEnum):
+    """Why a batch was closed."""
+
+    FULL = "full"
+    IDLE = "idle"
+    TIMEOUT = "timeout"
+    DRAIN = "drain"
+
+
+@dataclass(slots=True)
+class Batch(Generic[T]):
+    """Items that run together, oldest first; all have the same key."""
+
+    items: list[T]
+    reason: CloseReason
+
+
+class Batcher(Generic[T]):
+    """Items go in from one thread and come out as batches in another.
+
+    Only items of one `key` (the shape of the input, say) share a batch. At most `max_batch` items wait here beside
+    what already runs: that is what a dead worker can hold too much.
+    """
+
+    def __init__(
+        self,
+        max_batch: int,
+        max_wait_s: float,
+        key: Callable[[T], Hashable],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._key = key
+        self._clock = clock
+        self._groups: dict[Hashable, deque[tuple[float, T]]] = {}
+        self._waiting = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, items: Sequence[T]) -> None:
+        """Add items. Never blocks: the caller asked for `room` first."""
+        if not items:
+            return
+        now = self._clock()
+        with self._changed:
+            for item in items:
+                self._groups.setdefault(self._key(item), deque()).append((now, item))
+            self._waiting += len(items)
+            self._changed.notify_all()
+
+    def room(self, timeout_s: float) -> int:
+        """How many more items may come, waiting up to `timeout_s` for at least one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting < self._max_batch or self._closed, timeout_s)
+            return 0 if self._closed else max(0, self._max_batch - self._waiting)
+
+    def collect(self) -> Batch[T] | None:
+        """The next batch, waiting for one; None when closed and empty."""
+        with self._changed:
+            while True:
+                batch = self._ready()
+                if batch is not None:
+                    self._changed.notify_all()
+                    return batch
+                if self._closed:
+                    return None
+                self._changed.wait(self._until_due_s())
+
+    def close(self) -> None:
+        """Take nothing more; what waits is still handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _ready(self) -> Batch[T] | None:
+        """A batch that may run now: a full group first, else the group whose oldest item has waited long enough."""
+        if not self._groups:
+            return None
+        for key, group in self._groups.items():
+            if len(group) >= self._max_batch:
+                return self._take(key, CloseReason.FULL)
+        key, oldest = min(((key, group[0][0]) for key, group in self._groups.items()), key=lambda pair: pair[1])
+        if self._closed:
+            return self._take(key, CloseReason.DRAIN)
+        if self._max_wait_s <= 0:
+            return self._take(key, CloseReason.IDLE)
+        if self._clock() - oldest >= self._max_wait_s:
+            return self._take(key, CloseReason.TIMEOUT)
+        return None
+
+    def _until_due_s(self) -> float | None:
+        if not self._groups:
+            return None
+        oldest = min(group[0][0] for group in self._groups.values())
+        return max(0.0, oldest + self._max_wait_s - self._clock())
+
+    def _take(self, key: Hashable, reason: CloseReason) -> Batch[T]:
+        group = self._groups[key]
+        items = [group.popleft()[1] for _ in range(min(self._max_batch, len(group)))]
+        if not group:
+            del self._groups[key]
+        self._waiting -= len(items)
+        return Batch(items, reason)

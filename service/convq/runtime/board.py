@@ -1,0 +1,117 @@
+"""Numbers that worker processes write and the supervisor reads: one row of float64 per worker and model, in shared memory.
+
+The memory belongs to the supervisor and outlives every worker: counters go on where a killed worker left them, a busy
+worker never delays a scrape, and nothing is sent. Each row has one writing process, whose threads take the row's lock to
+count; 8 aligned bytes are read whole or not at all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+FLOAT_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric family of the board. A histogram has `buckets` (upper bounds); `labels` lists every value of each label."""
+
+    name: str
+    help: str
+    kind: str
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many cells one label combination takes: a histogram has one per bucket, one above all, and the sum."""
+        return len(self.buckets) + 2 if self.kind == "histogram" else 1
+
+    def combinations(self) -> list[tuple[str, ...]]:
+        """Every combination of label values, in the order of the cells."""
+        return list(product(*(values for _, values in self.labels)))
+
+
+class Layout:
+    """Where each series lies in a row."""
+
+    def __init__(self, series: Sequence[Series]) -> None:
+        self.series = tuple(series)
+        self._offsets: dict[tuple[str, tuple[str, ...]], int] = {}
+        offset = 0
+        for one in self.series:
+            for combination in one.combinations():
+                self._offsets[one.name, combination] = offset
+                offset += one.width
+        self.width = offset
+
+    def offset(self, name: str, labels: tuple[str, ...] = ()) -> int:
+        """The first cell of one label combination of one series. KeyError where it does not exist."""
+        return self._offsets[name, labels]
+
+
+class Row:
+    """One worker's numbers for one model."""
+
+    def __init__(self, layout: Layout, cells: np.ndarray) -> None:
+        self.layout = layout
+        self.cells = cells
+        self._lock = threading.Lock()
+        self._bounds = {one.name: np.array(one.buckets) for one in layout.series if one.kind == "histogram"}
+
+    def add(self, name: str, amount: float, *labels: str) -> None:
+        """Count up."""
+        with self._lock:
+            self.cells[self.layout.offset(name, labels)] += amount
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge."""
+        self.cells[self.layout.offset(name, labels)] = value
+
+    def get(self, name: str, *labels: str) -> float:
+        """Read a counter or gauge."""
+        return float(self.cells[self.layout.offset(name, labels)])
+
+    def observe(self, name: str, values: Sequence[float], *labels: str) -> None:
+        """Put many observations into a histogram at once: the cost is per batch, not per job."""
+        bounds = self._bounds[name]
+        start = self.layout.offset(name, labels)
+        array = np.asarray(values, dtype=np.float64)
+        found = np.searchsorted(bounds, array, side="left")
+        with self._lock:
+            self.cells[start : start + len(bounds) + 1] += np.bincount(found, minlength=len(bounds) + 1)
+            self.cells[start + len(bounds) + 1] += array.sum()
+
+
+class Board:
+    """The shared memory. The supervisor makes it; a worker opens it by the file descriptor that it inherits."""
+
+    def __init__(self, layout: Layout, workers: int, models: int, descriptor: int | None = None) -> None:
+        size = layout.width * workers * models * FLOAT_BYTES
+        self.descriptor = _anonymous_file(size) if descriptor is None else descriptor
+        self._memory = mmap.mmap(self.descriptor, size)
+        self._cells = np.frombuffer(self._memory, dtype=np.float64).reshape(workers, models, layout.width)
+        self._layout = layout
+
+    def row(self, worker: int, model: int) -> Row:
+        """The row of worker number `worker` for model number `model`."""
+        return Row(self._layout, self._cells[worker, model])
+
+
+def _anonymous_file(size_bytes: int) -> int:
+    """A descriptor of memory without a name: nothing is left behind whatever dies."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("convq-board")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size_bytes)
+    return descriptor

@@ -1,0 +1,166 @@
+"""Keeps the leases of this service's workers, says what is served and measures the queues: all that beats once a second.
+
+Runs in a thread of the supervisor with a connection of its own. A worker that is stopped or hangs is not renewed, so its
+lease runs out; a worker that died is fenced at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from convq.errors import ConvqError, RedisRefused, RedisUnavailable
+from convq.queue import LeaseKeeper, Shard
+from convq.queue.leases import ShardDepth
+from convq.runtime.board import Board
+from convq.runtime.logs import event
+from convq.runtime.worker import worker_name
+from convq.settings import Settings
+
+if TYPE_CHECKING:
+    from convq.runtime.supervisor import Slot
+
+log = logging.getLogger("convq.supervisor")
+
+ANNOUNCED_FOR_LEASES = 3
+"""The list of served models outlives the last heartbeat by this many leases."""
+FIRST_ANSWER_WITHIN_S = 5.0
+"""A server that has never answered by then is an error of the start, not an outage to wait out."""
+
+
+class Heartbeat:
+    """The thread. `beats` says whether the last round reached Redis, `depths` what it measured."""
+
+    def __init__(
+        self, settings: Settings, redis: str, board: Board, models: Sequence[str], slots: Sequence[Slot]
+    ) -> None:
+        self._keeper = LeaseKeeper(redis, lease_ms=settings.lease_ms)
+        self._settings = settings
+        self._board = board
+        self._shards = [Shard(model) for model in models]
+        self._slots = slots
+        self._descriptions: dict[str, Mapping[str, object]] = {}
+        self._dead: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._started_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.beats = False
+        self.trouble = "not asked yet"
+        self.refusal: ConvqError | None = None
+        self.depths: dict[str, ShardDepth] = {}
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; take the models out of the list where nobody else serves them."""
+        self._stopping = True
+        self._dead.put(None)
+        self._thread.join(timeout=5.0)
+        try:
+            self._keeper.withdraw([shard.model for shard in self._shards])
+        except ConvqError as error:
+            event(log, logging.WARNING, str(error), during="withdrawing the models")
+        self._keeper.close()
+
+    def describe(self, model: str, description: Mapping[str, object]) -> None:
+        """What `convq:models` says of a model, from a worker that has loaded it."""
+        self._descriptions[model] = description
+
+    def fence(self, slot: int, pid: int) -> None:
+        """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on."""
+        for index in range(len(self._shards)):
+            row = self._board.row(slot, index)
+            nonce = int(row.get("pulse_incarnation"))
+            row.set("pulse_incarnation", 0)
+            row.set("pulse_busy_since_s", 0)
+            if nonce:
+                self._dead.put((index, _incarnation(pid, nonce)))
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        interval_s = min(1.0, self._settings.lease / 4)
+        next_s = 0.0
+        inspected = False
+        while not self._stopping or not self._dead.empty():
+            try:
+                if not inspected:
+                    event(log, logging.INFO, "connected", server=str(self._keeper.inspect()))
+                    inspected = True
+                self._fence_dead(max(0.0, next_s - time.monotonic()))
+                if time.monotonic() >= next_s:
+                    next_s = time.monotonic() + interval_s
+                    self._beat()
+            except ConvqError as error:
+                self._note(error, inspected)
+                if self._stopping:
+                    return
+                time.sleep(min(0.2, interval_s))
+
+    def _fence_dead(self, wait_s: float) -> None:
+        """Fence the workers that died, waiting up to `wait_s` for the next one."""
+        try:
+            dead = self._dead.get(timeout=max(0.001, wait_s))
+        except queue.Empty:
+            return
+        if dead is None:
+            return
+        index, incarnation = dead
+        try:
+            held = self._keeper.fence(self._shards[index], incarnation)
+        except RedisUnavailable:
+            self._dead.put(dead)
+            raise
+        if held:
+            event(log, logging.WARNING, "a dead worker's jobs are free for others", incarnation=incarnation, jobs=held)
+        for slot in self._slots:
+            row = self._board.row(slot.number, index)
+            row.set("pulse_reclaim", row.get("pulse_reclaim") + 1)
+
+    def _beat(self) -> None:
+        """Leases first: everything else may come late."""
+        for index, shard in enumerate(self._shards):
+            self._renew(index, shard)
+        ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
+        for shard in self._shards:
+            description = self._descriptions.get(shard.model)
+            if description is not None:
+                self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
+            self.depths[shard.model] = self._keeper.depth(shard)
+        mine = {shard.model for shard in self._shards}
+        self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
+        if not self.beats:
+            event(log, logging.INFO, "heartbeat reaches Redis")
+        self.beats = True
+
+    def _renew(self, index: int, shard: Shard) -> None:
+        """Renew the workers that make progress; tell those whose lease is gone through the board."""
+        owners: dict[str, tuple[int, int]] = {}
+        for slot in self._slots:
+            nonce = int(self._board.row(slot.number, index).get("pulse_incarnation"))
+            if nonce and slot.pid is not None and not slot.stopped:
+                owners[_incarnation(slot.pid, nonce)] = (slot.number, nonce)
+        if not owners:
+            return
+        for incarnation in self._keeper.renew(shard, list(owners)):
+            number, nonce = owners[incarnation]
+            self._board.row(number, index).set("pulse_fenced", nonce)
+
+    def _note(self, error: ConvqError, inspected: bool) -> None:
+        if self.beats or self.trouble != str(error):
+            event(log, logging.WARNING, str(error), during="heartbeat")
+        self.beats, self.trouble = False, str(error)
+        never = not inspected and time.monotonic() - self._started_s > FIRST_ANSWER_WITHIN_S
+        if never or (isinstance(error, RedisRefused) and not inspected):
+            self.refusal = error
+
+
+def _incarnation(pid: int, nonce: int) -> str:
+    """The name that the worker gave its lease: see `WorkQueue.take`."""
+    return f"{worker_name(pid)}-{nonce:08x}"

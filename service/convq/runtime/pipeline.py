@@ -1,0 +1,260 @@
+"""The life of a job in one worker, for one model: claim, decode, collect, run, rank, publish.
+
+Three threads, so that fetching the next batch, running this one and publishing the last overlap (onnxruntime and sockets
+let go of the interpreter lock). Between fetching and running stands the batcher, between running and publishing a
+hand-over of one batch; nothing else queues, so a worker that dies takes about three batches with it, and others redo them.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from convq.errors import ConvqError, LeaseLost, ModelFault, RedisUnavailable
+from convq.inference.session import Engine
+from convq.protocol import Received, Status, refuse_inbox
+from convq.queue import Completion, Delivery, Lease, WorkQueue
+from convq.runtime.batcher import Batch, Batcher
+from convq.runtime.board import Row
+from convq.runtime.logs import event
+from convq.runtime.metrics import now_s
+from convq.runtime.tickets import Admission, Answerer, Answers, Tally, Ticket
+
+log = logging.getLogger("convq.worker")
+
+BLOCK_MS = 250
+"""A fetch waits this long for jobs: also how soon the worker notices that it must stop, or that it lost its lease."""
+RECLAIM_EVERY_S = 0.5
+BACK_OFF_S = (0.05, 2.0)
+
+
+class Pipeline:
+    """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
+
+    def __init__(self, engine: Engine, work: WorkQueue, row: Row, worker: str) -> None:
+        self.engine = engine
+        self.failed: BaseException | None = None
+        self._work = work
+        self._row = row
+        self._admission = Admission(engine)
+        self._answerer = Answerer(engine, worker)
+        self._tally = Tally(row)
+        max_wait_s = engine.manifest.batching.max_wait_ms / 1e3
+        self._batcher: Batcher[Ticket] = Batcher(engine.max_batch, max_wait_s, lambda ticket: ticket.shape)
+        self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
+        self._lease: Lease | None = None
+        self._resume = False
+        self._next_reclaim_s = 0.0
+        self._seen_reclaim = row.get("pulse_reclaim")
+        self._draining = threading.Event()
+        self._ready = threading.Event()
+        self._fetch_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work_of,), name=f"{engine.name}-{name}", daemon=True)
+            for name, work_of in (("fetch", self._fetch), ("run", self._run), ("publish", self._publish))
+        ]
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the three threads."""
+        self._row.set("pulse_limit_s", self.engine.manifest.limits.max_batch_s)
+        self._row.set("convq_model_load_duration_seconds", self.engine.load_s)
+        for thread in self._threads:
+            thread.start()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Whether the worker has its lease and asks for jobs, waiting up to `timeout_s`."""
+        return self._ready.wait(timeout_s)
+
+    def drain(self) -> None:
+        """Claim nothing more; what is held is finished and published, then the threads end."""
+        self._draining.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; whether it came."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """A thread that ends by a defect ends the worker: the supervisor starts another, others take over its jobs."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not end in silence
+            self.failed = error
+            log.exception("a worker thread ended by a defect")
+
+    # -- fetch ----------------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        back_off_s = BACK_OFF_S[0]
+        while not self._draining.is_set():
+            try:
+                self._fetch_once()
+                back_off_s = BACK_OFF_S[0]
+            except ConvqError as error:
+                self._note_trouble(error, "fetch")
+                self._resume = True
+                self._draining.wait(back_off_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
+                back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
+        self._batcher.close()
+        self._fetch_over.set()
+
+    def _fetch_once(self) -> None:
+        """One round: keep the lease, take over from the dead, claim what there is room for."""
+        lease = self._held_lease()
+        self._row.set("convq_worker_last_progress_timestamp_seconds", now_s())
+        if self._resume:
+            self._work.renew(lease)
+            self._accept(lease, self._work.resume(lease))
+            self._resume = False
+        room = self._batcher.room(BLOCK_MS / 1e3)
+        if self._reclaim_is_due():
+            delivery = self._work.reclaim(lease, room)
+            self._tally.redelivered(delivery)
+            if delivery.jobs:
+                event(log, logging.WARNING, "took over jobs of a dead worker", model=self.engine.name, jobs=len(delivery.jobs))
+            self._accept(lease, delivery)
+            room -= len(delivery.jobs)
+        if room > 0 and not self._draining.is_set():
+            self._accept(lease, self._work.claim(lease, room, BLOCK_MS))
+        self._ready.set()
+
+    def _held_lease(self) -> Lease:
+        """The lease, made anew where it was lost; the supervisor learns of it through the board and renews it."""
+        lease = self._lease
+        if lease is not None and self._row.get("pulse_fenced") == self._row.get("pulse_incarnation") != 0:
+            lease.lost = True
+        if lease is None or lease.lost:
+            if lease is not None:
+                event(log, logging.WARNING, "lost its lease; others answer its jobs", was=lease.incarnation)
+            self._lease = lease = self._work.take()
+            self._row.set("pulse_incarnation", int(lease.incarnation.rpartition("-")[2], 16))
+        return lease
+
+    def _reclaim_is_due(self) -> bool:
+        asked = self._row.get("pulse_reclaim")
+        if time.monotonic() < self._next_reclaim_s and asked == self._seen_reclaim:
+            return False
+        self._seen_reclaim = asked
+        self._next_reclaim_s = time.monotonic() + RECLAIM_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311
+        return True
+
+    def _accept(self, lease: Lease, delivery: Delivery) -> None:
+        """Decode what was delivered; what cannot run is answered at once, beside the batch and not in it."""
+        self._row.set("convq_worker_in_flight", len(lease.held))
+        if not delivery.jobs:
+            return
+        self._tally.delivered(delivery)
+        runnable, ended = self._admission.admit(lease, delivery)
+        self._batcher.put(runnable)
+        if ended:
+            self._handover.put(Answers(ended))
+
+    # -- run ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (batch := self._batcher.collect()) is not None:
+            for answers in self._infer(batch):
+                self._handover.put(answers)
+        self._fetch_over.wait()
+        self._handover.put(None)
+
+    def _infer(self, batch: Batch[Ticket]) -> list[Answers]:
+        """Run one batch. Where onnxruntime refuses it, each job runs alone, so that one cannot fail its neighbours."""
+        late = [ticket for ticket in batch.items if time.perf_counter() > ticket.expires_s]
+        for ticket in late:
+            ticket.status = Status.EXPIRED
+        tickets = [ticket for ticket in batch.items if ticket.status is Status.OK]
+        answers = [Answers(late)] if late else []
+        if tickets:
+            try:
+                answers.append(self._run_network(tickets, batch))
+            except ModelFault as error:
+                if len(tickets) > 1:
+                    return answers + [one for ticket in tickets for one in self._infer(Batch([ticket], batch.reason))]
+                tickets[0].refuse(error)
+                answers.append(Answers(tickets))
+        return answers
+
+    def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
+        wanted = {name for ticket in tickets for name in ticket.job.outputs}
+        began = time.perf_counter()
+        self._row.set("pulse_busy_since_s", time.monotonic())
+        try:
+            outputs = self.engine.run([ticket.prepared for ticket in tickets if ticket.prepared is not None], wanted)
+        finally:
+            self._row.set("pulse_busy_since_s", 0.0)
+        infer_s = time.perf_counter() - began
+        waits = []
+        for ticket in tickets:
+            wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
+            ticket.spent.batch, ticket.spent.infer = wait_s * 1e3, infer_s * 1e3
+            ticket.prepared = None
+            waits.append(wait_s)
+        return Answers(tickets, outputs, batch, waits, infer_s)
+
+    # -- publish --------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        while (answers := self._handover.get()) is not None:
+            began = time.perf_counter()
+            completions = self._answerer.answer(answers)
+            ranked = time.perf_counter()
+            self._commit(answers.tickets, completions)
+            self._tally.answered(answers, completions, ranked - began, time.perf_counter() - ranked)
+        self._end_lease()
+
+    def _commit(self, tickets: Sequence[Ticket], completions: Sequence[Completion]) -> None:
+        """Publish, under the lease that each job was claimed with (nearly always one for all)."""
+        leases = {ticket.lease.incarnation: ticket.lease for ticket in tickets}
+        for lease in leases.values():
+            mine = [done for ticket, done in zip(tickets, completions, strict=True) if ticket.lease is lease]
+            refused = self._commit_until_done(lease, mine)
+            if refused:
+                self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in refused])
+
+    def _answer_elsewhere(self, lease: Lease, tickets: Sequence[Ticket]) -> None:
+        """The inbox of these jobs is a key of another type: they are told so under their result keys."""
+        for ticket in tickets:
+            refuse_inbox(ticket.job, f"reply_to {ticket.job.reply_to!r} holds something else than a list of results")
+            ticket.status = Status.ERROR
+        self._commit_until_done(lease, [self._answerer.refusal(ticket) for ticket in tickets])
+
+    def _commit_until_done(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
+        """Repeat the commit until the server has answered: what it took once it does not publish twice."""
+        back_off_s = BACK_OFF_S[0]
+        while True:
+            try:
+                committed = self._work.complete(lease, completions)
+            except LeaseLost as error:
+                self._note_trouble(error, "commit")
+                self._tally.lost(len(completions))
+                return []
+            except RedisUnavailable as error:
+                self._note_trouble(error, "commit")
+                time.sleep(back_off_s)
+                back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
+            else:
+                self._tally.lost(committed.lost)
+                return committed.refused
+
+    def _end_lease(self) -> None:
+        """Give the lease back after a drain; what a broken connection leaves behind runs out by itself."""
+        self._row.set("pulse_incarnation", 0)
+        try:
+            if self._lease is not None:
+                self._work.release(self._lease)
+        except ConvqError as error:
+            self._note_trouble(error, "release")
+        self._work.close()
+
+    def _note_trouble(self, error: ConvqError, where: str) -> None:
+        self._tally.trouble(error)
+        event(log, logging.WARNING, str(error), model=self.engine.name, during=where)

@@ -1,0 +1,72 @@
+"""The samples that only the supervisor knows: queues, workers, processes, builds."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+import convq
+from convq.queue.leases import ShardDepth
+from convq.runtime.metrics import SERVICE_GAUGES, process_usage, queue_families
+
+if TYPE_CHECKING:
+    from convq.runtime.supervisor import Slot
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def service_families(depths: Mapping[str, ShardDepth], models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:
+    """Every family of the supervisor, as of now."""
+    return [*queue_families(dict(depths)), *_worker_families(models, slots), _model_info(slots), _build_info()]
+
+
+def _worker_families(models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:
+    live = GaugeMetricFamily("convq_workers", SERVICE_GAUGES["convq_workers"], labels=["model"])
+    for model in models:
+        live.add_metric([model], sum(slot.ready_since_s is not None for slot in slots))
+    restarts = _counter("convq_worker_restarts_total")
+    cpu = _counter("convq_worker_cpu_seconds_total")
+    memory = GaugeMetricFamily(
+        "convq_worker_resident_memory_bytes", SERVICE_GAUGES["convq_worker_resident_memory_bytes"], labels=["worker"]
+    )
+    for slot in slots:
+        restarts.add_metric([str(slot.number)], slot.restarts)
+        usage = process_usage(slot.pid) if slot.pid is not None else None
+        if usage is not None:
+            cpu.add_metric([str(slot.number)], usage[0])
+            memory.add_metric([str(slot.number)], usage[1])
+    return [live, restarts, cpu, memory]
+
+
+def _counter(name: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name.removesuffix("_total"), SERVICE_GAUGES[name], labels=["worker"])
+
+
+def _model_info(slots: Sequence[Slot]) -> Metric:
+    names = ["model", "version", "sha256", "provider", "requested_provider"]
+    family = GaugeMetricFamily("convq_model_info", SERVICE_GAUGES["convq_model_info"], labels=names)
+    seen = {(model, *report["info"].values()) for slot in slots for model, report in slot.models.items()}
+    for labels in sorted(seen):
+        family.add_metric(labels, 1)
+    return family
+
+
+def _build_info() -> Metric:
+    names = ["version", "onnxruntime", "python"]
+    family = GaugeMetricFamily("convq_build_info", SERVICE_GAUGES["convq_build_info"], labels=names)
+    family.add_metric([convq.__version__, _runtime_version(), platform.python_version()], 1)
+    return family
+
+
+def _runtime_version() -> str:
+    """The version of the onnxruntime that is installed, without importing it here."""
+    for package in RUNTIMES:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "none"

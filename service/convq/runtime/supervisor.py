@@ -1,0 +1,296 @@
+"""Owns the worker processes: starts them, watches them, keeps their leases, replaces the dead, drains on SIGTERM.
+
+One loop, one tick: signals only append to a list; every tick handles them, then looks after the children. What talks to
+Redis (heartbeats, fencing, queue depths) has a thread of its own, so that a server that hangs cannot hide a dead child.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from prometheus_client import CollectorRegistry
+
+from convq.errors import ConvqError, ServiceFailed
+from convq.runtime.board import Board
+from convq.runtime.heartbeat import Heartbeat
+from convq.runtime.logs import event
+from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector
+from convq.runtime.probes import Probes
+from convq.runtime.service_metrics import service_families
+from convq.runtime.worker import Orders
+from convq.settings import Settings
+
+log = logging.getLogger("convq.supervisor")
+
+TICK_S = 0.05
+BACK_OFF_S = (0.1, 5.0)
+STABLE_S = 1.0
+"""A worker that was ready this long is replaced at once when it dies; one that was not waits, longer each time."""
+TRIES_UNTIL_READY = 5
+"""A worker that dies this often in a row before it was ever ready will not get better: the service gives up."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place for a worker process, and its history."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    ready_since_s: float | None = None
+    failures: int = 0
+    start_at_s: float = 0.0
+    restarts: int = 0
+    failure: dict[str, Any] | None = None
+    stopped: bool = False
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the living worker."""
+        return self.process.pid if self.process is not None else None
+
+
+class Supervisor:
+    """Runs the service until SIGTERM or SIGINT. `run` is called once, from the main thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: str,
+        repository: Path,
+        models: tuple[str, ...],
+        workers: int,
+        companion: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._board = Board(LAYOUT, workers, len(models))
+        self._models = models
+        self._slots = [Slot(number) for number in range(workers)]
+        self._orders = {
+            "workers": workers,
+            "board": self._board.descriptor,
+            "supervisor": os.getpid(),
+            "redis": redis,
+            "repository": str(repository),
+            "models": models,
+            "device": settings.device,
+            "lease_ms": settings.lease_ms,
+            "result_ttl_ms": settings.result_ttl_ms,
+            "drain_s": settings.drain,
+            "log": settings.log,
+        }
+        self._companion = companion
+        self._signals: list[int] = []
+        self._draining_since_s: float | None = None
+        self._exit_code = 0
+        self._was_ready = False
+        self._ticked_s = time.monotonic()
+        self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(BoardCollector(self._board, models, workers))
+        registry.register(FunctionCollector(lambda: service_families(self.heartbeat.depths, models, self._slots)))
+        self.probes = Probes(settings.http_address, registry, self._live, self._ready)
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code. Raises ServiceFailed, or the error that a worker's start ended with."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda number, _: self._signals.append(number))
+        self.probes.start()
+        self.heartbeat.start()
+        event(log, logging.INFO, "listening", http=self.probes.url, pid=os.getpid())
+        try:
+            while self._tick():
+                time.sleep(TICK_S)
+        finally:
+            self._end()
+        return self._exit_code
+
+    # -- one tick -------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> bool:
+        """Handle signals, then children. False when all is over."""
+        self._ticked_s = time.monotonic()
+        while self._signals:
+            self._handle(self._signals.pop(0))
+        trouble = self._companion() or self.heartbeat.refusal
+        if trouble and self._draining_since_s is None:
+            raise trouble if isinstance(trouble, ConvqError) else ServiceFailed(trouble)
+        for slot in self._slots:
+            self._look_after(slot)
+        if self._draining_since_s is None:
+            self._note_ready()
+            return True
+        if time.monotonic() - self._draining_since_s > self._settings.drain + 1.0:
+            event(log, logging.WARNING, "the drain took too long; what is left is killed and run again elsewhere")
+            self._kill_all()
+        return any(slot.process is not None for slot in self._slots)
+
+    def _handle(self, number: int) -> None:
+        """First signal: drain. Second: at once."""
+        if self._draining_since_s is not None:
+            self._exit_code = 130 if number == signal.SIGINT else 1
+            self._kill_all()
+            return
+        event(log, logging.INFO, "draining", signal=signal.Signals(number).name)
+        self._exit_code = 130 if number == signal.SIGINT else 0
+        self._draining_since_s = time.monotonic()
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.send_signal(signal.SIGTERM)
+                slot.process.send_signal(signal.SIGCONT)
+
+    def _look_after(self, slot: Slot) -> None:
+        if slot.process is None:
+            if self._draining_since_s is None and time.monotonic() >= slot.start_at_s:
+                self._start(slot)
+            return
+        _note_stops(slot)
+        if self._is_hung(slot):
+            event(log, logging.ERROR, "a worker hangs in its network; it is replaced", worker=slot.number, pid=slot.pid)
+            slot.process.kill()
+        status = slot.process.poll()
+        if status is not None:
+            self._bury(slot, status)
+
+    def _start(self, slot: Slot) -> None:
+        orders = Orders.model_validate({"slot": slot.number, **self._orders})
+        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+        if self._settings.device != "cpu":
+            environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        slot.process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "convq.runtime.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._board.descriptor],
+            env=environment,
+        )
+        slot.ready_since_s, slot.failure, slot.stopped = None, None, False
+        assert slot.process.stdin is not None and slot.process.stdout is not None  # noqa: S101 - by PIPE above
+        slot.process.stdin.write(orders.model_dump_json().encode() + b"\n")
+        slot.process.stdin.flush()
+        threading.Thread(target=self._listen, args=(slot, slot.process.stdout), daemon=True).start()
+
+    def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
+        """Take in what one worker reports, until it is gone."""
+        for line in reports:
+            report = json.loads(line)
+            if report["event"] == "loaded":
+                slot.models[report["model"]] = report
+                self.heartbeat.describe(report["model"], report["description"])
+            elif report["event"] == "ready":
+                slot.ready_since_s = time.monotonic()
+            elif report["event"] == "failed":
+                slot.failure = report
+
+    def _bury(self, slot: Slot, status: int) -> None:
+        """A worker ended: free its jobs for others at once, and decide when the next one starts."""
+        process, slot.process = slot.process, None
+        assert process is not None and process.stdin is not None  # noqa: S101
+        process.stdin.close()
+        was_ready, slot.ready_since_s = slot.ready_since_s, None
+        self.heartbeat.fence(slot.number, process.pid)
+        if self._draining_since_s is not None:
+            return
+        slot.restarts += 1
+        if was_ready is not None and time.monotonic() - was_ready >= STABLE_S:
+            slot.failures = 0
+        else:
+            slot.failures += 1
+        delay_s = 0.0 if not slot.failures else min(BACK_OFF_S[1], BACK_OFF_S[0] * 2 ** (slot.failures - 1))
+        slot.start_at_s = time.monotonic() + delay_s
+        event(log, logging.WARNING, "a worker died", worker=slot.number, pid=process.pid, status=_ending(status), next_s=delay_s)
+        if was_ready is None and not self._was_ready:
+            self._give_up_perhaps(slot, status)
+
+    def _give_up_perhaps(self, slot: Slot, status: int) -> None:
+        """No worker has ever been ready: a broken model is final, anything else gets a few tries."""
+        if slot.failure is not None and slot.failure["exit_code"] == 3:  # noqa: PLR2004 - ModelBroken.exit_code
+            raise StartFailed(slot.failure["message"], slot.failure["exit_code"])
+        if slot.failures >= TRIES_UNTIL_READY:
+            why = slot.failure["message"] if slot.failure else f"it ended with {_ending(status)}"
+            raise ServiceFailed(f"no worker survives its start: {why}")
+
+    def _is_hung(self, slot: Slot) -> bool:
+        """Whether a batch of this worker has run longer than its model's manifest allows."""
+        now = time.monotonic()
+        for index in range(len(self._models)):
+            row = self._board.row(slot.number, index)
+            since, limit = row.get("pulse_busy_since_s"), row.get("pulse_limit_s")
+            if since and limit and now - since > limit:
+                return True
+        return False
+
+    def _note_ready(self) -> None:
+        if not self._was_ready and self._ready()[0]:
+            self._was_ready = True
+            served = ", ".join(self._models)
+            event(log, logging.INFO, "ready", models=served, workers=len(self._slots), http=self.probes.url)
+
+    # -- probes ---------------------------------------------------------------------------------------------------
+
+    def _live(self) -> tuple[bool, str]:
+        """Alive while the loop goes round; never a question of Redis, whose outage must not restart workers."""
+        age_s = time.monotonic() - self._ticked_s
+        return age_s < 5.0, f"last tick {age_s:.1f} s ago"  # noqa: PLR2004 - 100 ticks
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._draining_since_s is not None:
+            return False, "draining"
+        missing = [slot.number for slot in self._slots if slot.ready_since_s is None]
+        if missing:
+            return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready"
+        if not self.heartbeat.beats:
+            return False, f"Redis does not answer: {self.heartbeat.trouble}"
+        return True, f"{len(self._slots)} workers serve {', '.join(self._models)}"
+
+    # -- end ------------------------------------------------------------------------------------------------------
+
+    def _kill_all(self) -> None:
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.kill()
+
+    def _end(self) -> None:
+        """Workers first, then the list of models (nobody serves them now), then the listener, last of all."""
+        self._kill_all()
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.wait()
+                self.heartbeat.fence(slot.number, slot.process.pid)
+        self.heartbeat.stop()
+        self.probes.stop()
+
+
+class StartFailed(ServiceFailed):
+    """A worker's start ended with an error that will not go away by itself; ends with that error's exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def _note_stops(slot: Slot) -> None:
+    """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""
+    if slot.process is None or not hasattr(os, "waitid"):
+        return
+    try:
+        news = os.waitid(os.P_PID, slot.process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+    except ChildProcessError:
+        return
+    if news is not None:
+        slot.stopped = news.si_code == os.CLD_STOPPED if news.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED) else False
+
+
+def _ending(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

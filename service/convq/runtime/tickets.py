@@ -1,0 +1,228 @@
+"""One job inside one worker, and the phases that need neither Redis nor a thread: admit it, answer it, count it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from convq.errors import ConvqError, InternalFault, JobError, LeaseLost, NonFinite, UnknownOutput, UnknownVersion
+from convq.inference.outputs import finite, rank
+from convq.inference.session import Engine, Prepared
+from convq.protocol import Received, ResultEncoder, Spent, Status
+from convq.queue import Completion, Delivery, Lease
+from convq.runtime.batcher import Batch
+from convq.runtime.board import Row
+from convq.runtime.metrics import LANE_NAMES
+
+log = logging.getLogger("convq.worker")
+
+NEVER_S = float("inf")
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One job on its way through this worker. Times in seconds of `time.perf_counter`."""
+
+    job: Received
+    lease: Lease
+    arrived_s: float
+    spent: Spent
+    prepared: Prepared | None = None
+    expires_s: float = NEVER_S
+    cancelled: bool = False
+    status: Status = Status.OK
+    decode_s: float = 0.0
+    prepare_s: float = 0.0
+
+    def refuse(self, problem: JobError) -> None:
+        """This job ends as an error."""
+        self.job.problem, self.status = problem, Status.ERROR
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its input: only equal ones share a batch."""
+        return self.prepared.shape if self.prepared is not None else ()
+
+
+@dataclass(slots=True)
+class Answers:
+    """Tickets that end now, and what the network said where it ran."""
+
+    tickets: list[Ticket]
+    outputs: dict[str, np.ndarray] | None = None
+    batch: Batch[Ticket] | None = None
+    wait_s: list[float] = field(default_factory=list)
+    infer_s: float = 0.0
+
+
+class Admission:
+    """The first phase: decode and prepare each job, or say why it cannot run. One bad job never reaches a batch."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def admit(self, lease: Lease, delivery: Delivery) -> tuple[list[Ticket], list[Ticket]]:
+        """The tickets that may run, and those that end here."""
+        runnable: list[Ticket] = []
+        ended: list[Ticket] = []
+        for job in delivery.jobs:
+            queue_ms = max(0.0, delivery.server_ms - job.submitted_ms)
+            ticket = Ticket(job, lease, delivery.arrived_s, Spent(queue=queue_ms))
+            if job.id in delivery.cancelled:
+                ticket.status, ticket.cancelled = Status.CANCELLED, True
+            elif job.problem is not None:
+                ticket.status = Status.ERROR
+            else:
+                if job.ttl_ms is not None:
+                    ticket.expires_s = delivery.arrived_s + (job.ttl_ms - queue_ms) / 1e3
+                self._try(ticket)
+            (runnable if ticket.status is Status.OK else ended).append(ticket)
+        return runnable, ended
+
+    def _try(self, ticket: Ticket) -> None:
+        """Never raises: the neighbours go on."""
+        if time.perf_counter() >= ticket.expires_s:
+            ticket.status = Status.EXPIRED
+            return
+        try:
+            self._prepare(ticket)
+        except JobError as error:
+            ticket.refuse(error)
+        except Exception:  # around one job: a defect here must not take the neighbours with it
+            log.exception("job %s could not be prepared", ticket.job.id)
+            ticket.refuse(InternalFault("the service failed on this job; its log says why"))
+
+    def _prepare(self, ticket: Ticket) -> None:
+        job, engine = ticket.job, self._engine
+        if job.version is not None and job.version != engine.version:
+            raise UnknownVersion(f"version {job.version} of {engine.name} is not served; version {engine.version} is")
+        for name in job.outputs:
+            if name not in engine.outputs:
+                raise UnknownOutput(f"{engine.name} has no output {name[:64]!r}; it has {', '.join(engine.outputs)}")
+        if job.tensor is not None:
+            ticket.prepared = engine.admit(job.tensor, job.dtype, job.shape)
+            return
+        began = time.perf_counter()
+        decoded = engine.decode(job.image or b"")
+        middle = time.perf_counter()
+        ticket.prepared = engine.prepare(decoded)
+        ticket.decode_s, ticket.prepare_s = middle - began, time.perf_counter() - middle
+        ticket.spent.decode = (ticket.decode_s + ticket.prepare_s) * 1e3
+        job.image = None  # decoded: the bytes need not wait for the batch
+
+
+class Answerer:
+    """The last phase before publishing: rank what the network said and write the documents."""
+
+    def __init__(self, engine: Engine, worker: str) -> None:
+        self._engine = engine
+        self._computed = ResultEncoder(engine.name, engine.version, engine.labels, worker)
+        self._refused = ResultEncoder(engine.name, None, (), worker)
+
+    def answer(self, answers: Answers) -> list[Completion]:
+        """One completion per ticket, in order."""
+        if answers.outputs is None:
+            return [self.refusal(ticket) for ticket in answers.tickets]
+        outputs, size = answers.outputs, len(answers.tickets)
+        usable = finite(outputs).tolist()
+        indices: list[list[int]] | None = None
+        if self._engine.classes is not None:
+            most = max(ticket.job.top_k for ticket in answers.tickets)
+            ranking = rank(outputs[self._engine.classes], self._engine.activation, most)
+            indices, scores = ranking.indices.tolist(), ranking.scores.tolist()
+        completions = []
+        for i, ticket in enumerate(answers.tickets):
+            if not usable[i]:
+                ticket.refuse(NonFinite("the network produced NaN or infinity for this input"))
+                completions.append(self.refusal(ticket))
+                continue
+            job = ticket.job
+            names = job.outputs or self._engine.default_outputs
+            self._note_total(ticket)
+            predictions = None if indices is None else (indices[i][: job.top_k], scores[i][: job.top_k])
+            wanted = {name: outputs[name][i] for name in names} if names else None
+            completions.append(Completion(job, self._computed.ok(job, ticket.spent, size, predictions, wanted)))
+        return completions
+
+    def refusal(self, ticket: Ticket) -> Completion:
+        """The completion of a job that was not computed."""
+        self._note_total(ticket)
+        document = self._refused.refused(ticket.job, ticket.spent, ticket.status, ticket.job.problem)
+        return Completion(ticket.job, document, cancelled=ticket.cancelled)
+
+    @staticmethod
+    def _note_total(ticket: Ticket) -> None:
+        ticket.spent.total = ticket.spent.queue + (time.perf_counter() - ticket.arrived_s) * 1e3
+
+
+class Tally:
+    """Counts, once per batch."""
+
+    STAGE = "convq_job_stage_duration_seconds"
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Jobs have arrived."""
+        count = len(delivery.jobs)
+        self._row.observe(self.STAGE, [time.perf_counter() - delivery.arrived_s] * count, "fetch")
+        self._row.observe("convq_image_bytes", [len(job.image or job.tensor or b"") for job in delivery.jobs])
+
+    def redelivered(self, delivery: Delivery) -> None:
+        """Jobs of a dead worker were taken over."""
+        for job in delivery.jobs:
+            self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
+
+    def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, commit_s: float) -> None:
+        """A batch is published."""
+        row, tickets = self._row, answers.tickets
+        now = time.perf_counter()
+        outcomes: dict[tuple[int, str], int] = {}
+        for ticket in tickets:
+            key = ticket.job.lane, outcome_of(ticket)
+            outcomes[key] = outcomes.get(key, 0) + 1
+        for (lane, outcome), count in outcomes.items():
+            row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
+        for ticket in tickets:
+            if ticket.job.problem is not None and ticket.job.problem.fault == "client":
+                row.add("convq_rejected", 1, ticket.job.problem.code)
+        row.add("convq_result_bytes", sum(len(done.document) for done in completions))
+        row.observe(self.STAGE, [ticket.spent.queue / 1e3 for ticket in tickets], "queue")
+        row.observe("convq_job_e2e_duration_seconds", [t.spent.queue / 1e3 + now - t.arrived_s for t in tickets])
+        row.observe(self.STAGE, [commit_s] * len(tickets), "publish")
+        if answers.batch is not None:
+            self._batch_answered(answers, rank_s)
+
+    def _batch_answered(self, answers: Answers, rank_s: float) -> None:
+        row, tickets = self._row, answers.tickets
+        row.observe("convq_batch_size", [len(tickets)])
+        row.add("convq_batches", 1, str(answers.batch.reason) if answers.batch else "")
+        row.observe(self.STAGE, answers.wait_s, "batch_wait")
+        row.observe(self.STAGE, [answers.infer_s] * len(tickets), "inference")
+        row.observe(self.STAGE, [rank_s] * len(tickets), "postprocess")
+        images = [ticket for ticket in tickets if ticket.decode_s]
+        if images:
+            row.observe(self.STAGE, [ticket.decode_s for ticket in images], "decode")
+            row.observe(self.STAGE, [ticket.prepare_s for ticket in images], "preprocess")
+
+    def trouble(self, error: ConvqError) -> None:
+        """Redis did not carry out a command."""
+        kind = "lease_lost" if isinstance(error, LeaseLost) else "unavailable" if error.retry else "refused"
+        self._row.add("convq_redis_command_errors", 1, kind)
+
+    def lost(self, count: int) -> None:
+        """Results that somebody else has published, or will."""
+        if count:
+            self._row.add("convq_lost_commits", count)
+
+
+def outcome_of(ticket: Ticket) -> str:
+    """The label `outcome` of convq_jobs_total."""
+    if ticket.status is not Status.ERROR:
+        return str(ticket.status)
+    return "invalid" if ticket.job.problem is not None and ticket.job.problem.fault == "client" else "error"

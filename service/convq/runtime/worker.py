@@ -1,0 +1,188 @@
+"""One worker process: loads its models, runs one pipeline per model, drains on SIGTERM, dies with its supervisor.
+
+Started by the supervisor as ``python -m convq.runtime.worker``: the first line of standard input is its `Orders` as JSON,
+the end of standard input means that the supervisor is gone. What it reports goes to standard output, one JSON line each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from convq.errors import ConvqError
+from convq.queue import Shard, WorkQueue
+from convq.runtime import logs
+from convq.runtime.board import Board, Row
+from convq.runtime.metrics import LAYOUT, STATES
+from convq.runtime.pipeline import Pipeline
+
+log = logging.getLogger("convq.worker")
+
+PR_SET_PDEATHSIG = 1
+DEFECT = 70
+"""Exit status of a worker whose thread ended by a defect."""
+
+
+class Orders(BaseModel):
+    """What a supervisor tells a worker at its start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    slot: int
+    workers: int
+    board: int
+    supervisor: int
+    redis: str
+    repository: Path
+    models: tuple[str, ...]
+    device: Literal["auto", "cpu", "cuda"]
+    lease_ms: int
+    result_ttl_ms: int
+    drain_s: float
+    log: Literal["auto", "console", "json"]
+
+
+def worker_name(pid: int) -> str:
+    """The part of an incarnation that says which process it is: host and process id."""
+    return f"{socket.gethostname()[:80]}-{pid}"
+
+
+class Worker:
+    """The pipelines of one process."""
+
+    def __init__(self, orders: Orders) -> None:
+        board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
+        self._orders = orders
+        self._rows = [board.row(orders.slot, index) for index in range(len(orders.models))]
+        self._pipelines: list[Pipeline] = []
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Load, serve until told to stop, drain. Returns the exit status."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor decides
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        threading.Thread(target=_die_at_end_of_input, daemon=True).start()
+        for row in self._rows:
+            _reset(row)
+        self._load()
+        for pipeline in self._pipelines:
+            pipeline.start()
+        self._wait_until_asking()
+        self._say("ready")
+        while not self._stop.wait(0.1):
+            if any(pipeline.failed for pipeline in self._pipelines):
+                return DEFECT
+        return self._drain()
+
+    def _load(self) -> None:
+        """Load and warm up every model, and tell the supervisor what it is."""
+        from convq.inference.repository import ModelRepository  # noqa: PLC0415 - the supervisor's checks come first
+        from convq.inference.session import Engine  # noqa: PLC0415
+
+        orders = self._orders
+        repository = ModelRepository.open(orders.repository, only=orders.models)
+        name = worker_name(os.getpid())
+        for index, model in enumerate(orders.models):
+            folder = repository[model]
+            engine = Engine.load(folder.path, folder.newest, device=orders.device)
+            engine.warm_up()
+            work = WorkQueue(
+                orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms, result_ttl_ms=orders.result_ttl_ms
+            )
+            self._pipelines.append(Pipeline(engine, work, self._rows[index], name))
+            _report(event="loaded", model=model, description={"versions": [engine.version], "shards": 1, **engine.describe()}, info=_info(engine))
+
+    def _wait_until_asking(self) -> None:
+        """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
+        while not self._stop.is_set() and not all(pipeline.wait_ready(0.05) for pipeline in self._pipelines):
+            if any(pipeline.failed for pipeline in self._pipelines):
+                return
+
+    def _drain(self) -> int:
+        """Stop claiming first, so that nothing new comes; then finish, publish and give the leases back."""
+        self._say("draining")
+        deadline = time.monotonic() + self._orders.drain_s
+        for pipeline in self._pipelines:
+            pipeline.drain()
+        done = [pipeline.join(max(0.0, deadline - time.monotonic())) for pipeline in self._pipelines]
+        return 0 if all(done) and not any(pipeline.failed for pipeline in self._pipelines) else DEFECT
+
+    def _say(self, state: str) -> None:
+        for row in self._rows:
+            for one in STATES:
+                row.set("convq_worker_state", float(one == state), one)
+        _report(event=state)
+
+
+def _info(engine: Any) -> dict[str, str]:
+    """The labels of convq_model_info."""
+    return {
+        "version": str(engine.version),
+        "sha256": engine.sha256[:12],
+        "provider": engine.provider,
+        "requested_provider": engine.requested_provider,
+    }
+
+
+def _reset(row: Row) -> None:
+    """Gauges describe this process, not the one that had the row before; counters go on."""
+    for series in row.layout.series:
+        if series.kind == "gauge" and series.name not in ("pulse_reclaim",):
+            for labels in series.combinations():
+                row.set(series.name, 0.0, *labels)
+    row.set("convq_worker_state", 1.0, "starting")
+
+
+def _report(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _die_at_end_of_input() -> None:
+    """The supervisor holds the other end: when it is gone, whatever killed it, this worker must not go on claiming."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _die_with(supervisor: int) -> None:
+    """Linux: the kernel kills this process when its parent dies, even where Python cannot run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(1)
+
+
+def main() -> int:
+    """Serve as the supervisor orders; the exit status is the error's exit code."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return 1
+        line += byte
+    orders = Orders.model_validate_json(bytes(line))
+    _die_with(orders.supervisor)
+    logs.set_up(orders.log)
+    try:
+        return Worker(orders).run()
+    except ConvqError as error:
+        _report(event="failed", code=error.code, message=str(error), exit_code=error.exit_code)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # threads that a drain could not end must not hold the process

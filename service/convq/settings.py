@@ -1,0 +1,136 @@
+"""One frozen `Settings`, built once at the edge from flags and CONVQ_* variables, and passed down.
+
+Every flag of `convq serve` is also a variable; a flag wins over its variable. What is unknown or malformed is an error
+that names the flag or variable and says what was expected: nothing falls back in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from convq.errors import SettingsError
+from convq.protocol import MODEL_NAME, RESULT_TTL_S
+
+PREFIX = "CONVQ_"
+
+
+def _default_data() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "convq"
+
+
+def _setting(flag: str, variable: str, metavar: str, default: Any, description: str, **limits: Any) -> Any:
+    extra = {"flag": flag, "variable": PREFIX + variable, "metavar": metavar}
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**factory, description=description, json_schema_extra=extra, **limits)
+
+
+class Settings(BaseModel):
+    """How the service runs. Times in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis: str | None = _setting(
+        "--redis", "REDIS_URL", "URL", None, "the server; unset: an embedded one is started, its data kept under --data"
+    )
+    models: Path | None = _setting(
+        "--models", "MODELS", "DIR", None, "the model repository; unset: models of the checkout, or those that come with convq"
+    )
+    only: tuple[str, ...] = _setting("--only", "ONLY", "a,b", (), "serve only these models; unset: every model of the folder")
+    workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
+        "--workers", "WORKERS", "N", None, "worker processes; unset: one a core on CPU, one a GPU on CUDA"
+    )
+    device: Literal["auto", "cpu", "cuda"] = _setting(
+        "--device", "DEVICE", "auto|cpu|cuda", "auto", "where networks run; cuda that is not there is an error, not a silent CPU"
+    )
+    http: str = _setting(
+        "--http", "HTTP", "HOST:PORT", "127.0.0.1:9464", "where /metrics, /livez and /readyz listen; port 0 picks a free one"
+    )
+    data: Path = _setting("--data", "DATA", "DIR", _default_data, "the embedded server's files")
+    result_ttl: float = _setting(
+        "--result-ttl", "RESULT_TTL", "S", float(RESULT_TTL_S), "seconds that an unread result is kept", gt=0, le=7 * 86400
+    )
+    max_jobs: int = _setting("--max-jobs", "MAX_JOBS", "N", 100_000, "jobs a shard may hold; past them submit refuses", ge=1)
+    max_bytes: int = _setting("--max-bytes", "MAX_BYTES", "N", 1 << 30, "bytes a shard may hold; past them submit refuses", ge=1)
+    lease: float = _setting("--lease", "LEASE", "S", 4.0, "a worker that is silent this many seconds is dead", ge=0.5, le=600)
+    drain: float = _setting(
+        "--drain", "DRAIN", "S", 25.0, "seconds that workers get to finish what they hold after SIGTERM", ge=0, le=3600
+    )
+    log: Literal["auto", "console", "json"] = _setting(
+        "--log", "LOG", "auto|console|json", "auto", "log lines for people or as JSON; auto: console on a terminal, else JSON"
+    )
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        for name in names:
+            if not MODEL_NAME.match(name):
+                raise ValueError(f"{name!r} is no name of a model")
+        return names
+
+    @field_validator("http")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdigit() and int(port) < 65536):
+            raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464")
+        return value
+
+    @property
+    def lease_ms(self) -> int:
+        """`lease` in milliseconds."""
+        return round(self.lease * 1000)
+
+    @property
+    def result_ttl_ms(self) -> int:
+        """`result_ttl` in milliseconds."""
+        return round(self.result_ttl * 1000)
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """`http` as host and port."""
+        host, _, port = self.http.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def facts(name: str) -> dict[str, str]:
+    """Flag, variable and metavar of one setting."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else {}  # type: ignore[arg-type]
+
+
+VARIABLES: dict[str, str] = {facts(name)["variable"]: name for name in Settings.model_fields}
+"""Variable -> name of the setting, in the order of the table in the README."""
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags (None: not given) and from the environment. Raises SettingsError."""
+    check_variables(environment)
+    given = {name: environment[variable] for variable, name in VARIABLES.items() if environment.get(variable)}
+    sources = {name: facts(name)["variable"] for name in given}
+    for name, value in flags.items():
+        if value is not None:
+            given[name], sources[name] = value, facts(name)["flag"]
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        got = given.get(name)
+        raise SettingsError(f"{sources.get(name, name)} is {got!r}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Raise SettingsError for a CONVQ_* variable that does not exist, with the one that was probably meant."""
+    for variable in environment:
+        if variable.startswith(PREFIX) and variable not in VARIABLES:
+            close = difflib.get_close_matches(variable, VARIABLES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(VARIABLES)}"
+            raise SettingsError(f"{variable} is no setting of convq; {hint}")

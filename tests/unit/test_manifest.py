@@ -1,0 +1,206 @@
+"""Manifests: what a small one means, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convq.errors import ModelBroken
+from convq.inference.manifest import Manifest
+from convq.inference.repository import ModelRepository, default_root
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "manifest.toml").write_text(textwrap.dedent(text), encoding="utf-8")
+    return folder
+
+
+def test_an_empty_manifest_is_a_model_with_documented_defaults(tmp_path: Path) -> None:
+    manifest = Manifest.read(written(tmp_path, ""))
+
+    assert ("NCHW", "rgb", "stretch", "bilinear") == (
+        manifest.input.layout,
+        manifest.input.color,
+        manifest.input.resize,
+        manifest.input.interpolation,
+    )
+    assert (16 * 2**20, 50_000_000, 64, 30.0) == tuple(manifest.limits.model_dump().values())
+    assert (0.0, "auto", 1, None) == (
+        manifest.batching.max_wait_ms,
+        manifest.runtime.device,
+        manifest.runtime.threads,
+        manifest.classes,
+    )
+
+
+def test_one_number_is_a_value_for_every_channel(tmp_path: Path) -> None:
+    manifest = Manifest.read(written(tmp_path, "[input]\nscale = 1\nmean = 127\nstd = [128, 64.5, 32]\n"))
+
+    assert ((127.0,), (128.0, 64.5, 32.0)) == (manifest.input.mean, manifest.input.std)
+    assert manifest.input.normalises
+
+
+def test_a_manifest_cannot_be_changed(tmp_path: Path) -> None:
+    manifest: Any = Manifest.read(written(tmp_path, ""))
+
+    with pytest.raises(ValueError, match="frozen"):
+        manifest.limits.max_batch = 3
+
+
+WRONG = {
+    "unknown key": ("[input]\nname = 'x'\ncolour = 'gray'", ":3: input.colour: unknown key"),
+    "unknown table": ("[inputs]\nname = 'x'", ":1: inputs: unknown key"),
+    "wrong word": ("[input]\n\n# why\nlayout = 'CHW'", ":4: input.layout: expected 'NCHW' or 'NHWC', found 'CHW'"),
+    "wrong type": ("[limits]\nmax_batch = '8'", ":2: limits.max_batch: expected a valid integer, found '8'"),
+    "truth for a number": ("[input]\nheight = true", ":2: input.height: expected a valid integer, found 'True'"),
+    "out of range": ("[limits]\nmax_batch = 0", ":2: limits.max_batch: expected greater than or equal to 1, found '0'"),
+    "not finite": ("[input]\nscale = inf", ":2: input.scale: expected a finite number, found 'inf'"),
+    "two channels": ("[input]\nmean = [1, 2]", ":2: input.mean: expected one value, or one for each of three channels"),
+    "zero std": ("[input]\nstd = 0", ":2: input.std: expected values above 0"),
+    "gray of three": ("[input]\ncolor = 'gray'\nmean = [1, 2, 3]", ":1: input: expected one value each"),
+    "pad beyond height": ("[input]\nheight = 4\npad = 2", ":1: input: expected height above twice the pad of 2"),
+    "short side of stretch": ("[input]\nshort_side = 9", ":1: input: expected short_side only together with"),
+    "short side too short": (
+        "[input]\nresize = 'crop'\nheight = 9\nwidth = 9\nshort_side = 8",
+        ":1: input: expected short_side at least",
+    ),
+    "width of a free width": ("[input]\nresize = 'height'\nwidth = 9", ":1: input: expected no width"),
+    "second output": (
+        "[[outputs]]\nname = 'a'\n[[outputs]]\nname = 'b'\nmeaning = 'label'",
+        ":5: outputs.1.meaning: expected 'classes' or 'tensor', found 'label'",
+    ),
+    "nameless output": ("[[outputs]]\nmeaning = 'tensor'", ":1: outputs.0.name: expected Field required"),
+    "no labels": ("[[outputs]]\nname = 'a'\nmeaning = 'classes'", ":1: outputs.0: expected a labels file"),
+    "labels of a tensor": ("[[outputs]]\nname = 'a'\nlabels = 'l.txt'", "labels and activation only together"),
+    "labels elsewhere": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'classes'\nlabels = '../l.txt'",
+        ":4: outputs.0.labels: expected a path inside",
+    ),
+    "one name twice": ("[[outputs]]\nname = 'a'\n[feature_maps]\na = 'b'", "every output and feature map once: a"),
+    "golden without classes": ("[warmup]\nsample = 's.png'\ngolden = '7'", "expected an output that means classes"),
+    "several": ("[limits]\nmax_batch = 0\nmax_bytes = 0", "(and 1 more)"),
+    "no TOML": ("[input\n", "is not TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_named_with_file_line_key_and_expectation(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ModelBroken) as caught:
+        Manifest.read(written(tmp_path, text))
+
+    assert str(caught.value).startswith(str(tmp_path / "manifest.toml"))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_missing_or_no_text_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(ModelBroken, match=r"manifest\.toml: cannot be read: No such file"):
+        Manifest.read(tmp_path)
+    (tmp_path / "manifest.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelBroken, match="not UTF-8"):
+        Manifest.read(tmp_path)
+
+
+CLASSES = "[[outputs]]\nname = 'logits'\nmeaning = 'classes'\nlabels = 'labels.txt'\n"
+
+
+def test_labels_are_one_a_line(tmp_path: Path) -> None:
+    manifest = Manifest.read(written(tmp_path, CLASSES))
+    (tmp_path / "labels.txt").write_text("drake\r\n tench \ncrane\ncrane\n", encoding="utf-8")
+
+    assert ("drake", "tench", "crane", "crane") == manifest.read_labels(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "expected"), [(b"", ":1: is empty"), (b"a\n\nb", ":2: is empty"), (b"\xff", "UTF-8")])
+def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    manifest = Manifest.read(written(tmp_path, CLASSES))
+    (tmp_path / "labels.txt").write_bytes(content)
+
+    with pytest.raises(ModelBroken, match=expected):
+        manifest.read_labels(tmp_path)
+
+
+def test_missing_labels_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelBroken, match=r"labels\.txt: cannot be read"):
+        Manifest.read(written(tmp_path, CLASSES)).read_labels(tmp_path)
+
+
+def model(root: Path, name: str, *versions: str) -> None:
+    (root / name).mkdir(parents=True)
+    (root / name / "manifest.toml").touch()
+    for version in versions:
+        (root / name / version).mkdir()
+
+
+def test_a_repository_lists_models_and_their_numeric_versions(tmp_path: Path) -> None:
+    model(tmp_path, "b", "10", "9", "2", "old", "01", "sample")
+    model(tmp_path, "a-1_x", "1")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "train.py").touch()
+    (tmp_path / "b" / "11").touch()
+
+    repository = ModelRepository.open(tmp_path)
+
+    assert ["a-1_x", "b"] == list(repository.models)
+    assert (2, 9, 10) == repository["b"].versions
+    assert 10 == repository["b"].newest
+
+
+def test_only_the_chosen_models_need_to_be_whole(tmp_path: Path) -> None:
+    model(tmp_path, "whole", "1")
+    model(tmp_path, "unbuilt")
+
+    assert ["whole"] == list(ModelRepository.open(tmp_path, ["whole", "whole"]).models)
+    with pytest.raises(ModelBroken, match="unbuilt: holds no version"):
+        ModelRepository.open(tmp_path)
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    model(tmp_path, "lenet", "1")
+
+    with pytest.raises(ModelBroken, match="has no model 'lennet'; did you mean 'lenet'?"):
+        ModelRepository.open(tmp_path, ["lennet"])
+    with pytest.raises(ModelBroken, match="has no model 'q'; there are lenet"):
+        ModelRepository.open(tmp_path, ["q"])
+    with pytest.raises(ModelBroken, match="did you mean 'lenet'?"):
+        ModelRepository.open(tmp_path)["Lenet"]
+
+
+def test_an_empty_or_missing_repository_is_an_error_and_not_an_empty_service(tmp_path: Path) -> None:
+    with pytest.raises(ModelBroken, match="holds no models"):
+        ModelRepository.open(tmp_path)
+    with pytest.raises(ModelBroken, match="cannot be read"):
+        ModelRepository.open(tmp_path / "nowhere")
+    model(tmp_path, "lenet", "1")
+    with pytest.raises(ModelBroken, match="no model was chosen"):
+        ModelRepository.open(tmp_path, [])
+
+
+def test_a_folder_whose_name_is_no_models_name_is_refused(tmp_path: Path) -> None:
+    model(tmp_path, "Le Net", "1")
+
+    with pytest.raises(ModelBroken, match="Le Net: the folder's name is the model's"):
+        ModelRepository.open(tmp_path)
+
+
+def test_a_broken_manifest_fails_the_whole_repository(tmp_path: Path) -> None:
+    model(tmp_path, "lenet", "1")
+    written(tmp_path / "lenet", "[input]\nsize = 3")
+
+    with pytest.raises(ModelBroken, match=r"lenet/manifest\.toml:2: input\.size: unknown key"):
+        ModelRepository.open(tmp_path)
+
+
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    model(tmp_path, "lenet", "1", "3")
+
+    with pytest.raises(ModelBroken, match="has no version 2; it has 1, 3"):
+        ModelRepository.open(tmp_path)["lenet"].load(2)
+
+
+def test_the_default_repository_is_the_checkouts() -> None:
+    assert Path(__file__).resolve().parents[2] / "models" == default_root()
+    assert "lenet" in ModelRepository.open(default_root()).models

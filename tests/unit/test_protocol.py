@@ -1,0 +1,237 @@
+"""The words of the wire: what a worker makes of an entry, what a client makes of a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from convq.errors import JOB_ERRORS, BadField, BadImage
+from convq.protocol import (
+    Job,
+    Received,
+    Receiver,
+    ResultEncoder,
+    Spent,
+    Status,
+    decode_result,
+    schemas,
+)
+
+INBOX = "convq:{lenet}:inbox:"
+SCHEMA = Path(__file__).parents[2] / "service" / "schema"
+
+
+def receive(*flat: bytes, entry: bytes = b"1763800000000-0") -> Received:
+    return Receiver(INBOX).receive(entry, flat, lane=1, attempt=1)
+
+
+def test_a_plain_image_entry_takes_the_entry_id_and_the_defaults() -> None:
+    job = receive(b"image", b"png")
+
+    assert (None, b"png", "1763800000000-0", 5, None, None, (), 1763800000000) == (
+        job.problem,
+        job.image,
+        job.id,
+        job.top_k,
+        job.ttl_ms,
+        job.version,
+        job.outputs,
+        job.submitted_ms,
+    )
+
+
+def test_every_field_is_read() -> None:
+    fields = {
+        b"tensor": b"\0" * 4,
+        b"dtype": b"float32",
+        b"shape": b"1",
+        b"id": b"a.B_c:d-1",
+        b"ttl_ms": b"250",
+        b"reply_to": b"convq:{lenet}:inbox:me",
+        b"top_k": b"3",
+        b"outputs": b"logits, conv1",
+        b"version": b"2",
+        b"traceparent": b"00-aa-bb-01",
+    }
+
+    job = receive(*(part for pair in fields.items() for part in pair))
+
+    assert job.problem is None
+    assert ("float32", "1", "a.B_c:d-1", 250, "convq:{lenet}:inbox:me", 3, ("logits", "conv1"), 2, "00-aa-bb-01") == (
+        job.dtype,
+        job.shape,
+        job.id,
+        job.ttl_ms,
+        job.reply_to,
+        job.top_k,
+        job.outputs,
+        job.version,
+        job.traceparent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flat", "said"),
+    [
+        ((), "exactly one of image and tensor"),
+        ((b"top_k", b"3"), "neither is"),
+        ((b"image", b"x", b"tensor", b"y", b"dtype", b"uint8", b"shape", b"1"), "both are"),
+        ((b"tensor", b"x", b"shape", b"1"), "dtype is missing"),
+        ((b"tensor", b"x"), "dtype and shape is missing"),
+        ((b"image", b"x", b"image", b"y"), "image must be given once"),
+        ((b"image", b"x", b"ttl_ms", b"abc"), "ttl_ms must be an integer of at least 0; got 'abc'"),
+        ((b"image", b"x", b"ttl_ms", b"-5"), "ttl_ms must be an integer"),
+        ((b"image", b"x", b"ttl_ms", b"1.5"), "ttl_ms must be an integer"),
+        ((b"image", b"x", b"ttl_ms", b""), "ttl_ms must be an integer"),
+        ((b"image", b"x", b"ttl_ms", b"9" * 16), "ttl_ms must be an integer"),
+        ((b"image", b"x", b"top_k", b"-1"), "top_k must be an integer of at least 1"),
+        ((b"image", b"x", b"top_k", b"0"), "top_k must be an integer of at least 1"),
+        ((b"image", b"x", b"version", b"newest"), "version must be an integer"),
+        ((b"image", b"x", b"outputs", b"a,,b"), "outputs must be names"),
+        ((b"image", b"x", b"id", b"no spaces"), "id must be 1 to 64 characters"),
+        ((b"image", b"x", b"id", b""), "id must be"),
+        ((b"image", b"x", b"id", b"a" * 65), "id must be"),
+        ((b"image", b"x", b"id", b"a\n"), "id must be"),
+        *[((b"image", b"x", name, b"\xff\xfe"), "must be UTF-8") for name in (b"id", b"reply_to", b"outputs", b"traceparent")],
+        ((b"tensor", b"x", b"dtype", b"\xff", b"shape", b"1"), "dtype must be UTF-8"),
+        ((b"image", b"x", b"reply_to", b"convq:{other}:inbox:me"), "reply_to must be an inbox of this model"),
+        ((b"image", b"x", b"reply_to", b"convq:{lenet}:inbox:"), "reply_to must be an inbox"),
+        ((b"image", b"x", b"reply_to", b"convq:{lenet}:jobs"), "reply_to must be an inbox"),
+        ((b"image", b"x", b"reply_to", b""), "reply_to must be an inbox"),
+    ],
+)
+def test_what_is_malformed_is_said_and_what_was_expected_too(flat: tuple[bytes, ...], said: str) -> None:
+    problem = receive(*flat).problem
+
+    assert isinstance(problem, BadField)
+    assert said in str(problem)
+
+
+def test_a_malformed_id_is_answered_under_the_entry_id_and_in_the_inbox() -> None:
+    job = receive(b"image", b"x", b"id", b"no spaces", b"reply_to", b"convq:{lenet}:inbox:me")
+
+    assert ("1763800000000-0", "convq:{lenet}:inbox:me") == (job.id, job.reply_to)
+
+
+def test_an_unusable_reply_to_is_answered_under_the_result_key_of_the_clients_id() -> None:
+    job = receive(b"image", b"x", b"id", b"mine", b"reply_to", b"elsewhere")
+
+    assert ("mine", None) == (job.id, job.reply_to)
+
+
+def test_another_problem_leaves_id_and_inbox_usable() -> None:
+    job = receive(b"image", b"x", b"ttl_ms", b"soon", b"id", b"mine", b"reply_to", b"convq:{lenet}:inbox:me")
+
+    assert ("mine", "convq:{lenet}:inbox:me") == (job.id, job.reply_to)
+
+
+def test_unknown_fields_are_ignored_whatever_they_hold() -> None:
+    assert receive(b"image", b"x", b"\xff\xfe", b"\xff", b"priority", b"-", b"priority", b"-").problem is None
+
+
+@given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=40)), max_size=12))
+def test_no_entry_whatever_makes_the_receiver_raise(pairs: list[tuple[bytes, bytes]]) -> None:
+    job = receive(*(part for pair in pairs for part in pair))
+
+    assert job.problem is not None or job.image is not None or job.tensor is not None
+
+
+def test_layouts_are_remembered_within_bounds() -> None:
+    receiver = Receiver(INBOX)
+
+    for i in range(3 * Receiver.MAX_LAYOUTS):
+        receiver.receive(b"1-0", (b"image", b"x", b"field-%d" % i, b"y"), lane=1, attempt=1)
+
+    assert len(receiver._layouts) <= Receiver.MAX_LAYOUTS
+
+
+def test_a_job_writes_the_fields_that_it_has_in_a_fixed_order() -> None:
+    job = Job(image=b"png", id="x", top_k=2)
+
+    assert ["image", b"png", "id", "x", "top_k", 2] == job.fields()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"image": b"x", "tensor": b"y"}, {"tensor": b"x"}, {"image": b"x", "id": "a b"}, {"image": b"x", "top_k": 0},
+     {"image": b"x", "colour": "red"}],
+)  # fmt: skip
+def test_a_job_that_a_worker_would_refuse_is_not_made(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Job.model_validate(wrong)
+
+
+def encoder() -> ResultEncoder:
+    return ResultEncoder("lenet", 1, ['ze"ro', "één"], "host-1")
+
+
+def test_a_computed_document_decodes_to_what_went_in() -> None:
+    job = receive(b"image", b"x", b"id", b"mine")
+    logits = np.array([0.5, -1.5], dtype=np.float32)
+    spent = Spent(queue=0.41, decode=0.03, batch=0.1, infer=0.22, total=0.81)
+
+    result = decode_result(encoder().ok(job, spent, 12, ([1, 0], [0.75, 0.25]), {"logits": logits}))
+
+    assert ("één", 0.75, 'ze"ro') == (result.label, result.predictions[0].score, result.predictions[1].label)  # type: ignore[index]
+    assert ("mine", "1763800000000-0", "lenet", 1, "ok", 12, 1, "host-1") == (
+        result.id,
+        result.entry,
+        result.model,
+        result.version,
+        result.status,
+        result.batch,
+        result.attempt,
+        result.worker,
+    )
+    assert 0.81 == result.timing_ms.total
+    assert logits.tolist() == result.output("logits").array().tolist()
+
+
+def test_a_refusal_decodes_to_its_code_and_message() -> None:
+    problem = BadImage('not an image; the bytes begin with \'He"llo\\\'')
+
+    result = decode_result(encoder().refused(receive(b"image", b"x"), Spent(), Status.ERROR, problem))
+
+    assert ("error", "bad_image", str(problem)) == (result.status, result.error.code, result.error.message)  # type: ignore[union-attr]
+    assert result.predictions is None
+
+
+def test_a_status_without_an_error_has_none() -> None:
+    result = decode_result(encoder().refused(receive(b"image", b"x"), Spent(), Status.EXPIRED))
+
+    assert ("expired", None) == (result.status, result.error)
+
+
+def test_documents_are_one_line_of_plain_json() -> None:
+    document = encoder().ok(receive(b"image", b"x"), Spent(), 1, ([0], [1.0]))
+
+    assert b"\n" not in document
+    assert {"v", "id", "entry", "model", "version", "status", "predictions", "timing_ms", "batch", "attempt", "worker"} == set(
+        json.loads(document)
+    )
+
+
+def test_there_is_one_error_class_for_each_code_of_the_protocol() -> None:
+    assert [
+        "bad_field",
+        "bad_image",
+        "image_too_large",
+        "bad_tensor",
+        "unknown_version",
+        "unknown_output",
+        "non_finite",
+        "model_error",
+        "internal",
+    ] == [one.code for one in JOB_ERRORS]
+
+
+def test_the_schemas_in_the_repository_are_those_of_the_code() -> None:
+    kept = {path.name: json.loads(path.read_text()) for path in SCHEMA.glob("*.json")}
+
+    assert schemas() == kept

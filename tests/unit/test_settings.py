@@ -1,0 +1,117 @@
+"""Flags and variables: one frozen object, and an error for whatever is unknown or malformed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from convq.errors import SettingsError
+from convq.settings import VARIABLES, load_settings
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    settings = load_settings({}, {})
+
+    assert (None, (), None, "auto", "127.0.0.1:9464", 300.0, 100_000, 1 << 30, 4.0, "auto") == (
+        settings.redis,
+        settings.only,
+        settings.workers,
+        settings.device,
+        settings.http,
+        settings.result_ttl,
+        settings.max_jobs,
+        settings.max_bytes,
+        settings.lease,
+        settings.log,
+    )
+
+
+def test_every_variable_is_read() -> None:
+    settings = load_settings(
+        {},
+        {
+            "CONVQ_REDIS_URL": "redis://h:1/0",
+            "CONVQ_MODELS": "/m",
+            "CONVQ_ONLY": "a, b",
+            "CONVQ_WORKERS": "3",
+            "CONVQ_DEVICE": "cpu",
+            "CONVQ_HTTP": "0.0.0.0:80",
+            "CONVQ_DATA": "/d",
+            "CONVQ_RESULT_TTL": "60",
+            "CONVQ_MAX_JOBS": "5",
+            "CONVQ_MAX_BYTES": "6",
+            "CONVQ_LEASE": "2.5",
+            "CONVQ_DRAIN": "7",
+            "CONVQ_LOG": "json",
+            "UNRELATED": "x",
+        },
+    )
+
+    assert ("redis://h:1/0", Path("/m"), ("a", "b"), 3, "cpu", ("0.0.0.0", 80), 60_000, 2500, 7.0) == (  # noqa: S104
+        settings.redis,
+        settings.models,
+        settings.only,
+        settings.workers,
+        settings.device,
+        settings.http_address,
+        settings.result_ttl_ms,
+        settings.lease_ms,
+        settings.drain,
+    )
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    assert 2 == load_settings({"workers": "2", "lease": None}, {"CONVQ_WORKERS": "8"}).workers
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert load_settings({}, {"CONVQ_REDIS_URL": "", "CONVQ_WORKERS": ""}).redis is None
+
+
+def test_a_misspelt_variable_is_an_error_that_names_the_right_one() -> None:
+    with pytest.raises(SettingsError, match="CONVQ_WORKRES is no setting of convq; did you mean CONVQ_WORKERS"):
+        load_settings({}, {"CONVQ_WORKRES": "2"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CONVQ_WORKERS", "two"),
+        ("CONVQ_WORKERS", "0"),
+        ("CONVQ_DEVICE", "gpu"),
+        ("CONVQ_HTTP", "9464"),
+        ("CONVQ_HTTP", "host:port"),
+        ("CONVQ_HTTP", "host:70000"),
+        ("CONVQ_LEASE", "0"),
+        ("CONVQ_LEASE", "nan"),
+        ("CONVQ_ONLY", "UPPER"),
+        ("CONVQ_ONLY", "a,,b"),
+        ("CONVQ_MAX_JOBS", "1e5"),
+        ("CONVQ_LOG", "xml"),
+        ("CONVQ_RESULT_TTL", "-1"),
+    ],
+)
+def test_a_malformed_value_is_an_error_that_names_variable_and_value(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings({}, {variable: value})
+
+    assert variable in str(error.value)
+    assert value.split(",")[0] in str(error.value)
+
+
+def test_a_malformed_flag_is_named_as_the_flag() -> None:
+    with pytest.raises(SettingsError, match="--workers is '0'"):
+        load_settings({"workers": "0"}, {"CONVQ_WORKERS": "4"})
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load_settings({}, {}).workers = 3  # type: ignore[misc]
+
+
+def test_the_variables_are_those_that_other_programs_rely_on() -> None:
+    promised = {"REDIS_URL", "MODELS", "ONLY", "WORKERS", "DEVICE", "HTTP", "DATA", "RESULT_TTL", "MAX_JOBS", "MAX_BYTES"}
+
+    assert {f"CONVQ_{name}" for name in promised | {"LEASE", "LOG"}} <= set(VARIABLES)

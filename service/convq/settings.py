@@ -18,6 +18,7 @@ from convq.errors import SettingsError
 from convq.protocol import MODEL_NAME, RESULT_TTL_S
 
 PREFIX = "CONVQ_"
+MAX_PORT = 65535
 
 
 def _default_data() -> Path:
@@ -26,7 +27,7 @@ def _default_data() -> Path:
 
 
 def _setting(flag: str, variable: str, metavar: str, default: Any, description: str, **limits: Any) -> Any:
-    extra = {"flag": flag, "variable": PREFIX + variable, "metavar": metavar}
+    extra: dict[str, Any] = {"flag": flag, "variable": PREFIX + variable, "metavar": metavar}
     factory = {"default_factory": default} if callable(default) else {"default": default}
     return Field(**factory, description=description, json_schema_extra=extra, **limits)
 
@@ -40,30 +41,60 @@ class Settings(BaseModel):
         "--redis", "REDIS_URL", "URL", None, "the server; unset: an embedded one is started, its data kept under --data"
     )
     models: Path | None = _setting(
-        "--models", "MODELS", "DIR", None, "the model repository; unset: models of the checkout, or those that come with convq"
+        "--models",
+        "MODELS",
+        "DIR",
+        None,
+        "the model repository; unset: models of the checkout, or those that come with convq",
     )
-    only: tuple[str, ...] = _setting("--only", "ONLY", "a,b", (), "serve only these models; unset: every model of the folder")
+    only: tuple[str, ...] = _setting(
+        "--only", "ONLY", "a,b", (), "serve only these models; unset: every model of the folder"
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
         "--workers", "WORKERS", "N", None, "worker processes; unset: one a core on CPU, one a GPU on CUDA"
     )
     device: Literal["auto", "cpu", "cuda"] = _setting(
-        "--device", "DEVICE", "auto|cpu|cuda", "auto", "where networks run; cuda that is not there is an error, not a silent CPU"
+        "--device",
+        "DEVICE",
+        "auto|cpu|cuda",
+        "auto",
+        "where networks run; cuda that is not there is an error, not a silent CPU",
     )
     http: str = _setting(
-        "--http", "HTTP", "HOST:PORT", "127.0.0.1:9464", "where /metrics, /livez and /readyz listen; port 0 picks a free one"
+        "--http",
+        "HTTP",
+        "HOST:PORT",
+        "127.0.0.1:9464",
+        "where /metrics, /livez and /readyz listen; port 0 picks a free one",
     )
     data: Path = _setting("--data", "DATA", "DIR", _default_data, "the embedded server's files")
     result_ttl: float = _setting(
-        "--result-ttl", "RESULT_TTL", "S", float(RESULT_TTL_S), "seconds that an unread result is kept", gt=0, le=7 * 86400
+        "--result-ttl",
+        "RESULT_TTL",
+        "S",
+        float(RESULT_TTL_S),
+        "seconds that an unread result is kept",
+        gt=0,
+        le=7 * 86400,
     )
-    max_jobs: int = _setting("--max-jobs", "MAX_JOBS", "N", 100_000, "jobs a shard may hold; past them submit refuses", ge=1)
-    max_bytes: int = _setting("--max-bytes", "MAX_BYTES", "N", 1 << 30, "bytes a shard may hold; past them submit refuses", ge=1)
-    lease: float = _setting("--lease", "LEASE", "S", 4.0, "a worker that is silent this many seconds is dead", ge=0.5, le=600)
+    max_jobs: int = _setting(
+        "--max-jobs", "MAX_JOBS", "N", 100_000, "jobs a shard may hold; past them submit refuses", ge=1
+    )
+    max_bytes: int = _setting(
+        "--max-bytes", "MAX_BYTES", "N", 1 << 30, "bytes a shard may hold; past them submit refuses", ge=1
+    )
+    lease: float = _setting(
+        "--lease", "LEASE", "S", 4.0, "a worker that is silent this many seconds is dead", ge=0.5, le=600
+    )
     drain: float = _setting(
         "--drain", "DRAIN", "S", 25.0, "seconds that workers get to finish what they hold after SIGTERM", ge=0, le=3600
     )
     log: Literal["auto", "console", "json"] = _setting(
-        "--log", "LOG", "auto|console|json", "auto", "log lines for people or as JSON; auto: console on a terminal, else JSON"
+        "--log",
+        "LOG",
+        "auto|console|json",
+        "auto",
+        "log lines for people or as JSON; auto: console on a terminal, else JSON",
     )
 
     @field_validator("only", mode="before")
@@ -79,7 +110,7 @@ class Settings(BaseModel):
     @classmethod
     def _address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if not (host and colon and port.isdigit() and int(port) < 65536):
+        if not (host and colon and port.isdigit() and int(port) <= MAX_PORT):
             raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464")
         return value
 
@@ -124,7 +155,9 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         first = error.errors()[0]
         name = str(first["loc"][0])
         got = given.get(name)
-        raise SettingsError(f"{sources.get(name, name)} is {got!r}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise SettingsError(
+            f"{sources.get(name, name)} is {got!r}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def check_variables(environment: Mapping[str, str]) -> None:

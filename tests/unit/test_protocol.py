@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from convq.errors import JOB_ERRORS, BadField, BadImage
-from convq.protocol import (
-    Job,
-    Received,
-    Receiver,
-    ResultEncoder,
-    Spent,
-    Status,
-    decode_result,
-    schemas,
-)
+from convq.errors import JOB_ERRORS, BadField
+from convq.protocol import Job, schemas
+from convq.queue import Received, Receiver
 
 INBOX = "convq:{lenet}:inbox:"
 SCHEMA = Path(__file__).parents[2] / "service" / "schema"
@@ -98,7 +89,10 @@ def test_every_field_is_read() -> None:
         ((b"image", b"x", b"id", b""), "id must be"),
         ((b"image", b"x", b"id", b"a" * 65), "id must be"),
         ((b"image", b"x", b"id", b"a\n"), "id must be"),
-        *[((b"image", b"x", name, b"\xff\xfe"), "must be UTF-8") for name in (b"id", b"reply_to", b"outputs", b"traceparent")],
+        *[
+            ((b"image", b"x", name, b"\xff\xfe"), "must be UTF-8")
+            for name in (b"id", b"reply_to", b"outputs", b"traceparent")
+        ],
         ((b"tensor", b"x", b"dtype", b"\xff", b"shape", b"1"), "dtype must be UTF-8"),
         ((b"image", b"x", b"reply_to", b"convq:{other}:inbox:me"), "reply_to must be an inbox of this model"),
         ((b"image", b"x", b"reply_to", b"convq:{lenet}:inbox:"), "reply_to must be an inbox"),
@@ -165,56 +159,6 @@ def test_a_job_writes_the_fields_that_it_has_in_a_fixed_order() -> None:
 def test_a_job_that_a_worker_would_refuse_is_not_made(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Job.model_validate(wrong)
-
-
-def encoder() -> ResultEncoder:
-    return ResultEncoder("lenet", 1, ['ze"ro', "één"], "host-1")
-
-
-def test_a_computed_document_decodes_to_what_went_in() -> None:
-    job = receive(b"image", b"x", b"id", b"mine")
-    logits = np.array([0.5, -1.5], dtype=np.float32)
-    spent = Spent(queue=0.41, decode=0.03, batch=0.1, infer=0.22, total=0.81)
-
-    result = decode_result(encoder().ok(job, spent, 12, ([1, 0], [0.75, 0.25]), {"logits": logits}))
-
-    assert ("één", 0.75, 'ze"ro') == (result.label, result.predictions[0].score, result.predictions[1].label)  # type: ignore[index]
-    assert ("mine", "1763800000000-0", "lenet", 1, "ok", 12, 1, "host-1") == (
-        result.id,
-        result.entry,
-        result.model,
-        result.version,
-        result.status,
-        result.batch,
-        result.attempt,
-        result.worker,
-    )
-    assert 0.81 == result.timing_ms.total
-    assert logits.tolist() == result.output("logits").array().tolist()
-
-
-def test_a_refusal_decodes_to_its_code_and_message() -> None:
-    problem = BadImage('not an image; the bytes begin with \'He"llo\\\'')
-
-    result = decode_result(encoder().refused(receive(b"image", b"x"), Spent(), Status.ERROR, problem))
-
-    assert ("error", "bad_image", str(problem)) == (result.status, result.error.code, result.error.message)  # type: ignore[union-attr]
-    assert result.predictions is None
-
-
-def test_a_status_without_an_error_has_none() -> None:
-    result = decode_result(encoder().refused(receive(b"image", b"x"), Spent(), Status.EXPIRED))
-
-    assert ("expired", None) == (result.status, result.error)
-
-
-def test_documents_are_one_line_of_plain_json() -> None:
-    document = encoder().ok(receive(b"image", b"x"), Spent(), 1, ([0], [1.0]))
-
-    assert b"\n" not in document
-    assert {"v", "id", "entry", "model", "version", "status", "predictions", "timing_ms", "batch", "attempt", "worker"} == set(
-        json.loads(document)
-    )
 
 
 def test_there_is_one_error_class_for_each_code_of_the_protocol() -> None:

@@ -6,7 +6,6 @@ Commands import what is heavy (onnxruntime, rich, the supervisor) when they run,
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,17 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = commands.main(given, prog_name="convq", standalone_mode=False, obj=run)
     except click.Abort:  # click turns Ctrl-C into this
         return INTERRUPTED
-    except click.ClickException as error:
-        _complain(_usage(error))
+    except (click.ClickException, ConvqError) as error:
+        _complain(str(error) if isinstance(error, ConvqError) else _usage(error))
         return error.exit_code
-    except ConvqError as error:
-        _complain(str(error))
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ENGINE:
-            return _unexpected(error, run)
-        _complain(f"this needs the engine, and {error.name} is not installed: run pip install 'convq[cpu]'")
-        return FAILED
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
         return _unexpected(error, run)
     return code if isinstance(code, int) else DONE
@@ -103,6 +94,8 @@ def _usage(error: click.ClickException) -> str:
 def _unexpected(error: Exception, run: Run) -> int:
     if run.debug:
         traceback.print_exc()
+    elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ENGINE:
+        _complain(f"this needs the engine, and {error.name} is not installed: run pip install 'convq[cpu]'")
     else:
         _complain(f"unexpected {type(error).__name__}: {error} (convq --debug … shows where)")
     return FAILED
@@ -110,4 +103,4 @@ def _unexpected(error: Exception, run: Run) -> int:
 
 def _complain(message: str) -> None:
     """One line, whatever the message holds."""
-    print(f"convq: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    click.echo(f"convq: {' '.join(message.split())}", err=True)

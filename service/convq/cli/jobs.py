@@ -57,7 +57,9 @@ def cancel(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) 
     with connected(url) as client:
         chosen = choose_model(client, model, must_be_served=False)
         client.cancel(*ids, model=chosen)
-        found = [{"id": one, "model": chosen, "state": str(client.status(one, chosen)), "cancel": "requested"} for one in ids]
+        found = [
+            {"id": one, "model": chosen, "state": str(client.status(one, chosen)), "cancel": "requested"} for one in ids
+        ]
     _show(found, as_json=as_json)
 
 

@@ -56,7 +56,9 @@ def list_models(root: Path | None, *, as_json: bool) -> None:
     rows = []
     for one in documents:
         versions = ", ".join(map(str, one["versions"]))
-        rows.append([one["name"], versions, _input(one["input"]), str(one["labels"]), _accuracy(one), one["description"]])
+        rows.append(
+            [one["name"], versions, _input(one["input"]), str(one["labels"]), _accuracy(one), one["description"]]
+        )
     print_table(columns, rows)
 
 

@@ -30,7 +30,7 @@ def print_json(documents: Iterable[Mapping[str, Any]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns; those whose header ends with a unit or count in brackets stand to the right."""
+    """Aligned columns; those whose header begins with > are numbers, and stand to the right."""
     from rich.console import Console  # noqa: PLC0415 - not needed in a pipe
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415

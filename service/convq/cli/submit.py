@@ -12,10 +12,13 @@ import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_option
 from convq.cli.output import for_programs, json_option, print_json, print_table, progress
-from convq.client import DEFAULT_TIMEOUT_S, MAP_CHUNK, Client
+from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.protocol import Priority, Result
 
 STDIN = "-"
+CHUNK = 64
+"""Pictures that are in memory at a time where nobody waits for results."""
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 """What is taken from a folder; a file that is named itself is taken whatever it is called."""
 
@@ -30,8 +33,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 @click.option("--id", "job_id", metavar="ID", help="Your own id, for one image: may be submitted again, stays one job.")
 @click.option("--version", metavar="N", type=click.IntRange(min=1), help="Pin a version of the model (the newest).")
 @click.option("--outputs", metavar="A,B", help="Raw outputs wanted besides the classes.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print the ids of the jobs.")
-@click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait for a result.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print job ids.")
+@click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait.")
 @json_option
 def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -> None:
     """Push pictures and show what they are.
@@ -86,7 +89,7 @@ def _submit(
 ) -> Iterator[dict[str, Any]]:
     """Put the jobs into the queue and say under which ids."""
     names = iter(files)
-    while chunk := list(islice(names, MAP_CHUNK)):
+    while chunk := list(islice(names, CHUNK)):
         payloads = [_payload(name) for name in chunk]
         if given["job_id"] is not None:
             ids = [client.submit(payloads[0], model, id=given["job_id"], priority=given["priority"], **options)]
@@ -95,7 +98,9 @@ def _submit(
         yield from ({"file": name, "id": one, "model": model} for name, one in zip(chunk, ids, strict=True))
 
 
-def _results(client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]) -> Iterator[Result]:
+def _results(
+    client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]
+) -> Iterator[Result]:
     """One image waits at its own result key, so that after a timeout its id can still be asked for; many share an inbox."""
     if len(files) == 1:
         job = next(_submit(client, files, model, given, options))
@@ -133,6 +138,9 @@ def _cells(result: Result) -> list[str]:
         best = result.predictions[0]
         return [best.label, f"{best.score:.1%}", spent]
     if result.ok:
-        shapes = (f"{output.name} {'x'.join(map(str, output.shape or ())) or output.format}" for output in result.outputs or ())
+        shapes = (
+            f"{output.name} {'x'.join(map(str, output.shape or ())) or output.format}"
+            for output in result.outputs or ()
+        )
         return [", ".join(shapes), "", spent]
     return [result.explain(), "", spent]

@@ -17,7 +17,9 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 """The input types that are served: those of the protocol's `tensor` field."""
 
 IMAGE_RANK = 4
-NUMERIC = frozenset(["bool", "float16", "float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+NUMERIC = frozenset(
+    ["bool", "float16", "float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
 
 
 class Node(Protocol):

@@ -20,7 +20,7 @@ MAX_AXES = 8
 class Prepared(NamedTuple):
     """One job's input, ready for a batch. Only inputs of equal `shape` share one.
 
-    A named tuple, because one is made for every job and it is made in a third of the time of a frozen dataclass.
+    A named tuple, because one is made for every job, and a frozen dataclass takes more than twice as long to make.
     """
 
     data: bytes | NDArray[np.generic]

@@ -1,5 +1,6 @@
 """The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
 
+from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
 from convq.queue.leases import LeaseKeeper
 from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
@@ -14,8 +15,11 @@ __all__ = [
     "Lease",
     "LeaseKeeper",
     "Producer",
+    "Received",
+    "Receiver",
     "Shard",
     "Submission",
     "WorkQueue",
     "at_once",
+    "refuse_inbox",
 ]

@@ -48,6 +48,10 @@ class Server:
     maxmemory_policy: str
     persistent: bool
     role: str
+    maxmemory_bytes: int
+    """0: no limit."""
+    clock_s: float
+    """Its wall clock when it answered."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -82,6 +86,8 @@ class LeaseKeeper:
             maxmemory_policy=info.get("maxmemory_policy", "unknown"),
             persistent=info.get("aof_enabled") == "1",
             role=info.get("role", "unknown"),
+            maxmemory_bytes=int(info.get("maxmemory", "0")),
+            clock_s=int(info.get("server_time_usec", "0")) / 1e6,
         )
 
     def renew(self, shard: Shard, incarnations: Sequence[str]) -> list[str]:
@@ -93,7 +99,9 @@ class LeaseKeeper:
         """End the lease of a worker that is dead; return how many jobs it held. Others find them at once."""
         return int(self._link.run(RELEASE, [shard.leases, *shard.streams], [GROUP, incarnation]))
 
-    def announce(self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int) -> None:
+    def announce(
+        self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int
+    ) -> None:
         """Say that this model is served, what it takes, and how much may wait. Gone `ttl_ms` after the last call."""
         sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
@@ -139,4 +147,3 @@ def _raise_first(replies: Sequence[Any]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
             raise understood(reply) from reply
-

@@ -36,7 +36,17 @@ _TRANSIENT = (
     redis.exceptions.MasterDownError,
     OSError,
 )
-_TRANSIENT_REPLIES = ("LOADING", "BUSY", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
+_TRANSIENT_REPLIES = (
+    "LOADING",
+    "BUSY",
+    "MISCONF",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "UNBLOCKED",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +78,23 @@ def connection_options(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> 
     Raises SettingsError for a URL that redis-py cannot read.
     """
     try:
-        redis.connection.parse_url(url)
+        kind = redis.connection.parse_url(url).get("connection_class")  # type: ignore[no-untyped-call]
     except ValueError as error:
-        raise SettingsError(f"{url!r} is no Redis URL ({error}); expected redis://HOST:PORT/DB, rediss:// or unix://PATH") from None
-    return {
+        raise SettingsError(
+            f"{url!r} is no Redis URL ({error}); expected redis://HOST:PORT/DB, rediss:// or unix://PATH"
+        ) from None
+    options: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": socket_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
         "health_check_interval": 0,
         "client_name": f"convq-{os.getpid()}",
     }
+    if kind is not redis.UnixDomainSocketConnection:
+        options["socket_keepalive"] = True
+    return options
 
 
 def understood(error: Exception) -> Exception:

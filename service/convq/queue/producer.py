@@ -26,6 +26,7 @@ SUBMIT, STATUS = Script.load("submit"), Script.load("status")
 SUBMIT_JOBS = 100
 """Jobs per submit script: bounds the time that the server does nothing else."""
 SUBMIT_BYTES = 4 << 20
+SHORTEST_BLOCK_S = 0.001
 WAIT_SLICE_S = 2.0
 """One blocking read waits at most this long: well inside the socket's timeout."""
 
@@ -54,9 +55,12 @@ class BlockingWire:
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""
         try:
-            return _pipelined(self._redis.pipeline(transaction=False), commands).execute(raise_on_error=False)
+            replies: list[Any] = _pipelined(self._redis.pipeline(transaction=False), commands).execute(
+                raise_on_error=False
+            )
         except (redis.exceptions.RedisError, OSError) as error:
             raise understood(error) from error
+        return replies
 
     async def sleep(self, pause_s: float) -> None:
         """See `Wire`."""
@@ -78,8 +82,10 @@ class AsyncioWire:
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""
         try:
-            replies: list[Any] = await _pipelined(self._redis.pipeline(transaction=False), commands).execute(raise_on_error=False)
-        except (redis.exceptions.RedisError, OSError, asyncio.TimeoutError) as error:
+            replies: list[Any] = await _pipelined(self._redis.pipeline(transaction=False), commands).execute(
+                raise_on_error=False
+            )
+        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             raise understood(error) from error
         return replies
 
@@ -148,7 +154,8 @@ class Producer:
     async def result(self, job_id: str, timeout_s: float) -> bytes | None:
         """Wait for the result document of a job and take it; None when the time is over."""
         key = self.shard.result(job_id)
-        return await self._pop(("BLPOP", key), ("LPOP", key), timeout_s, lambda reply: reply[1])
+        document: bytes | None = await self._pop(("BLPOP", key), ("LPOP", key), timeout_s, lambda reply: reply[1])
+        return document
 
     async def collect(self, inbox: str, most: int, timeout_s: float) -> list[bytes]:
         """Wait for results in an inbox and take up to `most`; an empty list when the time is over."""
@@ -157,7 +164,7 @@ class Producer:
 
     async def _pop(self, blocking: Command, at_once: Command, timeout_s: float, taken: Any, tail: Command = ()) -> Any:
         """One pop: in slices of WAIT_SLICE_S; with no time left it does not block (timeout 0 would mean for ever)."""
-        while timeout_s > 0.001:
+        while timeout_s >= SHORTEST_BLOCK_S:
             slice_s = min(timeout_s, WAIT_SLICE_S)
             command = (*blocking, f"{slice_s:.3f}", *tail) if tail else (*blocking, f"{slice_s:.3f}")
             reply = _checked((await self._wire.flush([command]))[0])

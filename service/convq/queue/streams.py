@@ -16,7 +16,8 @@ from typing import Any
 import redis
 
 from convq.errors import LeaseLost, RedisUnavailable
-from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S, Received, Receiver
+from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
+from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
@@ -229,7 +230,9 @@ class WorkQueue:
 
     def resume(self, lease: Lease) -> Delivery:
         """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
-        pending = self._fetching.flush([("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams])
+        pending = self._fetching.flush(
+            [("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams]
+        )
         self._mend(pending)
         rows = [
             (lane, entry.decode(), int(attempt))

@@ -80,15 +80,23 @@ class Row:
         """Read a counter or gauge."""
         return float(self.cells[self.layout.offset(name, labels)])
 
-    def observe(self, name: str, values: Sequence[float], *labels: str) -> None:
+    def observe(self, name: str, values: Sequence[float] | np.ndarray, *labels: str) -> None:
         """Put many observations into a histogram at once: the cost is per batch, not per job."""
         bounds = self._bounds[name]
         start = self.layout.offset(name, labels)
         array = np.asarray(values, dtype=np.float64)
-        found = np.searchsorted(bounds, array, side="left")
+        counts = np.bincount(np.searchsorted(bounds, array, side="left"), minlength=len(bounds) + 1)
         with self._lock:
-            self.cells[start : start + len(bounds) + 1] += np.bincount(found, minlength=len(bounds) + 1)
+            self.cells[start : start + len(bounds) + 1] += counts
             self.cells[start + len(bounds) + 1] += array.sum()
+
+    def observe_alike(self, name: str, value: float, count: int, *labels: str) -> None:
+        """Put `count` observations of one value into a histogram: what all jobs of a batch share."""
+        bounds = self._bounds[name]
+        start = self.layout.offset(name, labels)
+        with self._lock:
+            self.cells[start + int(np.searchsorted(bounds, value, side="left"))] += count
+            self.cells[start + len(bounds) + 1] += value * count
 
 
 class Board:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -56,10 +57,16 @@ WORKER_SERIES = (
     Series("convq_redeliveries", "Jobs taken over from a worker that died.", "counter", (_STREAM,)),
     Series("convq_lost_commits", "Results that were not published, because another worker answers the job.", "counter"),
     Series("convq_dead_letters", "Jobs buried as dead letters.", "counter", (_STREAM, ("reason", DEAD_REASONS))),
-    Series("convq_rejected", "Jobs refused at the fetch, by error code of the protocol.", "counter", (("reason", (
-        "bad_field", "bad_image", "image_too_large", "bad_tensor", "unknown_version", "unknown_output")),)),
+    Series(
+        "convq_rejected",
+        "Jobs refused at the fetch, by error code of the protocol.",
+        "counter",
+        (("reason", ("bad_field", "bad_image", "image_too_large", "bad_tensor", "unknown_version", "unknown_output")),),
+    ),
     Series("convq_redis_reconnects", "Connections to Redis opened again.", "counter"),
-    Series("convq_redis_command_errors", "Commands that Redis did not carry out.", "counter", (("error", COMMAND_ERRORS),)),
+    Series(
+        "convq_redis_command_errors", "Commands that Redis did not carry out.", "counter", (("error", COMMAND_ERRORS),)
+    ),
     Series("convq_worker_in_flight", "Jobs that the worker holds.", "gauge"),
     Series("convq_worker_last_progress_timestamp_seconds", "When the worker last went round its loop.", "gauge"),
     Series("convq_worker_state", "1 for the state that the worker is in.", "gauge", (("state", STATES),)),
@@ -72,7 +79,9 @@ PULSE_SERIES = (
     Series("pulse_fenced", "An incarnation that the supervisor found without its lease.", "gauge"),
     Series("pulse_busy_since_s", "Monotonic seconds at which the running batch began; 0: idle.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run.", "gauge"),
-    Series("pulse_reclaim", "Counts up when the supervisor has fenced a worker: its jobs can be taken over now.", "gauge"),
+    Series(
+        "pulse_reclaim", "Counts up when the supervisor has fenced a worker: its jobs can be taken over now.", "gauge"
+    ),
 )
 """Between supervisor and worker alone; not on /metrics."""
 
@@ -98,7 +107,9 @@ class BoardCollector(Collector):
             gauge = GaugeMetricFamily(series.name, series.help, labels=["model", "worker", *names])
             for index, model, labels in self._rows(series):
                 for worker in range(self._workers):
-                    gauge.add_metric([model, str(worker), *labels], self._board.row(worker, index).get(series.name, *labels))
+                    gauge.add_metric(
+                        [model, str(worker), *labels], self._board.row(worker, index).get(series.name, *labels)
+                    )
             return gauge
         if series.kind == "counter":
             counter = CounterMetricFamily(series.name, series.help, labels=["model", *names])
@@ -124,7 +135,7 @@ class BoardCollector(Collector):
     def _sums(self, series: Series, model: int, labels: tuple[str, ...]) -> list[float]:
         start = LAYOUT.offset(series.name, labels)
         rows = (self._board.row(worker, model).cells[start : start + series.width] for worker in range(self._workers))
-        return [float(value) for value in sum(rows)]  # type: ignore[union-attr,arg-type]
+        return [float(value) for value in sum(rows)]  # type: ignore[union-attr]
 
 
 QUEUE_GAUGES: dict[str, str] = {
@@ -192,8 +203,7 @@ class FunctionCollector(Collector):
 def process_usage(pid: int) -> tuple[float, float] | None:
     """Processor seconds and resident bytes of a process, from /proc; None where there is none."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     ticks = os.sysconf("SC_CLK_TCK")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 from convq.errors import ConvqError, LeaseLost, ModelFault, RedisUnavailable
 from convq.inference.session import Engine
-from convq.protocol import Received, Status, refuse_inbox
-from convq.queue import Completion, Delivery, Lease, WorkQueue
+from convq.protocol import Status
+from convq.queue import Completion, Delivery, Lease, Received, WorkQueue, refuse_inbox
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.logs import event
@@ -86,7 +86,7 @@ class Pipeline:
         """A thread that ends by a defect ends the worker: the supervisor starts another, others take over its jobs."""
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not end in silence
+        except BaseException as error:
             self.failed = error
             log.exception("a worker thread ended by a defect")
 
@@ -119,7 +119,13 @@ class Pipeline:
             delivery = self._work.reclaim(lease, room)
             self._tally.redelivered(delivery)
             if delivery.jobs:
-                event(log, logging.WARNING, "took over jobs of a dead worker", model=self.engine.name, jobs=len(delivery.jobs))
+                event(
+                    log,
+                    logging.WARNING,
+                    "took over jobs of a dead worker",
+                    model=self.engine.name,
+                    jobs=len(delivery.jobs),
+                )
             self._accept(lease, delivery)
             room -= len(delivery.jobs)
         if room > 0 and not self._draining.is_set():
@@ -192,13 +198,11 @@ class Pipeline:
         finally:
             self._row.set("pulse_busy_since_s", 0.0)
         infer_s = time.perf_counter() - began
-        waits = []
         for ticket in tickets:
-            wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
-            ticket.spent.batch, ticket.spent.infer = wait_s * 1e3, infer_s * 1e3
+            ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
+            ticket.infer_s = infer_s
             ticket.prepared = None
-            waits.append(wait_s)
-        return Answers(tickets, outputs, batch, waits, infer_s)
+        return Answers(tickets, outputs, batch)
 
     # -- publish --------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,9 @@ class Probes:
             self._server = _Server(address, _handler(pages))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise SettingsError(f"cannot listen on {address[0]}:{address[1]} ({reason}); choose another --http") from None
+            raise SettingsError(
+                f"cannot listen on {address[0]}:{address[1]} ({reason}); choose another --http"
+            ) from None
         self.url = f"http://{address[0]}:{self._server.server_address[1]}"
 
     def start(self) -> None:
@@ -70,7 +72,7 @@ def _handler(pages: dict[str, Callable[[], tuple[int, str, bytes]]]) -> type[Bas
 
         do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             """Probes come every few seconds: not worth a line each."""
 
     return Handler

@@ -168,7 +168,7 @@ class Supervisor:
         environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
         if self._settings.device != "cpu":
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        slot.process = subprocess.Popen(  # noqa: S603 - our own module
+        slot.process = subprocess.Popen(
             [sys.executable, "-m", "convq.runtime.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -176,10 +176,11 @@ class Supervisor:
             env=environment,
         )
         slot.ready_since_s, slot.failure, slot.stopped = None, None, False
-        assert slot.process.stdin is not None and slot.process.stdout is not None  # noqa: S101 - by PIPE above
-        slot.process.stdin.write(orders.model_dump_json().encode() + b"\n")
-        slot.process.stdin.flush()
-        threading.Thread(target=self._listen, args=(slot, slot.process.stdout), daemon=True).start()
+        process = slot.process
+        if process.stdin and process.stdout:
+            process.stdin.write(orders.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+            threading.Thread(target=self._listen, args=(slot, process.stdout), daemon=True).start()
 
     def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
         """Take in what one worker reports, until it is gone."""
@@ -196,8 +197,10 @@ class Supervisor:
     def _bury(self, slot: Slot, status: int) -> None:
         """A worker ended: free its jobs for others at once, and decide when the next one starts."""
         process, slot.process = slot.process, None
-        assert process is not None and process.stdin is not None  # noqa: S101
-        process.stdin.close()
+        if process is None:
+            return
+        if process.stdin:
+            process.stdin.close()
         was_ready, slot.ready_since_s = slot.ready_since_s, None
         self.heartbeat.fence(slot.number, process.pid)
         if self._draining_since_s is not None:
@@ -209,7 +212,15 @@ class Supervisor:
             slot.failures += 1
         delay_s = 0.0 if not slot.failures else min(BACK_OFF_S[1], BACK_OFF_S[0] * 2 ** (slot.failures - 1))
         slot.start_at_s = time.monotonic() + delay_s
-        event(log, logging.WARNING, "a worker died", worker=slot.number, pid=process.pid, status=_ending(status), next_s=delay_s)
+        event(
+            log,
+            logging.WARNING,
+            "a worker died",
+            worker=slot.number,
+            pid=process.pid,
+            status=_ending(status),
+            next_s=delay_s,
+        )
         if was_ready is None and not self._was_ready:
             self._give_up_perhaps(slot, status)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from convq.errors import ConvqError, InternalFault, JobError, LeaseLost, NonFinite, UnknownOutput, UnknownVersion
 from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine, Prepared
-from convq.protocol import Received, ResultEncoder, Spent, Status
-from convq.queue import Completion, Delivery, Lease
+from convq.protocol import Status
+from convq.queue import Completion, Delivery, Lease, Received
 from convq.runtime.batcher import Batch
 from convq.runtime.board import Row
+from convq.runtime.documents import Documents
 from convq.runtime.metrics import LANE_NAMES
 
 log = logging.getLogger("convq.worker")
@@ -25,18 +26,24 @@ NEVER_S = float("inf")
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One job on its way through this worker. Times in seconds of `time.perf_counter`."""
+    """One job on its way through this worker.
+
+    `arrived_s` and `expires_s` are moments of `time.perf_counter`, the others durations, all in seconds.
+    """
 
     job: Received
     lease: Lease
     arrived_s: float
-    spent: Spent
+    queue_s: float
     prepared: Prepared | None = None
     expires_s: float = NEVER_S
     cancelled: bool = False
     status: Status = Status.OK
     decode_s: float = 0.0
     prepare_s: float = 0.0
+    wait_s: float = 0.0
+    infer_s: float = 0.0
+    total_s: float = 0.0
 
     def refuse(self, problem: JobError) -> None:
         """This job ends as an error."""
@@ -55,8 +62,6 @@ class Answers:
     tickets: list[Ticket]
     outputs: dict[str, np.ndarray] | None = None
     batch: Batch[Ticket] | None = None
-    wait_s: list[float] = field(default_factory=list)
-    infer_s: float = 0.0
 
 
 class Admission:
@@ -70,22 +75,23 @@ class Admission:
         runnable: list[Ticket] = []
         ended: list[Ticket] = []
         for job in delivery.jobs:
-            queue_ms = max(0.0, delivery.server_ms - job.submitted_ms)
-            ticket = Ticket(job, lease, delivery.arrived_s, Spent(queue=queue_ms))
+            # A clock that went back can make an entry younger than now; nothing waits for less than no time.
+            queue_s = max(0.0, delivery.server_ms - job.submitted_ms) / 1e3
+            ticket = Ticket(job, lease, delivery.arrived_s, queue_s)
             if job.id in delivery.cancelled:
                 ticket.status, ticket.cancelled = Status.CANCELLED, True
             elif job.problem is not None:
                 ticket.status = Status.ERROR
             else:
                 if job.ttl_ms is not None:
-                    ticket.expires_s = delivery.arrived_s + (job.ttl_ms - queue_ms) / 1e3
+                    ticket.expires_s = delivery.arrived_s + job.ttl_ms / 1e3 - queue_s
                 self._try(ticket)
             (runnable if ticket.status is Status.OK else ended).append(ticket)
         return runnable, ended
 
     def _try(self, ticket: Ticket) -> None:
         """Never raises: the neighbours go on."""
-        if time.perf_counter() >= ticket.expires_s:
+        if ticket.expires_s <= time.perf_counter():
             ticket.status = Status.EXPIRED
             return
         try:
@@ -111,7 +117,6 @@ class Admission:
         middle = time.perf_counter()
         ticket.prepared = engine.prepare(decoded)
         ticket.decode_s, ticket.prepare_s = middle - began, time.perf_counter() - middle
-        ticket.spent.decode = (ticket.decode_s + ticket.prepare_s) * 1e3
         job.image = None  # decoded: the bytes need not wait for the batch
 
 
@@ -120,20 +125,15 @@ class Answerer:
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine = engine
-        self._computed = ResultEncoder(engine.name, engine.version, engine.labels, worker)
-        self._refused = ResultEncoder(engine.name, None, (), worker)
+        self._documents = Documents(engine.name, engine.version, engine.labels, worker)
 
     def answer(self, answers: Answers) -> list[Completion]:
         """One completion per ticket, in order."""
         if answers.outputs is None:
             return [self.refusal(ticket) for ticket in answers.tickets]
-        outputs, size = answers.outputs, len(answers.tickets)
+        outputs, size, now_s = answers.outputs, len(answers.tickets), time.perf_counter()
         usable = finite(outputs).tolist()
-        indices: list[list[int]] | None = None
-        if self._engine.classes is not None:
-            most = max(ticket.job.top_k for ticket in answers.tickets)
-            ranking = rank(outputs[self._engine.classes], self._engine.activation, most)
-            indices, scores = ranking.indices.tolist(), ranking.scores.tolist()
+        ranked = self._rank(answers, outputs)
         completions = []
         for i, ticket in enumerate(answers.tickets):
             if not usable[i]:
@@ -141,22 +141,28 @@ class Answerer:
                 completions.append(self.refusal(ticket))
                 continue
             job = ticket.job
+            ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
             names = job.outputs or self._engine.default_outputs
-            self._note_total(ticket)
-            predictions = None if indices is None else (indices[i][: job.top_k], scores[i][: job.top_k])
             wanted = {name: outputs[name][i] for name in names} if names else None
-            completions.append(Completion(job, self._computed.ok(job, ticket.spent, size, predictions, wanted)))
+            predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
+            completions.append(Completion(job, self._documents.ok(ticket, size, predictions, wanted)))
         return completions
+
+    def _rank(
+        self, answers: Answers, outputs: dict[str, np.ndarray]
+    ) -> tuple[list[list[int]], list[list[float]]] | None:
+        """Indices and scores of the best classes of each job, as many as the one that wants most of them."""
+        if self._engine.classes is None:
+            return None
+        most = max(ticket.job.top_k for ticket in answers.tickets)
+        ranking = rank(outputs[self._engine.classes], self._engine.activation, most)
+        # Seven digits are what float32 holds; as float64 they would be written with seventeen.
+        return ranking.indices.tolist(), ranking.scores.astype(np.float64).round(7).tolist()
 
     def refusal(self, ticket: Ticket) -> Completion:
         """The completion of a job that was not computed."""
-        self._note_total(ticket)
-        document = self._refused.refused(ticket.job, ticket.spent, ticket.status, ticket.job.problem)
-        return Completion(ticket.job, document, cancelled=ticket.cancelled)
-
-    @staticmethod
-    def _note_total(ticket: Ticket) -> None:
-        ticket.spent.total = ticket.spent.queue + (time.perf_counter() - ticket.arrived_s) * 1e3
+        ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
+        return Completion(ticket.job, self._documents.refused(ticket, ticket.job.problem), cancelled=ticket.cancelled)
 
 
 class Tally:
@@ -170,7 +176,7 @@ class Tally:
     def delivered(self, delivery: Delivery) -> None:
         """Jobs have arrived."""
         count = len(delivery.jobs)
-        self._row.observe(self.STAGE, [time.perf_counter() - delivery.arrived_s] * count, "fetch")
+        self._row.observe_alike(self.STAGE, time.perf_counter() - delivery.arrived_s, count, "fetch")
         self._row.observe("convq_image_bytes", [len(job.image or job.tensor or b"") for job in delivery.jobs])
 
     def redelivered(self, delivery: Delivery) -> None:
@@ -186,25 +192,29 @@ class Tally:
         for ticket in tickets:
             key = ticket.job.lane, outcome_of(ticket)
             outcomes[key] = outcomes.get(key, 0) + 1
+            if (
+                ticket.status is Status.ERROR
+                and ticket.job.problem is not None
+                and ticket.job.problem.fault == "client"
+            ):
+                row.add("convq_rejected", 1, ticket.job.problem.code)
         for (lane, outcome), count in outcomes.items():
             row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
-        for ticket in tickets:
-            if ticket.job.problem is not None and ticket.job.problem.fault == "client":
-                row.add("convq_rejected", 1, ticket.job.problem.code)
         row.add("convq_result_bytes", sum(len(done.document) for done in completions))
-        row.observe(self.STAGE, [ticket.spent.queue / 1e3 for ticket in tickets], "queue")
-        row.observe("convq_job_e2e_duration_seconds", [t.spent.queue / 1e3 + now - t.arrived_s for t in tickets])
-        row.observe(self.STAGE, [commit_s] * len(tickets), "publish")
+        queued = np.array([ticket.queue_s for ticket in tickets])
+        row.observe(self.STAGE, queued, "queue")
+        row.observe("convq_job_e2e_duration_seconds", queued + now - np.array([ticket.arrived_s for ticket in tickets]))
+        row.observe_alike(self.STAGE, commit_s, len(tickets), "publish")
         if answers.batch is not None:
             self._batch_answered(answers, rank_s)
 
     def _batch_answered(self, answers: Answers, rank_s: float) -> None:
         row, tickets = self._row, answers.tickets
-        row.observe("convq_batch_size", [len(tickets)])
+        row.observe_alike("convq_batch_size", len(tickets), 1)
         row.add("convq_batches", 1, str(answers.batch.reason) if answers.batch else "")
-        row.observe(self.STAGE, answers.wait_s, "batch_wait")
-        row.observe(self.STAGE, [answers.infer_s] * len(tickets), "inference")
-        row.observe(self.STAGE, [rank_s] * len(tickets), "postprocess")
+        row.observe(self.STAGE, [ticket.wait_s for ticket in tickets], "batch_wait")
+        row.observe_alike(self.STAGE, tickets[0].infer_s, len(tickets), "inference")
+        row.observe_alike(self.STAGE, rank_s, len(tickets), "postprocess")
         images = [ticket for ticket in tickets if ticket.decode_s]
         if images:
             row.observe(self.STAGE, [ticket.decode_s for ticket in images], "decode")

@@ -7,6 +7,7 @@ the end of standard input means that the supervisor is gone. What it reports goe
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -76,6 +77,9 @@ class Worker:
         for row in self._rows:
             _reset(row)
         self._load()
+        # What is loaded stays: the collector need not look at it again, nor run every few hundred jobs.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         for pipeline in self._pipelines:
             pipeline.start()
         self._wait_until_asking()
@@ -101,7 +105,12 @@ class Worker:
                 orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms, result_ttl_ms=orders.result_ttl_ms
             )
             self._pipelines.append(Pipeline(engine, work, self._rows[index], name))
-            _report(event="loaded", model=model, description={"versions": [engine.version], "shards": 1, **engine.describe()}, info=_info(engine))
+            _report(
+                event="loaded",
+                model=model,
+                description={"versions": [engine.version], "shards": 1, **engine.describe()},
+                info=_info(engine),
+            )
 
     def _wait_until_asking(self) -> None:
         """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
@@ -138,7 +147,7 @@ def _info(engine: Any) -> dict[str, str]:
 def _reset(row: Row) -> None:
     """Gauges describe this process, not the one that had the row before; counters go on."""
     for series in row.layout.series:
-        if series.kind == "gauge" and series.name not in ("pulse_reclaim",):
+        if series.kind == "gauge" and series.name != "pulse_reclaim":
             for labels in series.combinations():
                 row.set(series.name, 0.0, *labels)
     row.set("convq_worker_state", 1.0, "starting")

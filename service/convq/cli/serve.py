@@ -1,0 +1,169 @@
+"""`convq serve`: the service in the foreground, with a server of its own where none is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from convq.cli.connection import redis_cli, shown
+from convq.client import DEFAULT_URL
+from convq.settings import Settings, facts, load_settings
+
+if TYPE_CHECKING:
+    from convq.embedded import EmbeddedServer
+    from convq.inference.repository import ModelRepository
+
+log = logging.getLogger("convq.serve")
+
+REDIS_PORT = 6379
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option per setting. Values stay text: flags and variables are read by the same code, in `load_settings`."""
+    for name in reversed(Settings.model_fields):
+        field, known = Settings.model_fields[name], facts(name)
+        default = field.get_default(call_default_factory=True, validated_data={})
+        remark = known["variable"] + (f"; default {default}" if default not in (None, ()) else "")
+        text = f"{field.description}  [{remark}]"
+        command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text)(command)
+    return command
+
+
+@click.command()
+@_setting_options
+@click.pass_context
+def serve(context: click.Context, /, **flags: str | None) -> None:
+    """Serve the models of a folder until told to stop.
+
+    Worker processes pull jobs from Redis, batch them, run them and push the results back. Without --redis a server of
+    its own is started and keeps its data between runs. SIGTERM and Ctrl-C drain: what was claimed is finished first; a
+    second one ends at once. Every flag is also a variable, and the flag wins.
+
+    \b
+    convq serve
+    convq serve --redis redis://10.0.0.5:6379/0 --workers 4 --http 0.0.0.0:9464
+    CONVQ_ONLY=lenet convq serve --models /srv/models
+    """
+    settings = load_settings(flags, os.environ)
+    # Until the supervisor takes over, SIGTERM must unwind like Ctrl-C does: temporary folders would stay behind.
+    signal.signal(signal.SIGTERM, _leave)
+
+    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy
+    from convq.runtime import logs  # noqa: PLC0415 - heavy
+    from convq.runtime.supervisor import Supervisor  # noqa: PLC0415 - heavy
+
+    logs.set_up(settings.log)
+    repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
+    with _server(settings, repository) as server:
+        supervisor = Supervisor(
+            settings,
+            server.url,
+            repository.root,
+            tuple(repository.models),
+            settings.workers or default_workers(settings.device),
+            server.trouble,
+        )
+        context.exit(supervisor.run())
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """The Redis that is served: somebody else's, or our own."""
+
+    url: str
+    own: EmbeddedServer | None = None
+
+    def trouble(self) -> str | None:
+        """Why the service cannot go on, if our own server is gone."""
+        if self.own is None or self.own.is_alive():
+            return None
+        return f"the embedded server ended; {self.own.data / 'server.log'} says why"
+
+
+@contextmanager
+def _server(settings: Settings, repository: ModelRepository) -> Iterator[_Server]:
+    """The server to use. Our own is stopped last, when no worker needs it any more."""
+    if settings.redis is not None:
+        yield _Server(settings.redis)
+        return
+    from convq.embedded import EmbeddedServer  # noqa: PLC0415 - only here
+
+    with EmbeddedServer.start(settings.data, port=_port()) as own:
+        _say_where(settings, own, repository)
+        yield _Server(f"unix://{own.socket}?db=0", own)
+
+
+def _port() -> int:
+    """The usual port, so that no client needs a URL; 0, for any free one, where somebody else has it."""
+    try:
+        socket.create_server(("127.0.0.1", REDIS_PORT)).close()
+    except OSError:
+        return 0
+    return REDIS_PORT
+
+
+def default_workers(device: str) -> int:
+    """One worker a GPU where CUDA may be used, otherwise one a core that this process may run on."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if device != "cpu" and gpus and _installed("onnxruntime-gpu"):
+        return gpus
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _say_where(settings: Settings, own: EmbeddedServer, repository: ModelRepository) -> None:
+    """Where the server listens and what to paste: lines for people on a terminal, one event in a log."""
+    url = own.url
+    submit, (push, pop) = _to_paste(url, repository)
+    if sys.stderr.isatty() and settings.log != "json":
+        click.echo(f"{own.version} listens on {shown(url)} and keeps its data in {own.data}", err=True)
+        click.echo(f"\npush a picture:   {submit}", err=True)
+        click.echo(f"or with Redis:    {push}\n                  {pop}\n", err=True)
+        return
+    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
+
+    where = {"redis": url, "socket": str(own.socket), "data": str(own.data)}
+    event(log, logging.INFO, "embedded server", server=own.version, **where, submit=submit, redis_cli=[push, pop])
+
+
+def _to_paste(url: str, repository: ModelRepository) -> tuple[str, list[str]]:
+    """Lines that work as they are: the picture is a model's own warm-up sample."""
+    name, picture = _sample(repository)
+    only = "" if len(repository.models) == 1 else f" --model {name}"
+    at = "" if url == DEFAULT_URL else f" --redis {url}"
+    cli = redis_cli(url)
+    push = f"id=$({cli} -x XADD 'convq:{{{name}}}:jobs' '*' image < {picture})"
+    pop = f'{cli} BLPOP "convq:{{{name}}}:result:$id" 5'
+    return f"convq submit {picture}{only}{at}", [push, pop]
+
+
+def _sample(repository: ModelRepository) -> tuple[str, str]:
+    """A model and a picture for it; a stand-in for the picture where no model brings one."""
+    for name, folder in repository.models.items():
+        warmup = folder.manifest.warmup
+        if warmup is not None and (folder.path / warmup.sample).is_file():
+            return name, shlex.quote(str((folder.path / warmup.sample).resolve()))
+    return next(iter(repository.models)), "picture.png"

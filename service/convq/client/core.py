@@ -1,0 +1,159 @@
+"""What both clients do, written once: coroutines that never suspend when their wire blocks (see `queue.producer`)."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convq.client.inputs import job_for
+from convq.errors import BadField, JobFailed, QueueFull, ResultTimeout
+from convq.protocol import JobState, Priority, Result, decode_result
+from convq.queue import Producer, Shard, Submission
+from convq.queue.producer import Wire
+
+IN_FLIGHT = 512
+MAP_CHUNK = 64
+"""Jobs that `map` submits in one call; results are read between two calls."""
+FULL_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """Where one `map` stands: its inbox, the entries in the order of the images, the results that came."""
+
+    inbox: str
+    waiting: deque[str]
+    results: dict[str, Result]
+
+
+class Core:
+    """What both clients do, over either wire."""
+
+    def __init__(self, wire: Wire, model: str | None) -> None:
+        self._wire = wire
+        self._model = model
+        self._producers: dict[str, Producer] = {}
+
+    async def producer(self, model: str | None) -> Producer:
+        """The producer of that model, of the client's own, or of the only one that is served."""
+        name = model or self._model
+        if name is None:
+            served = sorted(await self._any().served())
+            if len(served) != 1:
+                raise BadField(f"say which model: {', '.join(served) if served else 'no worker serves any now'}")
+            name = self._model = served[0]
+        if name not in self._producers:
+            self._producers[name] = Producer(self._wire, Shard(name))
+        return self._producers[name]
+
+    def _any(self) -> Producer:
+        return Producer(self._wire, Shard("any"))
+
+    async def served(self) -> dict[str, dict[str, Any]]:
+        """The models that live workers serve: name -> description."""
+        return await self._any().served()
+
+    async def submit(
+        self, images: Sequence[Any], model: str | None, priority: str, options: dict[str, Any]
+    ) -> list[str]:
+        """Put jobs into the queue and return their ids."""
+        producer = await self.producer(model)
+        submissions = [Submission(job_for(image, options), Priority(priority)) for image in images]
+        entries = await producer.submit(submissions)
+        return [one.job.id or entry for one, entry in zip(submissions, entries, strict=True)]
+
+    async def result(self, job_id: str, timeout_s: float, model: str | None) -> Result:
+        """The result of a job. Raises ResultTimeout, which says whether it is worth waiting longer."""
+        producer = await self.producer(model)
+        document = await producer.result(job_id, timeout_s)
+        if document is None:
+            raise ResultTimeout(await self._why_nothing(producer, job_id, timeout_s))
+        return decode_result(document)
+
+    async def classify(
+        self, image: Any, timeout_s: float, model: str | None, priority: str, options: dict[str, Any]
+    ) -> Result:
+        """Submit one image and wait. Raises JobFailed where it does not end as ok."""
+        job_id = (await self.submit([image], model, priority, options))[0]
+        result = await self.result(job_id, timeout_s, model)
+        if not result.ok:
+            raise JobFailed(f"job {job_id} ended as {result.explain()}", result)
+        return result
+
+    async def _why_nothing(self, producer: Producer, job_id: str, timeout_s: float) -> str:
+        """Whether it is worth waiting longer: does a worker serve that model at all, and where is the job?"""
+        model, served = producer.shard.model, sorted(await self.served())
+        if model not in served:
+            close = difflib.get_close_matches(model, served, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            return f"no worker serves {model!r}; served: {', '.join(served) or 'nothing'}.{hint}"
+        state = await producer.status(job_id)
+        return f"no result for {job_id} in {timeout_s:g} s; a worker serves {model!r}, the job is {state}"
+
+    async def cancel(self, job_ids: Sequence[str], model: str | None) -> None:
+        """Withdraw jobs."""
+        await (await self.producer(model)).cancel(job_ids)
+
+    async def status(self, job_id: str, model: str | None) -> JobState:
+        """Where a job is."""
+        return await (await self.producer(model)).status(job_id)
+
+    async def map(
+        self,
+        images: Iterable[Any],
+        timeout_s: float,
+        in_flight: int,
+        model: str | None,
+        priority: str,
+        options: dict[str, Any],
+    ) -> AsyncIterator[Result]:
+        """Results in the order of the images, at most `in_flight` jobs on their way at a time."""
+        producer = await self.producer(model)
+        state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"), deque(), {})
+        options = {**options, "reply_to": state.inbox}
+        source, pending, more = iter(images), list[Submission](), True
+        progress_s = time.monotonic()
+        while more or pending or state.waiting:
+            while more and len(pending) < min(MAP_CHUNK, in_flight - len(state.waiting)):
+                try:
+                    pending.append(Submission(job_for(next(source), options), Priority(priority)))
+                except StopIteration:
+                    more = False
+            full = pending and not await self._offer(producer, pending, state, progress_s + timeout_s)
+            room = more and len(state.waiting) < in_flight and not full
+            if await self._take_in(
+                producer, state, 0.0 if room else min(timeout_s, FULL_PAUSE_S if full else timeout_s)
+            ):
+                progress_s = time.monotonic()
+            elif state.waiting and time.monotonic() - progress_s >= timeout_s:
+                raise ResultTimeout(await self._why_nothing(producer, state.waiting[0], timeout_s))
+            while state.waiting and state.waiting[0] in state.results:
+                yield state.results.pop(state.waiting.popleft())
+                progress_s = time.monotonic()
+
+    async def _offer(self, producer: Producer, pending: list[Submission], state: _Mapped, deadline_s: float) -> bool:
+        """Submit what is pending; False where the queue is full and there is still time to wait for room."""
+        try:
+            state.waiting.extend(await producer.submit(pending))
+        except QueueFull:
+            if time.monotonic() >= deadline_s:
+                raise
+            if not state.waiting:
+                await self._wire.sleep(FULL_PAUSE_S)
+            return False
+        pending.clear()
+        return True
+
+    async def _take_in(self, producer: Producer, state: _Mapped, timeout_s: float) -> int:
+        if not state.waiting:
+            return 0
+        documents = await producer.collect(state.inbox, IN_FLIGHT, timeout_s)
+        for document in documents:
+            result = decode_result(document)
+            state.results[result.entry] = result
+        return len(documents)

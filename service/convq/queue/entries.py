@@ -1,0 +1,178 @@
+"""What a worker makes of an entry that a client wrote: a job that can always be answered, and what is wrong with it.
+
+Decoded by hand and not by a model, because it happens once per job; the fields are those of `convq.protocol.Job`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convq.errors import BadField, JobError
+from convq.protocol import DEFAULT_TOP_K
+
+JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+MAX_INTEGER_DIGITS = 15
+"""Integers on the wire have at most this many digits: 31,000 years in milliseconds, and exact in every language."""
+MAX_INBOX_NAME = 256
+"""Characters of the part of an inbox key that the client chooses."""
+SHOWN_BYTES = 40
+"""How much of a client's value a message repeats."""
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """One delivered entry as a worker sees it.
+
+    Always addressable: `id` and `reply_to` are usable even where `problem` says why the job itself is not.
+    """
+
+    entry: str
+    lane: int
+    attempt: int
+    id: str
+    reply_to: str | None = None
+    problem: JobError | None = None
+    image: bytes | None = None
+    tensor: bytes | None = None
+    dtype: str = ""
+    shape: str = ""
+    ttl_ms: int | None = None
+    top_k: int = DEFAULT_TOP_K
+    outputs: tuple[str, ...] = ()
+    version: int | None = None
+    traceparent: str | None = None
+
+    @property
+    def submitted_ms(self) -> int:
+        """When the entry was added, in milliseconds of the server's clock: the first part of its id."""
+        return int(self.entry.partition("-")[0])
+
+
+def shown(value: bytes) -> str:
+    """The first bytes of a client's value, as text that is safe in a message."""
+    text = value[:SHOWN_BYTES].decode("utf-8", "replace")
+    return repr(text) + ("…" if len(value) > SHOWN_BYTES else "")
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise BadField(f"{name} must be UTF-8 text; got {shown(value)}") from None
+
+
+def _integer(name: str, value: bytes, least: int) -> int:
+    if value.isdigit() and len(value) <= MAX_INTEGER_DIGITS and int(value) >= least:
+        return int(value)
+    raise BadField(f"{name} must be an integer of at least {least}; got {shown(value)}")
+
+
+def _parse_outputs(value: bytes) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in _text("outputs", value).split(","))
+    if not all(names):
+        raise BadField(f"outputs must be names with commas between them; got {shown(value)}")
+    return names
+
+
+def _parse_id(value: bytes) -> str:
+    text = _text("id", value)
+    if not JOB_ID.match(text):
+        raise BadField(f"id must be 1 to 64 characters of A-Z a-z 0-9 . _ : -; got {shown(value)}")
+    return text
+
+
+_PARSERS: dict[bytes, Any] = {
+    b"image": bytes,
+    b"tensor": bytes,
+    b"dtype": lambda value: _text("dtype", value),
+    b"shape": lambda value: _text("shape", value),
+    b"id": _parse_id,
+    b"ttl_ms": lambda value: _integer("ttl_ms", value, 0),
+    b"reply_to": lambda value: _text("reply_to", value),
+    b"top_k": lambda value: _integer("top_k", value, 1),
+    b"outputs": _parse_outputs,
+    b"version": lambda value: _integer("version", value, 1),
+    b"traceparent": lambda value: _text("traceparent", value),
+}
+
+
+class Receiver:
+    """Decodes entries of one shard.
+
+    Clients write the same field names in the same order again and again, so what depends on the names alone (which
+    parser, what is missing, what contradicts) is worked out once per layout and remembered; a layout that is hostile
+    or new costs one dictionary more, and the memory of layouts is bounded.
+    """
+
+    MAX_LAYOUTS = 256
+
+    def __init__(self, inbox_prefix: str) -> None:
+        self._inbox_prefix = inbox_prefix
+        self._layouts: dict[tuple[bytes, ...], _Layout] = {}
+
+    def receive(self, entry: bytes, flat: Sequence[bytes], *, lane: int, attempt: int) -> Received:
+        """Decode one entry: `flat` is name, value, name, value…. Never raises for what a client wrote.
+
+        A malformed `id` is answered under the entry id, an unusable `reply_to` under the result key; both leave a
+        `BadField` in `problem`, as everything else does that is wrong with the entry.
+        """
+        names = tuple(flat[::2])
+        layout = self._layouts.get(names)
+        if layout is None:
+            if len(self._layouts) >= self.MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[names] = _Layout.of(names)
+        entry_id = entry.decode()
+        received = Received(entry_id, lane, attempt, entry_id, problem=layout.problem)
+        for index, name, parse in layout.plan:
+            try:
+                setattr(received, name, parse(flat[index]))
+            except BadField as problem:
+                received.problem = received.problem or problem
+        if received.reply_to is not None:
+            self._check_inbox(received)
+        return received
+
+    def _check_inbox(self, received: Received) -> None:
+        inbox = received.reply_to or ""
+        if not inbox.startswith(self._inbox_prefix) or not 0 < len(inbox) - len(self._inbox_prefix) <= MAX_INBOX_NAME:
+            received.reply_to = None
+            refuse_inbox(
+                received, f"reply_to must be an inbox of this model, {self._inbox_prefix}<client>; got {inbox[:80]!r}"
+            )
+
+
+def refuse_inbox(received: Received, message: str) -> None:
+    """Answer this job under its result key, with `bad_field`: its inbox cannot take the result."""
+    received.reply_to = None
+    received.problem = BadField(message)
+
+
+@dataclass(slots=True, frozen=True)
+class _Layout:
+    """What the field names of an entry alone decide."""
+
+    plan: tuple[tuple[int, str, Any], ...]
+    problem: JobError | None
+
+    @classmethod
+    def of(cls, names: tuple[bytes, ...]) -> _Layout:
+        known = [(2 * i + 1, name.decode(), _PARSERS[name]) for i, name in enumerate(names) if name in _PARSERS]
+        return cls(tuple(known), cls._problem([name for _, name, _ in known]))
+
+    @staticmethod
+    def _problem(names: Sequence[str]) -> JobError | None:
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            return BadField(f"{twice[0]} must be given once; it is there {names.count(twice[0])} times")
+        if "image" in names and "tensor" in names:
+            return BadField("exactly one of image and tensor must be there; both are")
+        if "image" not in names and "tensor" not in names:
+            return BadField("exactly one of image and tensor must be there; neither is")
+        missing = [name for name in ("dtype", "shape") if "tensor" in names and name not in names]
+        if missing:
+            return BadField(f"a tensor needs dtype and shape; {' and '.join(missing)} is missing")
+        return None

@@ -31,7 +31,8 @@ from rich.progress import track
 from safetensors.torch import load_file
 from torch import nn
 
-from convq.inference import Engine, Manifest
+from convq.inference.manifest import Manifest
+from convq.inference.session import Engine
 from convq.inference.session import MODEL, REPORT
 
 HERE = Path(__file__).resolve().parent

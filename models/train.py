@@ -20,7 +20,8 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from convq.inference import Manifest, prepare
+from convq.inference.image import prepare
+from convq.inference.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent
 

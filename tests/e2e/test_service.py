@@ -185,15 +185,9 @@ def test_killed_workers_lose_nothing_double_nothing_and_are_replaced(service: Ru
         if after[name].get(labels, 0.0) < value and not name.startswith("convq_worker_cpu")
     ]
     assert [] == fell, "counters never go back"
-    deaths = [sum(metrics["convq_worker_restarts_total"].values()) for metrics in (before_all(before), after)]
+    deaths = [sum(metrics["convq_worker_restarts_total"].values()) for metrics in (before, after)]
     assert 3 == deaths[1] - deaths[0]
     wait_until(lambda: 2 == plain.redis.zcard(LEASES))
-
-
-def before_all(
-    samples: dict[str, dict[tuple[tuple[str, str], ...], float]],
-) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    return samples
 
 
 def test_no_worker_outlives_a_killed_supervisor_and_the_next_service_answers_its_jobs(
@@ -238,8 +232,13 @@ def test_a_worker_that_stood_still_longer_than_its_lease_answers_nothing_twice(
         assert stopped in service.worker_pids(), "standing still is no crash"
 
 
-def test_a_server_that_is_killed_and_comes_back_finds_the_service_waiting(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with OwnServer(tmp_path_factory.mktemp("always"), appendfsync="always") as server, RunningService(server.url) as service:
+def test_a_server_that_is_killed_and_comes_back_finds_the_service_waiting(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with (
+        OwnServer(tmp_path_factory.mktemp("always"), appendfsync="always") as server,
+        RunningService(server.url) as service,
+    ):
         workers = service.worker_pids()
         with Plain(server.url) as plain:
             ledger = Ledger(plain, "restarted")
@@ -265,7 +264,9 @@ def test_after_flushall_it_goes_on_with_the_next_job(service: RunningService, pl
 
     plain.redis.flushall()
     began = time.monotonic()
-    entries = [plain.push({"tensor": tensor_of(digit), "dtype": "uint8", "shape": "1,32,32"}) for digit in digits()[:20]]
+    entries = [
+        plain.push({"tensor": tensor_of(digit), "dtype": "uint8", "shape": "1,32,32"}) for digit in digits()[:20]
+    ]
 
     assert ["ok"] * 20 == [str(plain.answer(entry).status) for entry in entries]
     assert time.monotonic() - began < 10

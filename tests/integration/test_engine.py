@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.errors import BadTensor, ModelBroken, ModelFault, SettingsError
-from convq.inference import Engine, Prepared, default_root, rank
+from convq.inference.outputs import rank
+from convq.inference.repository import default_root
+from convq.inference.session import Engine, Prepared
 
 LENET = default_root() / "lenet"
 SAMPLE = LENET / "sample"

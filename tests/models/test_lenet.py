@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convq.inference import Engine, default_root
+from convq.inference.repository import default_root
+from convq.inference.session import Engine
 
 if not os.environ.get("CI"):
     pytest.importorskip("torch")  # skipped at a desk without torch; in CI its absence is a failure

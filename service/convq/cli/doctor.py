@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warning", "problem"]
 
 MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
+COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 CLOCK_SLACK_S = 2.0
 IMPORT_WITHIN_S = 60
 _ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
@@ -86,10 +87,14 @@ def doctor(context: click.Context, url: str | None, root: Path | None, *, as_jso
 
 
 def _print(finding: Finding) -> None:
-    colour = {"ok": "green", "warning": "yellow", "problem": "red"}[finding.level]
-    click.echo(f"{click.style(MARKS[finding.level], fg=colour)} {finding.check:<14} {finding.found}")
+    from rich.console import Console  # noqa: PLC0415 - not needed in a pipe
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    mark = Text(MARKS[finding.level], COLOURS[finding.level])
+    console.print(mark, Text(f"{finding.check:<14} {finding.found}"), soft_wrap=True)
     if finding.remedy:
-        click.echo(f"  {'':<14} → {finding.remedy}")
+        console.print(Text(f"  {'':<14} → {finding.remedy}", "bold"), soft_wrap=True)
 
 
 def _examine(url: str | None, root: Path | None) -> Iterator[Finding]:
@@ -158,7 +163,9 @@ def _model(folder: ModelFolder) -> Finding:
     check = f"model {folder.name}"
     began = time.monotonic()
     try:
-        engine = folder.load(device="cpu")
+        from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
+
+        engine = Engine.load(folder.path, folder.newest, device="cpu")
         engine.warm_up()
     except ModelBroken as error:
         return Finding("problem", check, str(error), "mend that file, or put the model's folder back", error.exit_code)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
-from convq.inference.session import Engine
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -30,13 +29,6 @@ class ModelFolder:
     def newest(self) -> int:
         """The newest version."""
         return self.versions[-1]
-
-    def load(self, version: int | None = None, *, device: str = "auto") -> Engine:
-        """The engine of `version`, the newest by default; not warmed up. Raises ModelBroken, SettingsError."""
-        chosen = self.newest if version is None else version
-        if chosen not in self.versions:
-            raise ModelBroken(f"{self.path}: has no version {chosen}; it has {', '.join(map(str, self.versions))}")
-        return Engine.load(self.path, chosen, device=device)
 
 
 @dataclass(frozen=True, slots=True)

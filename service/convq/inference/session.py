@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from convq.errors import JobError, ModelBroken, ModelFault, SettingsError
-from convq.inference import image as images
+import convq.inference.image as images
 from convq.inference.graph import Graph, agree
 from convq.inference.manifest import Manifest
 from convq.inference.outputs import finite, rank

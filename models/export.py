@@ -32,8 +32,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from convq.inference.manifest import Manifest
-from convq.inference.session import Engine
-from convq.inference.session import MODEL, REPORT
+from convq.inference.session import MODEL, REPORT, Engine
 
 HERE = Path(__file__).resolve().parent
 

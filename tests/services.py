@@ -281,10 +281,13 @@ class Ledger:
 
     def check(self) -> None:
         """Every job that was submitted has one answer, and no other was answered."""
-        assert [] == self.wrong[:3]
-        assert [] == [entry for entry in self.submitted if entry not in self.answers][:3], "lost"
-        assert [] == [entry for entry, count in self.answers.items() if count > 1][:3], "answered twice"
-        assert set(self.submitted) == set(self.answers), "answered without having been asked"
+        lost = [entry for entry in self.submitted if entry not in self.answers]
+        twice = [entry for entry, count in self.answers.items() if count > 1]
+        strange = set(self.answers) - set(self.submitted)
+        assert not self.wrong, f"answered wrongly: {self.wrong[:3]}"
+        assert not lost, f"{len(lost)} of {len(self.submitted)} lost, like {lost[:3]}"
+        assert not twice, f"{len(twice)} of {len(self.submitted)} answered twice, like {twice[:3]}"
+        assert not strange, f"answered without having been asked: {sorted(strange)[:3]}"
 
 
 @cache

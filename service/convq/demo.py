@@ -218,7 +218,7 @@ class _Service:
     def start(cls, url: str, root: Path) -> _Service:
         """Start it. Settings of this user's environment are left out: the demonstration is the same everywhere."""
         flags = ["--redis", url, "--models", str(root), "--only", MODEL, "--http", "127.0.0.1:0", "--log", "json"]
-        launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), "-m", "convq", "serve", *flags]
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), "-m", "convq", "serve", *flags]
         environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         process = subprocess.Popen(
             launch,

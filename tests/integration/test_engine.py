@@ -166,7 +166,7 @@ def test_importing_the_package_turns_the_telemetry_of_onnxruntime_off_first() ->
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import convq.inference\n"
+        "import convq.inference.session\n"
         "print(sorted(name for name in ('torch', 'onnx') if name in sys.modules))\n"
     )
     path = {"PYTHONPATH": str(LENET.parents[1] / "service"), "PATH": ""}

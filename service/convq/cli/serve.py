@@ -35,7 +35,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name in reversed(Settings.model_fields):
         field, known = Settings.model_fields[name], facts(name)
         default = field.get_default(call_default_factory=True, validated_data={})
-        remark = known["variable"] + (f"; default {default}" if default not in (None, ()) else "")
+        written = str(default).replace(str(Path.home()), "~", 1)
+        remark = known["variable"] + (f"; default {written}" if default not in (None, ()) else "")
         text = f"{field.description}  [{remark}]"
         command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text)(command)
     return command

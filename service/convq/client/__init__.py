@@ -1,6 +1,6 @@
 """The Python client: submit images, wait for results. Needs the base install alone: no numpy, no onnxruntime.
 
-`Client` blocks, `AsyncClient` suspends; both are thin over one `Core`.
+`Client` blocks, `AsyncClient` suspends; both are thin over one `Calls`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Self
 
-from convq.client.core import IN_FLIGHT, Core
+from convq.client.calls import IN_FLIGHT, Calls
 from convq.client.inputs import options_of
 from convq.protocol import JobState, Result
 from convq.queue import AsyncioWire, BlockingWire, at_once
@@ -29,7 +29,7 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL, *, model: str | None = None) -> None:
         self._wire = BlockingWire(url)
-        self._core = Core(self._wire, model)
+        self._calls = Calls(self._wire, model)
 
     def submit(
         self,
@@ -59,17 +59,17 @@ class Client:
             version=version,
             traceparent=traceparent,
         )
-        return at_once(self._core.submit([image], model, priority, options))[0]
+        return at_once(self._calls.submit([image], model, priority, options))[0]
 
     def submit_many(
         self, images: Sequence[Any], model: str | None = None, *, priority: str = "normal", **options: Any
     ) -> list[str]:
         """Put many jobs into the queue in few round trips; options as for `submit`, except `id`. Returns their ids."""
-        return at_once(self._core.submit(images, model, priority, options_of(**options)))
+        return at_once(self._calls.submit(images, model, priority, options_of(**options)))
 
     def result(self, job_id: str, timeout: float = DEFAULT_TIMEOUT_S, model: str | None = None) -> Result:
         """Wait up to `timeout` seconds for the result of a job and take it. Raises ResultTimeout."""
-        return at_once(self._core.result(job_id, timeout, model))
+        return at_once(self._calls.result(job_id, timeout, model))
 
     def classify(
         self,
@@ -81,7 +81,7 @@ class Client:
         **options: Any,
     ) -> Result:
         """Submit one image and wait for its result; options as for `submit`. Raises JobFailed, ResultTimeout, QueueFull."""
-        return at_once(self._core.classify(image, timeout, model, priority, options_of(**options)))
+        return at_once(self._calls.classify(image, timeout, model, priority, options_of(**options)))
 
     def map(
         self,
@@ -98,7 +98,7 @@ class Client:
         At most `in_flight` jobs are on their way at a time; a full queue is waited for. Raises ResultTimeout where
         nothing at all arrives for `timeout` seconds.
         """
-        results = self._core.map(images, timeout, in_flight, model, priority, options_of(**options))
+        results = self._calls.map(images, timeout, in_flight, model, priority, options_of(**options))
         while True:
             try:
                 yield at_once(anext(results))  # type: ignore[arg-type]
@@ -107,15 +107,15 @@ class Client:
 
     def cancel(self, *job_ids: str, model: str | None = None) -> None:
         """Withdraw jobs: those that have not run yet end with the status `cancelled`."""
-        at_once(self._core.cancel(job_ids, model))
+        at_once(self._calls.cancel(job_ids, model))
 
     def status(self, job_id: str, model: str | None = None) -> JobState:
         """Where a job is."""
-        return at_once(self._core.status(job_id, model))
+        return at_once(self._calls.status(job_id, model))
 
     def served(self) -> dict[str, dict[str, Any]]:
         """The models that live workers serve, with their versions, inputs and limits."""
-        return at_once(self._core.served())
+        return at_once(self._calls.served())
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,21 +133,21 @@ class AsyncClient:
 
     def __init__(self, url: str = DEFAULT_URL, *, model: str | None = None) -> None:
         self._wire = AsyncioWire(url)
-        self._core = Core(self._wire, model)
+        self._calls = Calls(self._wire, model)
 
     async def submit(self, image: Any, model: str | None = None, *, priority: str = "normal", **options: Any) -> str:
         """See `Client.submit`."""
-        return (await self._core.submit([image], model, priority, options_of(**options)))[0]
+        return (await self._calls.submit([image], model, priority, options_of(**options)))[0]
 
     async def submit_many(
         self, images: Sequence[Any], model: str | None = None, *, priority: str = "normal", **options: Any
     ) -> list[str]:
         """See `Client.submit_many`."""
-        return await self._core.submit(images, model, priority, options_of(**options))
+        return await self._calls.submit(images, model, priority, options_of(**options))
 
     async def result(self, job_id: str, timeout: float = DEFAULT_TIMEOUT_S, model: str | None = None) -> Result:
         """See `Client.result`."""
-        return await self._core.result(job_id, timeout, model)
+        return await self._calls.result(job_id, timeout, model)
 
     async def classify(
         self,
@@ -159,7 +159,7 @@ class AsyncClient:
         **options: Any,
     ) -> Result:
         """See `Client.classify`."""
-        return await self._core.classify(image, timeout, model, priority, options_of(**options))
+        return await self._calls.classify(image, timeout, model, priority, options_of(**options))
 
     async def map(
         self,
@@ -172,20 +172,20 @@ class AsyncClient:
         **options: Any,
     ) -> AsyncIterator[Result]:
         """See `Client.map`."""
-        async for result in self._core.map(images, timeout, in_flight, model, priority, options_of(**options)):
+        async for result in self._calls.map(images, timeout, in_flight, model, priority, options_of(**options)):
             yield result
 
     async def cancel(self, *job_ids: str, model: str | None = None) -> None:
         """See `Client.cancel`."""
-        await self._core.cancel(job_ids, model)
+        await self._calls.cancel(job_ids, model)
 
     async def status(self, job_id: str, model: str | None = None) -> JobState:
         """See `Client.status`."""
-        return await self._core.status(job_id, model)
+        return await self._calls.status(job_id, model)
 
     async def served(self) -> dict[str, dict[str, Any]]:
         """See `Client.served`."""
-        return await self._core.served()
+        return await self._calls.served()
 
     async def close(self) -> None:
         """See `Client.close`."""

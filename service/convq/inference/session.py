@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from convq.errors import JobError, ModelBroken, ModelFault, SettingsError
 import convq.inference.image as images
+from convq.errors import JobError, ModelBroken, ModelFault, SettingsError
 from convq.inference.graph import Graph, agree
 from convq.inference.manifest import Manifest
 from convq.inference.outputs import finite, rank

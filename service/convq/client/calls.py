@@ -31,7 +31,7 @@ class _Mapped:
     results: dict[str, Result]
 
 
-class Core:
+class Calls:
     """What both clients do, over either wire."""
 
     def __init__(self, wire: Wire, model: str | None) -> None:

@@ -1,0 +1,121 @@
+"""Documentation that drifts from the code fails here: settings, metrics, error codes, exit codes, commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from convq import errors
+from convq.cli import commands
+from convq.errors import JOB_ERRORS
+from convq.queue.keys import Shard
+from convq.runtime.metrics import documented_metrics
+from convq.settings import Settings, facts
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "service" / "PROTOCOL.md").read_text()
+DESIGN = (ROOT / "service" / "DESIGN.md").read_text()
+
+
+def rows(text: str, first_cell: str) -> dict[str, list[str]]:
+    """The tables of a page whose first column is headed `first_cell`: first cell of each row -> its other cells."""
+    found: dict[str, list[str]] = {}
+    inside = False
+    for line in text.splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            inside = False
+        elif cells[0] == first_cell:
+            inside = True
+        elif inside and not cells[0].startswith("---"):
+            found[cells[0].strip("`")] = cells[1:]
+    return found
+
+
+def test_every_setting_stands_in_the_readme_with_its_variable_default_and_meaning() -> None:
+    documented = rows(README, "flag")
+
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        text = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        if name == "data":
+            text = "`~/.local/share/convq`"
+        shown = "unset" if default in (None, ()) else text
+        known = facts(name)
+        expected[f"{known['flag']} {known['metavar']}"] = [f"`{known['variable']}`", shown, field.description]
+    assert expected == documented
+
+
+def test_every_metric_stands_in_the_readme_and_no_other() -> None:
+    assert documented_metrics() == {name: cells[0] for name, cells in rows(README, "metric").items()}
+
+
+@pytest.mark.parametrize("page", [README, PROTOCOL], ids=["README", "PROTOCOL"])
+def test_every_error_code_stands_in_the_pages_with_whose_fault_it_is(page: str) -> None:
+    documented = {code: cells[0] for code, cells in rows(page, "code").items() if not code.isdigit()}
+
+    assert {one.code: one.fault for one in JOB_ERRORS} == documented
+
+
+def test_every_exit_code_stands_in_the_readme() -> None:
+    documented = {int(code) for code in rows(README, "code") if code.isdigit()}
+
+    every = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ConvqError)]
+    assert {0, 130} | {one.exit_code for one in every} == documented
+
+
+def test_every_key_of_the_queue_stands_in_the_protocol_page() -> None:
+    shard = Shard("m")
+    keys = [
+        *shard.streams,
+        shard.leases,
+        shard.cancelled,
+        shard.dead,
+        shard.result("<job id>"),
+        shard.inbox("<client>"),
+    ]
+    named = [key.replace("{m}", "{M}") for key in [*keys, shard.job("<job id>"), "convq:models"]]
+
+    assert [] == [key for key in named if f"`{key}`" not in PROTOCOL]
+
+
+def test_every_make_verb_that_the_pages_name_exists() -> None:
+    pages = README + DESIGN + (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {"demo", "test"} <= set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert set() == set(re.findall(r"`make ([a-z-]+)", pages)) - targets
+
+
+def test_every_convq_command_that_the_pages_name_exists_and_knows_its_flags() -> None:
+    lines = re.findall(r"^(?:\$ )?convq ([a-z].*)$", README + PROTOCOL, re.MULTILINE)
+
+    assert lines
+    for line in lines:
+        command: click.Command = commands
+        for word in line.partition("#")[0].split():
+            if isinstance(command, click.Group):
+                assert word in command.commands, line
+                command = command.commands[word]
+            elif word.startswith("--"):
+                assert word in {flag for parameter in command.params for flag in parameter.opts}, line
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    for page in ROOT.glob("**/*.md"):
+        if any(part.startswith(".venv") or part == "node_modules" for part in page.parts):
+            continue
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"
+
+
+def test_files_that_the_readme_uses_are_committed() -> None:
+    committed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+    assert set() == set(re.findall(r"models/[\w./-]+\.\w+", README)) - set(committed)

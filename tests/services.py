@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -262,9 +261,9 @@ class Ledger:
         """Take in what the inbox holds; how many answers that were."""
         reply = self.plain.redis.execute_command("BLMPOP", timeout_s, 1, self.inbox, "LEFT", "COUNT", 5000)
         for document in reply[1] if reply else ():
-            found = re.search(rb'"entry":"([^"]+)".*"status":"ok","predictions":\[\{"label":"7"', document)
-            if found:
-                self.answers[found[1].decode()] += 1
+            said = json.loads(document)
+            if said["status"] == "ok" and said["predictions"][0]["label"] == "7":
+                self.answers[said["entry"]] += 1
             else:
                 self.wrong.append(decode_result(document))
         return len(reply[1]) if reply else 0

@@ -354,6 +354,14 @@ def test_lenets_digit_is_padded_by_two_on_every_side() -> None:
     np.testing.assert_array_equal(expected, made)
 
 
+def test_a_digit_that_has_its_border_already_is_not_given_another() -> None:
+    digit = np.pad(np.full((28, 28), 9, dtype=np.uint8), 2)
+
+    made = prepare(digit, Input(color="gray", height=32, width=32, pad=2, resize="letterbox"))
+
+    np.testing.assert_array_equal(digit[None], made)
+
+
 def test_letterbox_keeps_the_proportions_and_fills_with_the_pad_value() -> None:
     spec = Input(layout="NHWC", height=20, width=20, resize="letterbox", pad_value=(7, 8, 9))
 

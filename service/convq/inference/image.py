@@ -218,8 +218,8 @@ def _gray(background: tuple[int, ...]) -> int:
 
 def _place(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
     """Scaled, cropped and filled up to the size of the graph's input: [height, width] or [height, width, 3]."""
-    if spec.height == decoded.shape[0] and spec.width == decoded.shape[1] and not spec.pad and spec.short_side is None:
-        return decoded
+    if spec.height == decoded.shape[0] and spec.width == decoded.shape[1] and spec.short_side is None:
+        return decoded  # somebody has prepared it already, border included
     content = _scale(decoded, spec, max_pixels)
     height, width = content.shape[:2]
     full_height = spec.height or _round_up(height + 2 * spec.pad, spec.multiple_of)

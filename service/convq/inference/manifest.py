@@ -48,7 +48,7 @@ class Input(_Table):
     """`[input]`: how an image becomes the one input of the graph.
 
     Sizes are in pixels and are those of the graph's input; what the image is scaled to is smaller by `pad` on every
-    side. `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
+    side. An image that has the size of the input already is taken as it is (unless `short_side` is given). `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
     """
 
     name: str | None = None

@@ -58,7 +58,18 @@ class RunningService:
 
     def start(self) -> None:
         """Start the process and wait until it listens, or, with `wait`, until it is ready."""
-        command = [sys.executable, "-m", "convq", "serve", "--redis", self._url, "--models", str(MODELS), "--only", "lenet"]
+        command = [
+            sys.executable,
+            "-m",
+            "convq",
+            "serve",
+            "--redis",
+            self._url,
+            "--models",
+            str(MODELS),
+            "--only",
+            "lenet",
+        ]
         command += ["--workers", str(self._workers), "--http", "127.0.0.1:0", "--log", "json", *self._options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | self._settings)
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
@@ -176,7 +187,9 @@ def children_of(pid: int) -> list[int]:
     if sys.platform == "linux":
         rows = [row for row in map(_stat, Path("/proc").glob("[0-9]*/stat")) if row is not None]
     else:
-        listing = subprocess.run(["ps", "-A", "-o", "pid=,stat=,ppid="], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            ["ps", "-A", "-o", "pid=,stat=,ppid="], capture_output=True, text=True, check=True
+        ).stdout
         rows = [(int(one), state, int(parent)) for one, state, parent in map(str.split, listing.splitlines())]
     return sorted(child for child, state, parent in rows if parent == pid and not state.startswith("Z"))
 

@@ -38,9 +38,7 @@ from convq.queue import Shard
 
 BARE_BATCH = 64
 BARE_S = 1.5
-PIPELINE = 200
-BACKLOG = 5_000
-"""The producer keeps about this many jobs ahead: a steady backlog, not a mountain that only tests memory."""
+PRODUCER = Path(__file__).with_name("produce.py")
 
 
 @dataclass(frozen=True)
@@ -87,29 +85,13 @@ def service(url: str, workers: int) -> Iterator[str]:
         process.communicate(timeout=30)
 
 
-def produce(url: str, jobs: int, inbox: str) -> None:
-    """Push `jobs` tensors with pipelined XADDs, staying a bounded way ahead of the answers."""
-    shard = Shard("lenet")
-    stream, payload = shard.streams[1], os.urandom(1024)
-    with redis.Redis.from_url(url) as connection:
-        for first in range(0, jobs, PIPELINE):
-            while connection.xlen(stream) > BACKLOG:
-                time.sleep(0.002)
-            pipeline = connection.pipeline(transaction=False)
-            for _ in range(min(PIPELINE, jobs - first)):
-                pipeline.execute_command(
-                    "XADD", stream, "*", "tensor", payload, "dtype", "uint8", "shape", "1,32,32", "reply_to", inbox
-                )
-            pipeline.execute()
-
-
 def service_images_per_s(url: str, jobs: int) -> float:
     """Images per second from the first submit to the last answer."""
     inbox = Shard("lenet").inbox(f"bench-{time.monotonic_ns()}")
     seen: set[bytes] = set()
     entry = re.compile(rb'"entry":"([^"]+)".*"status":"ok"')
     with redis.Redis.from_url(url, socket_timeout=60) as connection:
-        producer = subprocess.Popen([sys.executable, __file__, "--produce", url, str(jobs), inbox])
+        producer = subprocess.Popen([sys.executable, str(PRODUCER), url, str(jobs), inbox])
         first = connection.blpop([inbox], timeout=30)
         began = time.perf_counter()
         documents = [first[1]]
@@ -182,11 +164,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=60_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--produce", nargs=3, metavar=("URL", "JOBS", "INBOX"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.produce:
-        produce(options.produce[0], int(options.produce[1]), options.produce[2])
-        return
     report = measure(options.pairs, options.jobs, options.workers)
     if options.json:
         print(json.dumps(report, indent=2))

@@ -19,7 +19,19 @@ from PIL import Image
 from convq import Client
 from convq.protocol import Result, decode_result
 from servers import OwnServer, wait_until
-from services import JOBS, LANES, Fields, Plain, RunningService, digit_labels, digits, encoded, image_of, seven, tensor_of
+from services import (
+    JOBS,
+    LANES,
+    Fields,
+    Plain,
+    RunningService,
+    digit_labels,
+    digits,
+    encoded,
+    image_of,
+    seven,
+    tensor_of,
+)
 
 INBOX = "convq:{lenet}:inbox:"
 SEVEN, ONE = digits()[0], digits()[2]
@@ -67,7 +79,11 @@ def bomb() -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 65500, 65500, 8, 0, 0, 0, 0)) + chunk(b"IDAT", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 65500, 65500, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
 
 
 def jpeg() -> bytes:
@@ -87,7 +103,10 @@ BAD_IMAGES = {
     "a PNG with a damaged body": (seven()[:60] + b"\xff" * 40 + seven()[100:], "bad_image"),
     "a GIF without a frame": (b"GIF89a\x10\x00\x10\x00\x00\x00\x00;", "bad_image"),
     "a TIFF that points nowhere": (b"II*\x00\xff\xff\xff\x7f", "bad_image"),
-    "a BMP of negative size": (b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -5, 0, 1, 24, 0, 0, 0, 0, 0, 0), "bad_image"),
+    "a BMP of negative size": (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -5, 0, 1, 24, 0, 0, 0, 0, 0, 0),
+        "bad_image",
+    ),
     "a decompression bomb": (bomb(), "image_too_large"),
     "a GIF bomb": (b"GIF89a\xff\xff\xff\xff\x00\x00\x00;", "image_too_large"),
     "more bytes than allowed": (seven() + bytes(16 << 20), "image_too_large"),
@@ -122,14 +141,18 @@ def rotated(form: str) -> bytes:
     """Stored lying on its side, with the tag that turns it upright."""
     exif = Image.Exif()
     exif[274] = 6
-    return encoded(INK.transpose(Image.Transpose.ROTATE_90), form, exif=exif, **({"quality": 95} if form == "JPEG" else {}))
+    return encoded(
+        INK.transpose(Image.Transpose.ROTATE_90), form, exif=exif, **({"quality": 95} if form == "JPEG" else {})
+    )
 
 
 def animated(form: str) -> bytes:
     """A seven, then a one."""
     out = BytesIO()
     more: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
-    INK.convert("RGB").save(out, form, save_all=True, append_images=[Image.fromarray(ONE).convert("RGB")], duration=50, **more)
+    INK.convert("RGB").save(
+        out, form, save_all=True, append_images=[Image.fromarray(ONE).convert("RGB")], duration=50, **more
+    )
     return out.getvalue()
 
 
@@ -277,7 +300,10 @@ def test_a_job_that_was_cancelled_before_it_came_is_answered_as_cancelled(plain:
 
 
 def test_it_gives_five_predictions_unless_told_otherwise_and_never_more_than_there_are(plain: Plain) -> None:
-    counts = {top_k: len(between_neighbours(plain, {"image": seven(), "top_k": top_k}).predictions or ()) for top_k in (1, 3, 99)}
+    counts = {
+        top_k: len(between_neighbours(plain, {"image": seven(), "top_k": top_k}).predictions or ())
+        for top_k in (1, 3, 99)
+    }
 
     assert {1: 1, 3: 3, 99: 10} == counts
     assert 5 == len(between_neighbours(plain, {"image": seven()}).predictions or ())
@@ -308,7 +334,19 @@ def test_a_document_holds_what_the_protocol_says(plain: Plain) -> None:
     entry = plain.push({"image": seven(), "version": 1})
     document = json.loads(plain.document(entry))
 
-    assert {"v", "id", "entry", "model", "version", "status", "predictions", "timing_ms", "batch", "attempt", "worker"} == set(document)
+    assert {
+        "v",
+        "id",
+        "entry",
+        "model",
+        "version",
+        "status",
+        "predictions",
+        "timing_ms",
+        "batch",
+        "attempt",
+        "worker",
+    } == set(document)
     assert {"queue", "decode", "batch", "infer", "total"} == set(document["timing_ms"])
     assert all(0 <= value < 60_000 for value in document["timing_ms"].values())
     assert (entry, entry, "lenet", 1, "ok", 1) == tuple(

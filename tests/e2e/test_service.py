@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from convq.runtime.metrics import documented_metrics
 from servers import OwnServer, wait_until
-from services import JOBS, LANES, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
+from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
 LEASES = "convq:{lenet}:leases"
 
@@ -104,15 +104,15 @@ def test_sigterm_under_load_answers_what_was_claimed_and_leaves_the_rest_to_the_
     fresh_server: OwnServer, fresh: Plain
 ) -> None:
     ledger = Ledger(fresh, "drained")
-    with RunningService(fresh_server.url) as service:
-        ledger.submit(20_000)
-        wait_until(lambda: fresh.redis.llen(ledger.inbox))
+    ledger.submit(30_000)
+    with RunningService(fresh_server.url, wait=False) as service:
+        wait_until(lambda: fresh.redis.llen(ledger.inbox), READY_WITHIN_S)
         service.stop()
 
     assert 0 == fresh.pending(), "claimed, and neither answered nor handed back"
     left = fresh.redis.xlen(JOBS)
-    assert 0 < left < 20_000, "the service must be stopped in the middle of its work"
-    assert 20_000 == left + fresh.redis.llen(ledger.inbox)
+    assert 0 < left < 30_000, "the service must be stopped in the middle of its work"
+    assert 30_000 == left + fresh.redis.llen(ledger.inbox)
     with RunningService(fresh_server.url):
         ledger.settle()
 

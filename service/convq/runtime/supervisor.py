@@ -37,6 +37,8 @@ TICK_S = 0.05
 BACK_OFF_S = (0.1, 5.0)
 STABLE_S = 1.0
 """A worker that was ready this long is replaced at once when it dies; one that was not waits, longer each time."""
+GOODBYE_S = (5.0, 0.5)
+"""How long Redis may take to note the end of the service: after a drain, and after a second signal."""
 TRIES_UNTIL_READY = 5
 """A worker that dies this often in a row before it was ever ready will not get better: the service gives up."""
 
@@ -94,6 +96,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._draining_since_s: float | None = None
         self._exit_code = 0
+        self._goodbye_s = GOODBYE_S[0]
         self._was_ready = False
         self._ticked_s = time.monotonic()
         self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots)
@@ -140,6 +143,7 @@ class Supervisor:
         """First signal: drain. Second: at once."""
         if self._draining_since_s is not None:
             self._exit_code = 130 if number == signal.SIGINT else 1
+            self._goodbye_s = GOODBYE_S[1]
             self._kill_all()
             return
         event(log, logging.INFO, "draining", signal=signal.Signals(number).name)
@@ -263,6 +267,8 @@ class Supervisor:
             return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready"
         if not self.heartbeat.beats:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
+        if not self.heartbeat.announced.issuperset(self._models):
+            return False, "the workers are ready; their models are not in the list of those served yet"
         return True, f"{len(self._slots)} workers serve {', '.join(self._models)}"
 
     # -- end ------------------------------------------------------------------------------------------------------
@@ -279,7 +285,7 @@ class Supervisor:
             if slot.process is not None:
                 slot.process.wait()
                 self.heartbeat.fence(slot.number, slot.process.pid)
-        self.heartbeat.stop()
+        self.heartbeat.stop(self._goodbye_s)
         self.probes.stop()
 
 

@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from services import RunningService, image_of
 
 from convq import Client
-from convq.inference import Engine, default_root, rank
+from convq.inference.outputs import rank
+from convq.inference.repository import default_root
+from convq.inference.session import Engine
 from servers import OwnServer
-from services import RunningService, image_of
 
 DATA = Path(__file__).resolve().parent.parent / "models" / "data.py"
 IMAGES = 10_000
@@ -63,7 +65,8 @@ def test_set(folder: Path | None, temporary: Path) -> tuple[Bytes, Bytes]:
 def module(file: Path) -> ModuleType:
     """A script of models/, which is a folder of data and no package."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded

@@ -7,7 +7,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -15,10 +15,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-
-from convq import Client
-from convq.protocol import Result, decode_result
-from servers import OwnServer, wait_until
 from services import (
     JOBS,
     LANES,
@@ -32,6 +28,10 @@ from services import (
     seven,
     tensor_of,
 )
+
+from convq import Client
+from convq.protocol import Result, decode_result
+from servers import OwnServer, wait_until
 
 INBOX = "convq:{lenet}:inbox:"
 SEVEN, ONE = digits()[0], digits()[2]
@@ -156,7 +156,7 @@ def animated(form: str) -> bytes:
     return out.getvalue()
 
 
-GOOD_IMAGES = {
+GOOD_IMAGES: dict[str, Callable[[], bytes]] = {
     "16-bit PNG": lambda: image_of(PIXELS.astype(np.uint16) * 257),
     "CMYK JPEG": lambda: encoded(INK.convert("RGB").convert("CMYK"), "JPEG", quality=95),
     "palette PNG": palette,
@@ -183,7 +183,7 @@ def test_an_odd_picture_of_a_seven_is_a_seven(plain: Plain, kind: str) -> None:
     assert "7" == result.label
 
 
-BAD_TENSORS = {
+BAD_TENSORS: dict[str, Fields] = {
     "a byte too few": {"tensor": tensor_of(SEVEN)[1:]},
     "a byte too many": {"tensor": tensor_of(SEVEN) + b"\0"},
     "no bytes": {"tensor": b""},
@@ -401,7 +401,9 @@ def test_one_id_pushed_twice_by_hand_still_has_one_result(plain: Plain) -> None:
 
 def test_a_burst_of_everything_at_once_is_answered_each_in_its_way(service: RunningService, plain: Plain) -> None:
     pids = service.worker_pids()
-    bad = [({"image": image}, code) for image, code in BAD_IMAGES.values() if len(image) < 1 << 20]
+    bad: list[tuple[Fields, str]] = [
+        ({"image": image}, code) for image, code in BAD_IMAGES.values() if len(image) < 1 << 20
+    ]
     bad += [({**TENSOR, **change}, "bad_tensor") for change in BAD_TENSORS.values()]
     bad += list(BAD_FIELDS.values())
     jobs = [job for fields, _ in bad for job in (fields, {"image": image_of(ONE)})]

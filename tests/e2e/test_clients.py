@@ -6,8 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from servers import OwnServer, skip_or_fail
 from services import SAMPLE, Plain
+
+from servers import OwnServer, skip_or_fail
 
 NODE = Path(__file__).parent / "node"
 PUSH = "redis-cli -x XADD 'convq:{lenet}:jobs' '*' image < seven.png"

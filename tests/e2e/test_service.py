@@ -8,10 +8,10 @@ import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
 from convq.runtime.metrics import documented_metrics
 from servers import OwnServer, wait_until
-from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
 LEASES = "convq:{lenet}:leases"
 

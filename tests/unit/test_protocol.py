@@ -139,10 +139,10 @@ def test_no_entry_whatever_makes_the_receiver_raise(pairs: list[tuple[bytes, byt
 def test_layouts_are_remembered_within_bounds() -> None:
     receiver = Receiver(INBOX)
 
-    for i in range(3 * Receiver.MAX_LAYOUTS):
+    for i in range(3 * Receiver.MAX_REMEMBERED):
         receiver.receive(b"1-0", (b"image", b"x", b"field-%d" % i, b"y"), lane=1, attempt=1)
 
-    assert len(receiver._layouts) <= Receiver.MAX_LAYOUTS
+    assert len(receiver._layouts) <= Receiver.MAX_REMEMBERED
 
 
 def test_a_job_writes_the_fields_that_it_has_in_a_fixed_order() -> None:

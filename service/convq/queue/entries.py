@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from convq.errors import BadField, JobError
 from convq.protocol import DEFAULT_TOP_K
+
+T = TypeVar("T")
 
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 MAX_INTEGER_DIGITS = 15
@@ -84,30 +86,46 @@ def _parse_id(value: bytes) -> str:
     return text
 
 
-_PARSERS: dict[bytes, Any] = {
-    b"image": bytes,
-    b"tensor": bytes,
+_OWN: dict[bytes, Any] = {
+    b"image": None,
+    b"tensor": None,
+    b"id": _parse_id,
+    b"traceparent": lambda value: _text("traceparent", value),
+}
+_HEADER: dict[bytes, Any] = {
     b"dtype": lambda value: _text("dtype", value),
     b"shape": lambda value: _text("shape", value),
-    b"id": _parse_id,
     b"ttl_ms": lambda value: _integer("ttl_ms", value, 0),
     b"reply_to": lambda value: _text("reply_to", value),
     b"top_k": lambda value: _integer("top_k", value, 1),
     b"outputs": _parse_outputs,
     b"version": lambda value: _integer("version", value, 1),
-    b"traceparent": lambda value: _text("traceparent", value),
 }
+
+
+@dataclass(slots=True, frozen=True)
+class _Header:
+    """What an entry says besides its payload and its own id: clients write the same again and again."""
+
+    reply_to: str | None = None
+    dtype: str = ""
+    shape: str = ""
+    ttl_ms: int | None = None
+    top_k: int = DEFAULT_TOP_K
+    outputs: tuple[str, ...] = ()
+    version: int | None = None
+    problem: JobError | None = None
 
 
 class Receiver:
     """Decodes entries of one shard.
 
-    Clients write the same field names in the same order again and again, so what depends on the names alone (which
-    parser, what is missing, what contradicts) is worked out once per layout and remembered; a layout that is hostile
-    or new costs one dictionary more, and the memory of layouts is bounded.
+    Clients write the same field names in the same order, and mostly the same values besides payload and id. So what
+    depends on the names alone is worked out once per layout, and what depends on those values once per header; an
+    entry that is new or hostile costs more, and what is remembered is bounded.
     """
 
-    MAX_LAYOUTS = 256
+    MAX_REMEMBERED = 256
 
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
@@ -122,27 +140,47 @@ class Receiver:
         names = tuple(flat[::2])
         layout = self._layouts.get(names)
         if layout is None:
-            if len(self._layouts) >= self.MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = self._layouts[names] = _Layout.of(names)
+            layout = _remember(self._layouts, names, _Layout.of(names))
+        values = tuple([flat[i] for i in layout.header])
+        header = layout.headers.get(values)
+        if header is None:
+            header = _remember(layout.headers, values, self._header(layout, values))
         entry_id = entry.decode()
-        received = Received(entry_id, lane, attempt, entry_id, problem=layout.problem)
-        for index, name, parse in layout.plan:
+        received = Received(
+            entry_id, lane, attempt, entry_id, header.reply_to, header.problem, None, None,
+            header.dtype, header.shape, header.ttl_ms, header.top_k, header.outputs, header.version,
+        )  # fmt: skip
+        for index, name, parse in layout.own:
             try:
-                setattr(received, name, parse(flat[index]))
+                setattr(received, name, parse(flat[index]) if parse is not None else flat[index])
             except BadField as problem:
                 received.problem = received.problem or problem
-        if received.reply_to is not None:
-            self._check_inbox(received)
         return received
 
-    def _check_inbox(self, received: Received) -> None:
-        inbox = received.reply_to or ""
-        if not inbox.startswith(self._inbox_prefix) or not 0 < len(inbox) - len(self._inbox_prefix) <= MAX_INBOX_NAME:
-            received.reply_to = None
-            refuse_inbox(
-                received, f"reply_to must be an inbox of this model, {self._inbox_prefix}<client>; got {inbox[:80]!r}"
-            )
+    def _header(self, layout: _Layout, values: Sequence[bytes]) -> _Header:
+        parsed: dict[str, Any] = {"problem": layout.problem}
+        for index, value in zip(layout.header, values, strict=True):
+            name, parse = layout.header[index]
+            try:
+                parsed[name] = parse(value)
+            except BadField as problem:
+                parsed["problem"] = parsed["problem"] or problem
+        inbox = parsed.get("reply_to")
+        if inbox is not None and not self._is_inbox(inbox):
+            parsed["reply_to"] = None
+            expected = f"an inbox of this model, {self._inbox_prefix}<client>"
+            parsed["problem"] = BadField(f"reply_to must be {expected}; got {inbox[:80]!r}")
+        return _Header(**parsed)
+
+    def _is_inbox(self, key: str) -> bool:
+        return key.startswith(self._inbox_prefix) and 0 < len(key) - len(self._inbox_prefix) <= MAX_INBOX_NAME
+
+
+def _remember(memory: dict[Any, T], key: Any, value: T) -> T:
+    if len(memory) >= Receiver.MAX_REMEMBERED:
+        memory.clear()
+    memory[key] = value
+    return value
 
 
 def refuse_inbox(received: Received, message: str) -> None:
@@ -153,15 +191,21 @@ def refuse_inbox(received: Received, message: str) -> None:
 
 @dataclass(slots=True, frozen=True)
 class _Layout:
-    """What the field names of an entry alone decide."""
+    """What the field names of an entry alone decide: where each field is, and whether they contradict each other."""
 
-    plan: tuple[tuple[int, str, Any], ...]
+    header: dict[int, tuple[str, Any]]
+    """Index of the value -> name and parser, for what clients repeat."""
+    own: tuple[tuple[int, str, Any], ...]
+    """Index, name and parser (None: taken as it is) of what belongs to this job alone."""
     problem: JobError | None
+    headers: dict[tuple[bytes, ...], _Header] = field(default_factory=dict)
 
     @classmethod
     def of(cls, names: tuple[bytes, ...]) -> _Layout:
-        known = [(2 * i + 1, name.decode(), _PARSERS[name]) for i, name in enumerate(names) if name in _PARSERS]
-        return cls(tuple(known), cls._problem([name for _, name, _ in known]))
+        known = [(2 * i + 1, name.decode()) for i, name in enumerate(names) if name in _OWN or name in _HEADER]
+        own = tuple((i, name, _OWN[name.encode()]) for i, name in known if name.encode() in _OWN)
+        header = {i: (name, _HEADER[name.encode()]) for i, name in known if name.encode() in _HEADER}
+        return cls(header, own, cls._problem([name for _, name in known]))
 
     @staticmethod
     def _problem(names: Sequence[str]) -> JobError | None:

@@ -14,8 +14,7 @@ import numpy as np
 import orjson
 
 from convq.errors import JobError
-from convq.protocol import VERSION, Status
-from convq.queue import Received
+from convq.protocol import VERSION
 
 if TYPE_CHECKING:
     from convq.runtime.tickets import Ticket
@@ -35,8 +34,19 @@ class Documents:
         outputs: Mapping[str, np.ndarray] | None = None,
     ) -> bytes:
         """The document of a computed job: `predictions` are class indices and scores, best first."""
-        document = self._document(ticket.job, Status.OK)
-        document["version"] = self._version
+        job = ticket.job
+        document: dict[str, Any] = {
+            "v": VERSION,
+            "id": job.id,
+            "entry": job.entry,
+            "model": self._model,
+            "version": self._version,
+            "status": "ok",
+            "batch": batch,
+            "timing_ms": _timing(ticket),
+            "attempt": job.attempt,
+            "worker": self._worker,
+        }
         if predictions is not None:
             labels = self._labels
             document["predictions"] = [
@@ -44,30 +54,26 @@ class Documents:
             ]
         if outputs is not None:
             document["outputs"] = [_array_output(name, value) for name, value in outputs.items()]
-        document["batch"] = batch
-        document["timing_ms"] = _timing(ticket)
         return orjson.dumps(document)
 
     def refused(self, ticket: Ticket, error: JobError | None) -> bytes:
         """The document of a job that was not computed; `error` goes with the statuses error and poisoned."""
-        document = self._document(ticket.job, ticket.status)
-        if error is not None:
-            # What a client wrote may stand in a message: lone surrogates cannot, they are no JSON.
-            message = str(error).encode("utf-8", "replace").decode()
-            document["error"] = {"code": error.code, "message": message}
-        document["timing_ms"] = _timing(ticket)
-        return orjson.dumps(document)
-
-    def _document(self, job: Received, status: Status) -> dict[str, Any]:
-        return {
+        job = ticket.job
+        document: dict[str, Any] = {
             "v": VERSION,
             "id": job.id,
             "entry": job.entry,
             "model": self._model,
-            "status": status.value,
+            "status": ticket.status.value,
+            "timing_ms": _timing(ticket),
             "attempt": job.attempt,
             "worker": self._worker,
         }
+        if error is not None:
+            # What a client wrote may stand in a message: lone surrogates cannot, they are no JSON.
+            message = str(error).encode("utf-8", "replace").decode()
+            document["error"] = {"code": error.code, "message": message}
+        return orjson.dumps(document)
 
 
 def _timing(ticket: Ticket) -> dict[str, float]:

@@ -11,18 +11,15 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable
 from convq.queue import LeaseKeeper, Shard
 from convq.queue.leases import ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.logs import event
-from convq.runtime.worker import worker_name
+from convq.runtime.orders import worker_name
+from convq.runtime.slots import Slot
 from convq.settings import Settings
-
-if TYPE_CHECKING:
-    from convq.runtime.supervisor import Slot
 
 log = logging.getLogger("convq.supervisor")
 
@@ -46,14 +43,19 @@ class Heartbeat:
         self._descriptions: dict[str, Mapping[str, object]] = {}
         self._dead: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._news = False
+        self._announced: set[str] = set()
         self._stopping = False
         self._started_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self.announced: set[str] = set()
         self.beats = False
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None
         self.depths: dict[str, ShardDepth] = {}
+
+    @property
+    def announced(self) -> bool:
+        """Whether every model is in the list that clients read."""
+        return len(self._announced) == len(self._shards)
 
     def start(self) -> None:
         """Begin to beat."""
@@ -115,7 +117,7 @@ class Heartbeat:
                 time.sleep(min(0.2, interval_s))
 
     def _fence_dead(self, wait_s: float) -> None:
-        """Fence the workers that died, waiting up to `wait_s` for the next one."""
+        """Fence a worker that died, waiting up to `wait_s` for one; None in the queue only ends the waiting."""
         try:
             dead = self._dead.get(timeout=max(0.001, wait_s))
         except queue.Empty:
@@ -143,7 +145,7 @@ class Heartbeat:
             description = self._descriptions.get(shard.model)
             if description is not None:
                 self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
-                self.announced.add(shard.model)
+                self._announced.add(shard.model)
             self.depths[shard.model] = self._keeper.depth(shard)
         mine = {shard.model for shard in self._shards}
         self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])

@@ -5,16 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 import convq
 from convq.queue.leases import ShardDepth
 from convq.runtime.metrics import SERVICE_GAUGES, process_usage, queue_families
-
-if TYPE_CHECKING:
-    from convq.runtime.supervisor import Slot
+from convq.runtime.slots import Slot
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

@@ -15,20 +15,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from prometheus_client import CollectorRegistry
 
-from convq.errors import ConvqError, ServiceFailed
+from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
 from convq.runtime.board import Board
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.logs import event
 from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector
+from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
-from convq.runtime.worker import Orders
+from convq.runtime.slots import Slot
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -41,26 +41,6 @@ GOODBYE_S = (5.0, 0.5)
 """How long Redis may take to note the end of the service: after a drain, and after a second signal."""
 TRIES_UNTIL_READY = 5
 """A worker that dies this often in a row before it was ever ready will not get better: the service gives up."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """One place for a worker process, and its history."""
-
-    number: int
-    process: subprocess.Popen[bytes] | None = None
-    ready_since_s: float | None = None
-    failures: int = 0
-    start_at_s: float = 0.0
-    restarts: int = 0
-    failure: dict[str, Any] | None = None
-    stopped: bool = False
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the living worker."""
-        return self.process.pid if self.process is not None else None
 
 
 class Supervisor:
@@ -159,7 +139,7 @@ class Supervisor:
             if self._draining_since_s is None and time.monotonic() >= slot.start_at_s:
                 self._start(slot)
             return
-        _note_stops(slot)
+        slot.note_stops()
         if self._is_hung(slot):
             event(log, logging.ERROR, "a worker hangs in its network; it is replaced", worker=slot.number, pid=slot.pid)
             slot.process.kill()
@@ -229,8 +209,8 @@ class Supervisor:
             self._give_up_perhaps(slot, status)
 
     def _give_up_perhaps(self, slot: Slot, status: int) -> None:
-        """No worker has ever been ready: a broken model is final, anything else gets a few tries."""
-        if slot.failure is not None and slot.failure["exit_code"] == 3:  # noqa: PLR2004 - ModelBroken.exit_code
+        """No worker has ever been ready: a broken model or a wrong setting is final, anything else gets a few tries."""
+        if slot.failure is not None and slot.failure["exit_code"] in (SettingsError.exit_code, ModelBroken.exit_code):
             raise StartFailed(slot.failure["message"], slot.failure["exit_code"])
         if slot.failures >= TRIES_UNTIL_READY:
             why = slot.failure["message"] if slot.failure else f"it ended with {_ending(status)}"
@@ -267,7 +247,7 @@ class Supervisor:
             return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready"
         if not self.heartbeat.beats:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
-        if not self.heartbeat.announced.issuperset(self._models):
+        if not self.heartbeat.announced:
             return False, "the workers are ready; their models are not in the list of those served yet"
         return True, f"{len(self._slots)} workers serve {', '.join(self._models)}"
 
@@ -295,18 +275,6 @@ class StartFailed(ServiceFailed):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
-
-
-def _note_stops(slot: Slot) -> None:
-    """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""
-    if slot.process is None or not hasattr(os, "waitid"):
-        return
-    try:
-        news = os.waitid(os.P_PID, slot.process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
-    except ChildProcessError:
-        return
-    if news is not None:
-        slot.stopped = news.si_code == os.CLD_STOPPED if news.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED) else False
 
 
 def _ending(status: int) -> str:

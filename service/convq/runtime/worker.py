@@ -12,20 +12,17 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from convq.errors import ConvqError
 from convq.queue import Shard, WorkQueue
 from convq.runtime import logs
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES
+from convq.runtime.orders import Orders, worker_name
 from convq.runtime.pipeline import Pipeline
 
 log = logging.getLogger("convq.worker")
@@ -33,30 +30,6 @@ log = logging.getLogger("convq.worker")
 PR_SET_PDEATHSIG = 1
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
-
-
-class Orders(BaseModel):
-    """What a supervisor tells a worker at its start."""
-
-    model_config = ConfigDict(frozen=True)
-
-    slot: int
-    workers: int
-    board: int
-    supervisor: int
-    redis: str
-    repository: Path
-    models: tuple[str, ...]
-    device: Literal["auto", "cpu", "cuda"]
-    lease_ms: int
-    result_ttl_ms: int
-    drain_s: float
-    log: Literal["auto", "console", "json"]
-
-
-def worker_name(pid: int) -> str:
-    """The part of an incarnation that says which process it is: host and process id."""
-    return f"{socket.gethostname()[:80]}-{pid}"
 
 
 class Worker:

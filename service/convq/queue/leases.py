@@ -12,9 +12,9 @@ from typing import Any
 
 from convq.errors import RedisRefused
 from convq.queue.keys import GROUP, MODELS, Shard
-from convq.queue.link import Link, Script, understood
+from convq.queue.link import Link, Script
 
-DEPTH, RELEASE, RENEW = (Script.load(name) for name in ("depth", "release", "renew"))
+DEPTH, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", "note", "release", "renew"))
 
 OLDEST_REDIS = (7, 0)
 MEMORY_SAMPLES = 5
@@ -106,14 +106,8 @@ class LeaseKeeper:
         sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
         limits = ("max_jobs", max_jobs, "max_bytes", max_bytes, "bytes", waiting_bytes)
-        replies = self._link.flush(
-            [
-                ("HSET", MODELS, shard.model, json.dumps(description)),
-                ("PEXPIRE", MODELS, ttl_ms),
-                ("HSET", shard.cfg, *limits),
-            ]
-        )
-        _raise_first(replies)
+        self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
+        self._link.run(NOTE, [shard.cfg], ["", *limits])
 
     def withdraw(self, models: Sequence[str]) -> None:
         """Take models that nobody serves any more out of the list; those that have a live lease stay."""
@@ -141,9 +135,3 @@ class LeaseKeeper:
 def _pairs(info: bytes) -> dict[str, str]:
     rows = (line.partition(":") for line in info.decode().splitlines())
     return {name: value for name, colon, value in rows if colon}
-
-
-def _raise_first(replies: Sequence[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise understood(reply) from reply

@@ -21,7 +21,9 @@ from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
-COMPLETE, RECLAIM, RENEW, RELEASE = (Script.load(name) for name in ("complete", "reclaim", "renew", "release"))
+COMPLETE, GROUPS, RECLAIM, RELEASE, RENEW = (
+    Script.load(name) for name in ("complete", "groups", "reclaim", "release", "renew")
+)
 
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
@@ -114,13 +116,14 @@ class WorkQueue:
     def take(self) -> Lease:
         """A new lease under a name that nobody had before, and the consumer groups where they are missing."""
         lease = Lease(f"{self._worker}-{secrets.token_hex(4)}")
+        self.make_groups()  # first: where it fails, no lease stays behind
         self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "take", lease.incarnation])
-        self.make_groups()
         return lease
 
     def renew(self, lease: Lease) -> None:
         """Keep the lease. Raises LeaseLost where others own its jobs already."""
         if self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "renew", lease.incarnation]):
+            lease.lost = True
             raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
 
     def release(self, lease: Lease) -> int:
@@ -130,9 +133,7 @@ class WorkQueue:
 
     def make_groups(self) -> None:
         """Create the consumer group on every stream, from the first entry on, where it is missing."""
-        for reply in self._fetching.flush([("XGROUP", "CREATE", s, GROUP, "0", "MKSTREAM") for s in self._streams]):
-            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
-                raise understood(reply) from reply
+        self._fetching.run(GROUPS, self._streams, [GROUP])
 
     # -- claiming (one thread) ------------------------------------------------------------------------------------
 

@@ -210,6 +210,6 @@ def process_usage(pid: int) -> tuple[float, float] | None:
     return (int(fields[11]) + int(fields[12])) / ticks, float(int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
 
 
-def now_s() -> float:
+def wall_clock_s() -> float:
     """Wall-clock seconds, for timestamps that people read; durations are measured by monotonic clocks."""
     return time.time()

@@ -21,7 +21,7 @@ from convq.queue import Completion, Delivery, Lease, Received, WorkQueue, refuse
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.logs import event
-from convq.runtime.metrics import now_s
+from convq.runtime.metrics import wall_clock_s
 from convq.runtime.tickets import Admission, Answerer, Answers, Tally, Ticket
 
 log = logging.getLogger("convq.worker")
@@ -113,7 +113,7 @@ class Pipeline:
     def _fetch_once(self) -> None:
         """One round: keep the lease, take over from the dead, claim what there is room for."""
         lease = self._held_lease()
-        self._row.set("convq_worker_last_progress_timestamp_seconds", now_s())
+        self._row.set("convq_worker_last_progress_timestamp_seconds", wall_clock_s())
         if self._resume:
             self._work.renew(lease)
             self._accept(lease, self._work.resume(lease))
@@ -178,7 +178,8 @@ class Pipeline:
 
     def _infer(self, batch: Batch[Ticket]) -> list[Answers]:
         """Run one batch. Where onnxruntime refuses it, each job runs alone, so that one cannot fail its neighbours."""
-        late = [ticket for ticket in batch.items if time.perf_counter() > ticket.expires_s]
+        now_s = time.perf_counter()
+        late = [ticket for ticket in batch.items if ticket.expires_s <= now_s]
         for ticket in late:
             ticket.status = Status.EXPIRED
         tickets = [ticket for ticket in batch.items if ticket.status is Status.OK]

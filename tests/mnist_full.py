@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from services import RunningService, image_of
 
 from convq import Client
 from convq.inference.outputs import rank
 from convq.inference.repository import default_root
 from convq.inference.session import Engine
 from servers import OwnServer
+from services import RunningService, image_of
 
 DATA = Path(__file__).resolve().parent.parent / "models" / "data.py"
 IMAGES = 10_000

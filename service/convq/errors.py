@@ -140,9 +140,10 @@ class ResultTimeout(ConvqError):
 
 
 class QueueFull(ConvqError):
-    """Nothing was accepted: the shard holds as many jobs or bytes as it may.
+    """The shard holds as many jobs or bytes as it may.
 
-    `retry_after_s` is an estimate in seconds of when there is room again, or None where nothing drains.
+    `accepted` are the entry ids of the jobs of this call that were taken before it was full, in order: the first ones.
+    `retry_after_s` is an estimate in seconds of when there is room again, or None where nothing is known.
     """
 
     code: ClassVar[str] = "queue_full"
@@ -151,6 +152,7 @@ class QueueFull(ConvqError):
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
+        self.accepted: list[str] = []
         self.retry_after_s = retry_after_s
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from services import Plain, RunningService
 
 from servers import OwnServer
+from services import Plain, RunningService
 
 
 @pytest.fixture(scope="session")

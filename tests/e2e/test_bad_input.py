@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from convq import Client
+from convq.protocol import Result, decode_result
+from servers import OwnServer, wait_until
 from services import (
     JOBS,
     LANES,
@@ -28,10 +32,6 @@ from services import (
     seven,
     tensor_of,
 )
-
-from convq import Client
-from convq.protocol import Result, decode_result
-from servers import OwnServer, wait_until
 
 INBOX = "convq:{lenet}:inbox:"
 SEVEN, ONE = digits()[0], digits()[2]

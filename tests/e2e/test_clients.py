@@ -6,9 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from services import SAMPLE, Plain
-
 from servers import OwnServer, skip_or_fail
+from services import SAMPLE, Plain
 
 NODE = Path(__file__).parent / "node"
 PUSH = "redis-cli -x XADD 'convq:{lenet}:jobs' '*' image < seven.png"

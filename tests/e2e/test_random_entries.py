@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from services import LANES, Plain, RunningService, digits, encoded, tensor_of
 
 from convq.protocol import Result, decode_result
 from servers import wait_until
+from services import LANES, Plain, RunningService, digits, encoded, tensor_of
 
 INBOX = "convq:{lenet}:inbox:"
 DIGIT = Image.fromarray(digits()[0])

@@ -8,10 +8,10 @@ import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
 from convq.runtime.metrics import documented_metrics
 from servers import OwnServer, wait_until
+from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
 LEASES = "convq:{lenet}:leases"
 
@@ -256,6 +256,16 @@ def test_a_server_that_is_killed_and_comes_back_finds_the_service_waiting(
             ledger.settle()
         assert workers == service.worker_pids()
         wait_until(service.is_ready)
+
+
+def test_a_service_that_starts_at_maxmemory_drains_what_fills_it(fresh_server: OwnServer, fresh: Plain) -> None:
+    ledger = Ledger(fresh, "full")
+    ledger.submit(3_000)
+    fresh.redis.config_set("maxmemory", 1)
+    with RunningService(fresh_server.url) as service:
+        ledger.settle()
+        assert service.is_ready()
+        assert ["lenet"] == sorted(models_served(fresh))
 
 
 def test_after_flushall_it_goes_on_with_the_next_job(service: RunningService, plain: Plain) -> None:

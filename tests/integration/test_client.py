@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import redis
 from PIL import Image
-from services import SAMPLE, Ledger, Plain, RunningService, digit_labels, digits, image_of, seven, tensor_of
 
 from convq import AsyncClient, Client
 from convq.errors import BadField, BadImage, BadTensor, JobFailed, QueueFull, RedisUnavailable, ResultTimeout
 from convq.protocol import JobState, Status
 from servers import OwnServer, wait_until
+from services import SAMPLE, Ledger, Plain, RunningService, digit_labels, digits, image_of, seven, tensor_of
 
 WORKERS = 2
 
@@ -213,6 +213,19 @@ def test_a_full_queue_refuses_submit_and_map_waits_for_room(fresh_server: OwnSer
 
         with RunningService(fresh_server.url, "--max-jobs", "70", workers=1):
             assert 300 == len(list(client.map([seven()] * 300)))
+
+
+def test_map_pushes_no_image_twice_where_only_a_part_of_a_call_fits(fresh_server: OwnServer) -> None:
+    large = seven() + bytes(3 << 20)  # what stands behind the end of a PNG is ignored; two of them fill a call
+    with (
+        Client(fresh_server.url, model="lenet") as client,
+        RunningService(fresh_server.url, "--max-jobs", "3") as service,
+    ):
+        answers = list(client.map([large] * 12, timeout=20))
+
+        assert ["7"] * 12 == [answer.label for answer in answers]
+        wait_until(lambda: sum(service.metrics()["convq_jobs_total"].values()) >= 12)
+        assert 12 == sum(service.metrics()["convq_jobs_total"].values())
 
 
 def test_one_client_serves_many_threads(client: Client) -> None:

@@ -119,7 +119,6 @@ def test_jobs_of_a_fenced_worker_go_to_another_with_the_attempt_counted(bench: B
     bench.submit(Job(image=b"png", id="a"), Job(image=b"png", id="b"))
     dead.claim(lease, 10, 100)
     heir, new = bench.worker()
-    heir.reclaim(new, 0)  # the first look after a while takes nobody for dead
     bench.keeper.fence(bench.shard, lease.incarnation)
 
     delivery = heir.reclaim(new, 10)
@@ -164,13 +163,15 @@ def test_a_renewed_lease_does_not_run_out(bench: Bench) -> None:
     wait_until(three_seconds_later, timeout_s=10, every_s=0.05)
 
 
-def test_nobody_is_declared_dead_when_nobody_looked_for_half_a_lease(bench: Bench) -> None:
+def test_nobody_is_declared_dead_when_nobody_was_heard_of_for_half_a_lease(bench: Bench) -> None:
     silent, lease = bench.worker()
     bench.submit(Job(image=b"png"))
     silent.claim(lease, 10, 100)
     heir, new = bench.worker()
     wait_until(lambda: bench.redis.zscore(bench.shard.leases, lease.incarnation) < _server_ms(bench), timeout_s=5)
 
+    assert [] == heir.reclaim(new, 10).jobs
+    heir.renew(new)
     assert [] == heir.reclaim(new, 10).jobs
     assert bench.redis.zscore(bench.shard.leases, lease.incarnation) > _server_ms(bench)
 
@@ -185,7 +186,6 @@ def test_reclaim_takes_no_more_than_there_is_room_for(bench: Bench) -> None:
     bench.submit(*[Job(image=b"png")] * 7)
     dead.claim(lease, 10, 100)
     heir, new = bench.worker()
-    heir.reclaim(new, 0)
     bench.keeper.fence(bench.shard, lease.incarnation)
 
     assert [3, 3, 1, 0] == [len(heir.reclaim(new, 3).jobs) for _ in range(4)]
@@ -362,6 +362,16 @@ def test_a_full_queue_refuses_the_whole_call(bench: Bench) -> None:
 
     assert 2 == bench.redis.xlen(bench.shard.streams[1])
     bench.submit(Job(image=b"png"))
+
+
+def test_what_was_taken_before_the_queue_was_full_is_told(bench: Bench) -> None:
+    bench.redis.hset(bench.shard.cfg, mapping={"max_jobs": 1, "max_bytes": 1 << 30})
+
+    with pytest.raises(QueueFull) as full:
+        bench.submit(*[Job(image=bytes(3 << 20))] * 3)
+
+    assert [entry.decode() for entry, _ in bench.redis.xrange(bench.shard.streams[1])] == full.value.accepted
+    assert 1 == len(full.value.accepted)
 
 
 def test_a_queue_full_of_bytes_refuses_too(bench: Bench) -> None:

@@ -64,7 +64,10 @@ class Client:
     def submit_many(
         self, images: Sequence[Any], model: str | None = None, *, priority: str = "normal", **options: Any
     ) -> list[str]:
-        """Put many jobs into the queue in few round trips; options as for `submit`, except `id`. Returns their ids."""
+        """Put many jobs into the queue in few round trips; options as for `submit`, except `id`. Returns their ids.
+
+        Raises QueueFull, whose `accepted` are the ids of the first jobs, those that were taken before it was full.
+        """
         return at_once(self._calls.submit(images, model, priority, options_of(**options)))
 
     def result(self, job_id: str, timeout: float = DEFAULT_TIMEOUT_S, model: str | None = None) -> Result:

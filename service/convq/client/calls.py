@@ -113,6 +113,8 @@ class Calls:
         options: dict[str, Any],
     ) -> AsyncIterator[Result]:
         """Results in the order of the images, at most `in_flight` jobs on their way at a time."""
+        if in_flight < 1:
+            raise BadField(f"in_flight must be at least 1, not {in_flight}")
         producer = await self.producer(model)
         state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"), deque(), {})
         options = {**options, "reply_to": state.inbox}
@@ -140,7 +142,9 @@ class Calls:
         """Submit what is pending; False where the queue is full and there is still time to wait for room."""
         try:
             state.waiting.extend(await producer.submit(pending))
-        except QueueFull:
+        except QueueFull as full:
+            state.waiting.extend(full.accepted)
+            del pending[: len(full.accepted)]
             if time.monotonic() >= deadline_s:
                 raise
             if not state.waiting:

@@ -15,7 +15,7 @@ convq:{M}:dead           stream     workers               bounded length
 convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
-convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, byte count, last reclaim
+convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, last heartbeat
 convq:models             hash       supervisors           refreshed by live services, gone with them
 ======================== ========== ===================== ==========================================================
 """

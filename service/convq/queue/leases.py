@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from convq.errors import RedisRefused
 from convq.queue.keys import GROUP, MODELS, Shard
@@ -92,7 +91,7 @@ class LeaseKeeper:
 
     def renew(self, shard: Shard, incarnations: Sequence[str]) -> list[str]:
         """Keep these leases; return those that are gone: their jobs belong to others now."""
-        gone = self._link.run(RENEW, [shard.leases], [self._lease_ms, "renew", *incarnations])
+        gone = self._link.run(RENEW, [shard.leases, shard.cfg], [self._lease_ms, "renew", *incarnations])
         return [name.decode() for name in gone]
 
     def fence(self, shard: Shard, incarnation: str) -> int:

@@ -135,12 +135,17 @@ class Producer:
         """Put jobs into the queue and return one entry id per job, in order.
 
         A job whose `id` was seen within the dedup window is not added again: its first entry id comes back. Jobs travel
-        in chunks; each chunk is taken as a whole or refused with QueueFull. After RedisUnavailable it is unknown
-        whether the chunk under way was taken: jobs with an `id` may be submitted again safely.
+        in chunks of at most 100 jobs and 4 MiB, each taken as a whole or refused with QueueFull, whose `accepted` are
+        the entry ids of the chunks before. After RedisUnavailable it is unknown whether the chunk under way was taken:
+        jobs with an `id` may be submitted again safely.
         """
         entries: list[str] = []
         for chunk in _chunks(submissions):
-            reply = await self._run(SUBMIT, [self.shard.cfg, *self.shard.streams], self._submit_args(chunk))
+            try:
+                reply = await self._run(SUBMIT, [self.shard.cfg, *self.shard.streams], self._submit_args(chunk))
+            except QueueFull as full:
+                full.accepted = entries
+                raise
             entries += [entry.decode() for entry in reply]
         return entries
 
@@ -220,7 +225,7 @@ def _checked(reply: Any) -> Any:
         return reply
     text = str(reply)
     if text.startswith("QUEUEFULL"):
-        raise QueueFull(f"the queue is full: {text.removeprefix('QUEUEFULL ')}; nothing was added, try again later")
+        raise QueueFull(f"the queue is full: {text.removeprefix('QUEUEFULL ')}; try again later")
     if text.startswith("WRONGTYPE"):
         raise BadField(f"a key that convq reads holds something else: {text}")
     raise understood(reply) from reply

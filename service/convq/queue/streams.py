@@ -92,6 +92,7 @@ class WorkQueue:
         self._commit_lock = threading.Lock()
         self._receiver = Receiver(shard.inbox_prefix)
         self._streams = shard.streams
+        self._lease_keys = [shard.leases, shard.cfg]
         self._lane_of = {stream.encode(): lane for lane, stream in enumerate(shard.streams)}
         self._backlogged = [False] * len(LANES)
         self._credit = [0.0] * len(LANES)
@@ -117,12 +118,12 @@ class WorkQueue:
         """A new lease under a name that nobody had before, and the consumer groups where they are missing."""
         lease = Lease(f"{self._worker}-{secrets.token_hex(4)}")
         self.make_groups()  # first: where it fails, no lease stays behind
-        self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "take", lease.incarnation])
+        self._fetching.run(RENEW, self._lease_keys, [self._lease_ms, "take", lease.incarnation])
         return lease
 
     def renew(self, lease: Lease) -> None:
         """Keep the lease. Raises LeaseLost where others own its jobs already."""
-        if self._fetching.run(RENEW, [self.shard.leases], [self._lease_ms, "renew", lease.incarnation]):
+        if self._fetching.run(RENEW, self._lease_keys, [self._lease_ms, "renew", lease.incarnation]):
             lease.lost = True
             raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
 

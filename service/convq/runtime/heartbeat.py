@@ -137,21 +137,27 @@ class Heartbeat:
             row.set("pulse_reclaim", row.get("pulse_reclaim") + 1)
 
     def _beat(self) -> None:
-        """Leases first: everything else may come late."""
+        """Leases first: everything else may come late. What Redis refuses to one model must not stop the others."""
         for index, shard in enumerate(self._shards):
             self._renew(index, shard)
-        ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
         for shard in self._shards:
-            description = self._descriptions.get(shard.model)
-            if description is not None:
-                self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
-                self._announced.add(shard.model)
-            self.depths[shard.model] = self._keeper.depth(shard)
+            try:
+                self._announce(shard)
+            except RedisRefused as error:
+                event(log, logging.ERROR, str(error), during="heartbeat", model=shard.model)
         mine = {shard.model for shard in self._shards}
         self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
         if not self.beats:
             event(log, logging.INFO, "heartbeat reaches Redis")
         self.beats = True
+
+    def _announce(self, shard: Shard) -> None:
+        description = self._descriptions.get(shard.model)
+        if description is not None:
+            ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
+            self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
+            self._announced.add(shard.model)
+        self.depths[shard.model] = self._keeper.depth(shard)
 
     def _renew(self, index: int, shard: Shard) -> None:
         """Renew the workers that make progress; tell those whose lease is gone through the board."""

@@ -159,6 +159,7 @@ class Pipeline:
     def _accept(self, lease: Lease, delivery: Delivery) -> None:
         """Decode what was delivered; what cannot run is answered at once, beside the batch and not in it."""
         self._row.set("convq_worker_in_flight", len(lease.held))
+        self._tally.reconnected(self._work.reconnects)
         if not delivery.jobs:
             return
         self._tally.delivered(delivery)

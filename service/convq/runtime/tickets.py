@@ -172,6 +172,7 @@ class Tally:
 
     def __init__(self, row: Row) -> None:
         self._row = row
+        self._reconnects = 0
 
     def delivered(self, delivery: Delivery) -> None:
         """Jobs have arrived."""
@@ -224,6 +225,11 @@ class Tally:
         """Redis did not carry out a command."""
         kind = "lease_lost" if isinstance(error, LeaseLost) else "unavailable" if error.retry else "refused"
         self._row.add("convq_redis_command_errors", 1, kind)
+
+    def reconnected(self, times: int) -> None:
+        """How often this worker has connected again so far."""
+        self._row.add("convq_redis_reconnects", times - self._reconnects)
+        self._reconnects = times
 
     def lost(self, count: int) -> None:
         """Results that somebody else has published, or will."""

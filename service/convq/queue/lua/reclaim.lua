@@ -1,28 +1,24 @@
 #!lua flags=allow-oom
 -- reclaim: take over jobs of workers that are dead: no lease, or a lease that ran out.
 --
--- convq:{M}:leases            ZREM of what ran out (the fence: the old owner can no longer commit), or all extended
--- convq:{M}:cfg               HSET reclaimed_ms: the server's time of the last call
+-- convq:{M}:leases            ZREM of what ran out: the fence, from here on the old owner can commit nothing
+-- convq:{M}:cfg               HGET heard_ms, see renew.lua
 -- convq:{M}:jobs[:high|:low]  XPENDING, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead
 --
 -- KEYS  leases, cfg, high, jobs, low
 -- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most)
 -- Reply flat: lane (1..3), entry id, attempt, …; the caller reads the entries itself, so that no image passes through Lua
 --
--- Nobody has reclaimed for half a lease, or the clock went back: the server itself was away (stopped, restarted, failed
--- over) and the leases say nothing about the workers. Then all leases are extended once and nobody is declared dead.
+-- Where nobody was heard of for half a lease, or the clock went back, the leases say nothing about the workers: nobody is
+-- declared dead then, and the next renew extends them all.
 
 local leases, cfg = KEYS[1], KEYS[2]
 local group, me, lease_ms, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local last = tonumber(redis.call('HGET', cfg, 'reclaimed_ms') or '0')
-redis.call('HSET', cfg, 'reclaimed_ms', now)
-if now < last or now - last > lease_ms / 2 then
-  for _, incarnation in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-    redis.call('ZADD', leases, 'XX', now + lease_ms, incarnation)
-  end
+local heard = tonumber(redis.call('HGET', cfg, 'heard_ms') or '0')
+if now < heard or now - heard > lease_ms / 2 then
   return {}
 end
 

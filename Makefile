@@ -52,7 +52,7 @@ bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machi
 
 mnist: $(VENV)/test ## send the whole MNIST test set through the service and compare
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
-	@$(BIN)/python tests/mnist_full.py $(MNIST)
+	@$(BIN)/python tests/mnist_full.py --data $(MNIST)
 
 models: $(VENV)/test ## train lenet again and export it as a new version: make models VERSION=2
 	@test -n "$(VERSION)" || { echo "versions are immutable: name a new one, make models VERSION=2" >&2; exit 1; }

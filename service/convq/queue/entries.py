@@ -46,6 +46,8 @@ class Received:
     outputs: tuple[str, ...] = ()
     version: int | None = None
     traceparent: str | None = None
+    suspicion: int = 0
+    """Points: how much this job is suspected of having killed a worker."""
 
     @property
     def submitted_ms(self) -> int:

@@ -15,6 +15,7 @@ convq:{M}:dead           stream     workers               bounded length
 convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
+convq:{M}:suspects       hash       supervisors           a day after the last death; a job leaves when it is answered
 convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, last heartbeat
 convq:models             hash       supervisors           refreshed by live services, gone with them
 ======================== ========== ===================== ==========================================================
@@ -48,6 +49,7 @@ class Shard:
     cfg: str = field(init=False)
     cancelled: str = field(init=False)
     dead: str = field(init=False)
+    suspects: str = field(init=False)
     result_prefix: str = field(init=False)
     inbox_prefix: str = field(init=False)
     job_prefix: str = field(init=False)
@@ -64,6 +66,7 @@ class Shard:
             "cfg": f"{prefix}cfg",
             "cancelled": f"{prefix}cancelled",
             "dead": f"{prefix}dead",
+            "suspects": f"{prefix}suspects",
             "result_prefix": f"{prefix}result:",
             "inbox_prefix": f"{prefix}inbox:",
             "job_prefix": f"{prefix}job:",

@@ -15,6 +15,7 @@ from convq.queue.link import Link, Script
 
 DEPTH, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", "note", "release", "renew"))
 
+SUSPICION_TTL_MS = 86_400_000
 OLDEST_REDIS = (7, 0)
 MEMORY_SAMPLES = 5
 
@@ -94,9 +95,13 @@ class LeaseKeeper:
         gone = self._link.run(RENEW, [shard.leases, shard.cfg], [self._lease_ms, "renew", *incarnations])
         return [name.decode() for name in gone]
 
-    def fence(self, shard: Shard, incarnation: str) -> int:
-        """End the lease of a worker that is dead; return how many jobs it held. Others find them at once."""
-        return int(self._link.run(RELEASE, [shard.leases, *shard.streams], [GROUP, incarnation]))
+    def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str] = (), points: int = 0) -> int:
+        """End the lease of a worker that is dead; return how many jobs it held. Others find them at once.
+
+        `suspects` are the jobs, as lane:entry, that native code was working on when it died; each gets `points`.
+        """
+        keys = [shard.leases, *shard.streams, shard.suspects]
+        return int(self._link.run(RELEASE, keys, [GROUP, incarnation, SUSPICION_TTL_MS, points, *suspects]))
 
     def announce(
         self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int

@@ -16,17 +16,19 @@ from typing import Any
 import redis
 
 from convq.errors import LeaseLost, RedisUnavailable
-from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
+from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
-COMPLETE, GROUPS, RECLAIM, RELEASE, RENEW = (
-    Script.load(name) for name in ("complete", "groups", "reclaim", "release", "renew")
+BURY, COMPLETE, GROUPS, RECLAIM, RELEASE, RENEW = (
+    Script.load(name) for name in ("bury", "complete", "groups", "reclaim", "release", "renew")
 )
 
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
+
+SUSPICION_TTL_MS = 86_400_000
 
 COMPLETE_CHUNK = 500
 """Jobs per call of the commit script: bounds the time that the server does nothing else."""
@@ -129,8 +131,8 @@ class WorkQueue:
 
     def release(self, lease: Lease) -> int:
         """End the lease; return how many jobs it still held, which others may take over at once."""
-        keys = [self.shard.leases, *self._streams]
-        return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation]))
+        keys = [self.shard.leases, *self._streams, self.shard.suspects]
+        return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation, SUSPICION_TTL_MS, 0]))
 
     def make_groups(self) -> None:
         """Create the consumer group on every stream, from the first entry on, where it is missing."""
@@ -230,10 +232,14 @@ class WorkQueue:
 
     def reclaim(self, lease: Lease, room: int) -> Delivery:
         """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced."""
-        keys = [self.shard.leases, self.shard.cfg, *self._streams]
+        keys = [self.shard.leases, self.shard.cfg, *self._streams, self.shard.suspects]
         flat = self._fetching.run(RECLAIM, keys, [GROUP, lease.incarnation, self._lease_ms, room])
-        rows = [(int(flat[i]) - 1, flat[i + 1].decode(), int(flat[i + 2])) for i in range(0, len(flat), 3)]
-        return self._read_entries(lease, rows)
+        rows = [(int(flat[i]) - 1, flat[i + 1].decode(), int(flat[i + 2])) for i in range(0, len(flat), 4)]
+        delivery = self._read_entries(lease, rows)
+        suspicions = {(lane, entry): int(points) for (lane, entry, _), points in zip(rows, flat[3::4], strict=True)}
+        for job in delivery.jobs:
+            job.suspicion = suspicions[job.lane, job.entry]
+        return delivery
 
     def resume(self, lease: Lease) -> Delivery:
         """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
@@ -282,17 +288,49 @@ class WorkQueue:
                 self._complete_chunk(lease, completions[first : first + COMPLETE_CHUNK], committed)
         return committed
 
+    def bury(self, lease: Lease, completion: Completion, reason: str, message: str) -> bool:
+        """Answer one job as poisoned and keep the whole of it as a dead letter; whether it was still ours to answer.
+
+        Raises LeaseLost as `complete` does; after RedisUnavailable it may be repeated.
+        """
+        job, shard = completion.job, self.shard
+        where, ttl_ms = shard.result(job.id), self._result_ttl_ms
+        if job.reply_to is not None:
+            where, ttl_ms = job.reply_to, INBOX_TTL_S * 1000
+        keys = [shard.leases, self._streams[job.lane], shard.dead, shard.suspects, where]
+        args = [
+            GROUP,
+            lease.incarnation,
+            job.lane,
+            job.entry,
+            completion.document,
+            ttl_ms,
+            DEAD_LENGTH,
+            reason,
+            message,
+        ]
+        with self._commit_lock:
+            reply = self._committing.run(BURY, keys, args)
+        if reply == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+        lease.held.discard((job.lane, job.entry))
+        return bool(reply)
+
     def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
         groups = self._grouped(chunk)
-        forget = ",".join(done.job.id for done in chunk if done.cancelled)
-        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH, forget]
+        cancelled = ",".join(done.job.id for done in chunk if done.cancelled)
+        suspects = ",".join(f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion)
+        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
+        args += (cancelled, suspects)
         jobs: list[Received] = []
         for (lane, kind, destination), members in groups.items():
             args += (lane + 1, kind, destination, len(members))
             for done in members:
                 args += (done.job.entry, done.document)
                 jobs.append(done.job)
-        reply = self._committing.run(COMPLETE, [self.shard.leases, *self._streams, self.shard.cancelled], args)
+        keys = [self.shard.leases, *self._streams, self.shard.cancelled, self.shard.suspects]
+        reply = self._committing.run(COMPLETE, keys, args)
         if reply == b"FENCED":
             lease.lost = True
             raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")

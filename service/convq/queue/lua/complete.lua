@@ -6,9 +6,11 @@
 -- convq:{M}:cancelled         SREM of the ids that are answered now
 -- convq:{M}:result:<id>       RPUSH, PEXPIRE (where the job named no inbox)
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE (one push per inbox and batch)
+-- convq:{M}:suspects          HDEL of suspects that are answered now
 --
--- KEYS  leases, high, jobs, low, cancelled
--- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length, ids to forget as cancelled (with commas between),
+-- KEYS  leases, high, jobs, low, cancelled, suspects
+-- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length,
+--       ids to forget as cancelled, suspects to forget (lane:entry); both with commas between,
 --       then jobs in groups: lane (1..3), kind, destination, how many, and for each of them entry id, document
 --       kind "i": destination is an inbox; "r": it is a result key; "n": a result key of an id that the client chose
 -- Reply "FENCED", or {how many were published, {positions of jobs that somebody else has answered},
@@ -22,7 +24,7 @@
 local leases, cancelled = KEYS[1], KEYS[5]
 local group, incarnation = ARGV[1], ARGV[2]
 local result_ttl, inbox_ttl, inbox_length = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local FIRST_GROUP = 7
+local FIRST_GROUP = 8
 
 if not redis.call('ZSCORE', leases, incarnation) then
   return 'FENCED'
@@ -112,6 +114,9 @@ end
 
 for id in string.gmatch(ARGV[6], '[^,]+') do
   redis.call('SREM', cancelled, id)
+end
+for suspect in string.gmatch(ARGV[7], '[^,]+') do
+  redis.call('HDEL', KEYS[6], suspect)
 end
 
 return { published, lost, refused }

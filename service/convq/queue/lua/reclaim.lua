@@ -4,10 +4,11 @@
 -- convq:{M}:leases            ZREM of what ran out: the fence, from here on the old owner can commit nothing
 -- convq:{M}:cfg               HGET heard_ms, see renew.lua
 -- convq:{M}:jobs[:high|:low]  XPENDING, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead
+-- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker
 --
--- KEYS  leases, cfg, high, jobs, low
+-- KEYS  leases, cfg, high, jobs, low, suspects
 -- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most)
--- Reply flat: lane (1..3), entry id, attempt, …; the caller reads the entries itself, so that no image passes through Lua
+-- Reply flat: lane (1..3), entry id, attempt, points of suspicion, …; the caller reads the entries itself, so that no image passes through Lua
 --
 -- Where nobody was heard of for half a lease, or the clock went back, the leases say nothing about the workers: nobody is
 -- declared dead then, and the next renew extends them all.
@@ -43,6 +44,7 @@ for lane = 1, 3 do
             taken[#taken + 1] = lane
             taken[#taken + 1] = row[1]
             taken[#taken + 1] = attempt
+            taken[#taken + 1] = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. row[1]) or 0)
             room = room - 1
           end
         end

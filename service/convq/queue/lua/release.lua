@@ -3,9 +3,10 @@
 --
 -- convq:{M}:leases            ZREM
 -- convq:{M}:jobs[:high|:low]  the worker's consumer is deleted where it holds nothing
+-- convq:{M}:suspects          HINCRBY, PEXPIRE: jobs that native code was working on when the worker died
 --
--- KEYS  leases, high, jobs, low
--- ARGV  group, incarnation
+-- KEYS  leases, high, jobs, low, suspects
+-- ARGV  group, incarnation, ms that suspicions live, points, then suspects as lane:entry (lane 0..2)
 -- Reply how many jobs the worker still held
 
 redis.call('ZREM', KEYS[1], ARGV[2])
@@ -19,5 +20,11 @@ for lane = 2, 4 do
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[lane], ARGV[1], ARGV[2])
     end
   end
+end
+for i = 5, #ARGV do
+  redis.call('HINCRBY', KEYS[5], ARGV[i], ARGV[4])
+end
+if #ARGV >= 5 then
+  redis.call('PEXPIRE', KEYS[5], ARGV[3])
 end
 return held

@@ -230,6 +230,10 @@ class Plain:
         """The result of a job, taken from its key."""
         return decode_result(self.document(job_id, timeout_s))
 
+    def inbox(self, key: str) -> list[Result]:
+        """The results in an inbox, left where they are."""
+        return [decode_result(document) for document in self.redis.lrange(key, 0, -1)]
+
     def nothing_left(self) -> bool:
         """Whether the streams are empty and nobody holds a job."""
         return not any(self.redis.xlen(lane) for lane in LANES) and not any(self.pending(lane) for lane in LANES)

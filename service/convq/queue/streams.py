@@ -243,6 +243,7 @@ class WorkQueue:
 
     def resume(self, lease: Lease) -> Delivery:
         """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
+        held = set(lease.held)  # before the server is asked: what is committed in between is not taken for lost
         pending = self._fetching.flush(
             [("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams]
         )
@@ -253,7 +254,7 @@ class WorkQueue:
             if isinstance(reply, list)
             for entry, _, _, attempt in reply
         ]
-        return self._read_entries(lease, [row for row in rows if row[:2] not in lease.held])
+        return self._read_entries(lease, [row for row in rows if row[:2] not in held])
 
     def _read_entries(self, lease: Lease, rows: Sequence[tuple[int, str, int]]) -> Delivery:
         """The entries of these rows (lane, entry id, attempt); those that were deleted are acknowledged away."""
@@ -329,7 +330,7 @@ class WorkQueue:
             for done in members:
                 args += (done.job.entry, done.document)
                 jobs.append(done.job)
-        keys = [self.shard.leases, *self._streams, self.shard.cancelled, self.shard.suspects]
+        keys = [self.shard.leases, *self._streams, self.shard.cancelled, self.shard.suspects, self.shard.cfg]
         reply = self._committing.run(COMPLETE, keys, args)
         if reply == b"FENCED":
             lease.lost = True

@@ -17,7 +17,12 @@ from itertools import product
 
 import numpy as np
 
+from convq.runtime.native import Mark
+
 FLOAT_BYTES = 8
+RUNNING_BYTES = 160 << 10
+"""Room for the names of the largest batch (4096 jobs); pages that are not written take no memory."""
+DECODING_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,13 @@ class Layout:
 
 
 class Row:
-    """One worker's numbers for one model."""
+    """One worker's numbers for one model, and which jobs its native code works on."""
 
-    def __init__(self, layout: Layout, cells: np.ndarray) -> None:
+    def __init__(self, layout: Layout, cells: np.ndarray, running: Mark, decoding: Mark) -> None:
         self.layout = layout
         self.cells = cells
+        self.running = running
+        self.decoding = decoding
         self._lock = threading.Lock()
         self._bounds = {one.name: np.array(one.buckets) for one in layout.series if one.kind == "histogram"}
 
@@ -103,15 +110,23 @@ class Board:
     """The shared memory. The supervisor makes it; a worker opens it by the file descriptor that it inherits."""
 
     def __init__(self, layout: Layout, workers: int, models: int, descriptor: int | None = None) -> None:
-        size = layout.width * workers * models * FLOAT_BYTES
+        numbers = layout.width * workers * models
+        size = numbers * FLOAT_BYTES + (RUNNING_BYTES + DECODING_BYTES) * workers * models
         self.descriptor = _anonymous_file(size) if descriptor is None else descriptor
         self._memory = mmap.mmap(self.descriptor, size)
-        self._cells = np.frombuffer(self._memory, dtype=np.float64).reshape(workers, models, layout.width)
+        self._cells = np.frombuffer(self._memory, dtype=np.float64, count=numbers).reshape(
+            workers, models, layout.width
+        )
+        self._marks = memoryview(self._memory)[numbers * FLOAT_BYTES :]
         self._layout = layout
+        self._models = models
 
     def row(self, worker: int, model: int) -> Row:
         """The row of worker number `worker` for model number `model`."""
-        return Row(self._layout, self._cells[worker, model])
+        start = (worker * self._models + model) * (RUNNING_BYTES + DECODING_BYTES)
+        middle = start + RUNNING_BYTES
+        running, decoding = self._marks[start:middle], self._marks[middle : middle + DECODING_BYTES]
+        return Row(self._layout, self._cells[worker, model], Mark(running), Mark(decoding))
 
 
 def _anonymous_file(size_bytes: int) -> int:

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable
 from convq.queue import LeaseKeeper, Shard
@@ -29,6 +30,16 @@ FIRST_ANSWER_WITHIN_S = 5.0
 """A server that has never answered by then is an error of the start, not an outage to wait out."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    """A worker that died, as one model saw it: its lease, and whom its death accuses."""
+
+    model: int
+    incarnation: str
+    suspects: Sequence[str]
+    points: int
+
+
 class Heartbeat:
     """The thread. `beats` says whether the last round reached Redis, `depths` what it measured."""
 
@@ -41,7 +52,7 @@ class Heartbeat:
         self._shards = [Shard(model) for model in models]
         self._slots = slots
         self._descriptions: dict[str, Mapping[str, object]] = {}
-        self._dead: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
         self._news = False
         self._announced: set[str] = set()
         self._stopping = False
@@ -84,15 +95,21 @@ class Heartbeat:
         self._news = True
         self._dead.put(None)
 
-    def fence(self, slot: int, pid: int) -> None:
-        """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on."""
+    def fence(self, slot: int, pid: int, points: int = 0) -> None:
+        """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on.
+
+        The jobs that its native code was working on get `points` of suspicion.
+        """
         for index in range(len(self._shards)):
             row = self._board.row(slot, index)
             nonce = int(row.get("pulse_incarnation"))
             row.set("pulse_incarnation", 0)
             row.set("pulse_busy_since_s", 0)
+            suspects = [*row.running.read(), *row.decoding.read()] if points else []
+            row.running.clear()
+            row.decoding.clear()
             if nonce:
-                self._dead.put((index, _incarnation(pid, nonce)))
+                self._dead.put(_Dead(index, _incarnation(pid, nonce), suspects, points))
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
@@ -124,16 +141,16 @@ class Heartbeat:
             return
         if dead is None:
             return
-        index, incarnation = dead
         try:
-            held = self._keeper.fence(self._shards[index], incarnation)
+            held = self._keeper.fence(self._shards[dead.model], dead.incarnation, dead.suspects, dead.points)
         except RedisUnavailable:
             self._dead.put(dead)
             raise
         if held:
-            event(log, logging.WARNING, "a dead worker's jobs are free for others", incarnation=incarnation, jobs=held)
+            facts = {"incarnation": dead.incarnation, "jobs": held, "suspects": len(dead.suspects)}
+            event(log, logging.WARNING, "a dead worker's jobs are free for others", **facts)
         for slot in self._slots:
-            row = self._board.row(slot.number, index)
+            row = self._board.row(slot.number, dead.model)
             row.set("pulse_reclaim", row.get("pulse_reclaim") + 1)
 
     def _beat(self) -> None:

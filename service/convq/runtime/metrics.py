@@ -79,6 +79,7 @@ PULSE_SERIES = (
     Series("pulse_fenced", "An incarnation that the supervisor found without its lease.", "gauge"),
     Series("pulse_busy_since_s", "Monotonic seconds at which the running batch began; 0: idle.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run.", "gauge"),
+    Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
     Series(
         "pulse_reclaim", "Counts up when the supervisor has fenced a worker: its jobs can be taken over now.", "gauge"
     ),
@@ -152,6 +153,7 @@ QUEUE_GAUGES: dict[str, str] = {
 SERVICE_GAUGES: dict[str, str] = {
     "convq_dead_letter_length": "Dead letters of the model.",
     "convq_workers": "Live workers that serve the model.",
+    "convq_model_suspended": "1 while the model claims nothing, because its network kills worker after worker.",
     "convq_worker_restarts_total": "Workers that died and were started again.",
     "convq_worker_cpu_seconds_total": "Processor time of each worker process.",
     "convq_worker_resident_memory_bytes": "Resident memory of each worker process.",

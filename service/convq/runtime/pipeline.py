@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from convq.errors import ConvqError, LeaseLost, ModelFault, RedisUnavailable
 from convq.inference.session import Engine
@@ -22,7 +23,10 @@ from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.logs import event
 from convq.runtime.metrics import wall_clock_s
+from convq.runtime.native import Gate
 from convq.runtime.tickets import Admission, Answerer, Answers, Tally, Ticket
+
+T = TypeVar("T")
 
 log = logging.getLogger("convq.worker")
 
@@ -31,27 +35,31 @@ BLOCK_MS = 250
 RECLAIM_EVERY_S = 0.5
 ROUNDS_PER_LEASE = 8
 """With a short lease both are shorter: whoever reclaims less than twice per lease takes it that the server was away."""
+RESUME_EVERY_S = 5.0
+"""A reply that was lost on the way leaves jobs pending under our name: looked for after trouble, and this often anyway."""
 BACK_OFF_S = (0.05, 2.0)
 
 
 class Pipeline:
     """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
 
-    def __init__(self, engine: Engine, work: WorkQueue, row: Row, worker: str) -> None:
+    def __init__(self, engine: Engine, work: WorkQueue, row: Row, worker: str, gate: Gate) -> None:
         self.engine = engine
         self.failed: BaseException | None = None
         self._work = work
         self._row = row
-        self._admission = Admission(engine)
+        self._gate = gate
+        self._admission = Admission(engine, row.decoding)
         self._answerer = Answerer(engine, worker)
         self._tally = Tally(row)
         max_wait_s = engine.manifest.batching.max_wait_ms / 1e3
-        self._batcher: Batcher[Ticket] = Batcher(engine.max_batch, max_wait_s, lambda ticket: ticket.shape)
+        self._batcher: Batcher[Ticket] = Batcher(engine.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
         self._lease: Lease | None = None
         self._resume = False
         self._block_s = min(BLOCK_MS / 1e3, work.lease_s / ROUNDS_PER_LEASE)
         self._reclaim_every_s = min(RECLAIM_EVERY_S, work.lease_s / ROUNDS_PER_LEASE)
+        self._next_resume_s = time.monotonic() + RESUME_EVERY_S
         self._next_reclaim_s = 0.0
         self._seen_reclaim = row.get("pulse_reclaim")
         self._draining = threading.Event()
@@ -114,10 +122,14 @@ class Pipeline:
         """One round: keep the lease, take over from the dead, claim what there is room for."""
         lease = self._held_lease()
         self._row.set("convq_worker_last_progress_timestamp_seconds", wall_clock_s())
-        if self._resume:
+        if self._resume or time.monotonic() >= self._next_resume_s:
             self._work.renew(lease)
             self._accept(lease, self._work.resume(lease))
-            self._resume = False
+            self._resume, self._next_resume_s = False, time.monotonic() + RESUME_EVERY_S
+        if self._row.get("pulse_suspended_until_s") > time.monotonic():
+            self._ready.set()  # as ready as it may be; other models of this worker are not suspended
+            self._draining.wait(self._block_s)
+            return
         room = self._batcher.room(self._block_s)
         if self._reclaim_is_due():
             delivery = self._work.reclaim(lease, room)
@@ -163,7 +175,8 @@ class Pipeline:
         if not delivery.jobs:
             return
         self._tally.delivered(delivery)
-        runnable, ended = self._admission.admit(lease, delivery)
+        with self._gate.shared():
+            runnable, ended = self._admission.admit(lease, delivery)
         self._batcher.put(runnable)
         if ended:
             self._handover.put(Answers(ended))
@@ -187,7 +200,8 @@ class Pipeline:
         answers = [Answers(late)] if late else []
         if tickets:
             try:
-                answers.append(self._run_network(tickets, batch))
+                run = self._run_alone if tickets[0].alone else self._run_together
+                answers.append(run(tickets, batch))
             except ModelFault as error:
                 if len(tickets) > 1:
                     return answers + [one for ticket in tickets for one in self._infer(Batch([ticket], batch.reason))]
@@ -195,14 +209,30 @@ class Pipeline:
                 answers.append(Answers(tickets))
         return answers
 
+    def _run_together(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
+        with self._gate.shared():
+            return self._run_network(tickets, batch)
+
+    def _run_alone(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
+        """A suspect, which is a batch of its own: from decoding on, nobody else of this process is in native code."""
+        with self._gate.alone():
+            self._row.running.set([tickets[0].name])
+            self._admission.prepare(tickets[0])
+            if tickets[0].status is not Status.OK:
+                self._row.running.clear()
+                return Answers(tickets)
+            return self._run_network(tickets, batch)
+
     def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
         wanted = {name for ticket in tickets for name in ticket.job.outputs}
         began = time.perf_counter()
+        self._row.running.set([ticket.name for ticket in tickets])
         self._row.set("pulse_busy_since_s", time.monotonic())
         try:
             outputs = self.engine.run([ticket.prepared for ticket in tickets if ticket.prepared is not None], wanted)
         finally:
             self._row.set("pulse_busy_since_s", 0.0)
+            self._row.running.clear()
         infer_s = time.perf_counter() - began
         for ticket in tickets:
             ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
@@ -221,12 +251,22 @@ class Pipeline:
             self._tally.answered(answers, completions, ranked - began, time.perf_counter() - ranked)
         self._end_lease()
 
+    def _bury(self, ticket: Ticket, completion: Completion) -> None:
+        """Answer what killed its workers as poisoned, and keep it as a dead letter."""
+        if self._until_done(lambda: self._work.bury(ticket.lease, completion, "poisoned", str(ticket.job.problem))):
+            self._tally.buried(ticket)
+            event(log, logging.ERROR, "buried a poisoned job", model=self.engine.name, job=ticket.job.id)
+
     def _commit(self, tickets: Sequence[Ticket], completions: Sequence[Completion]) -> None:
         """Publish, under the lease that each job was claimed with (nearly always one for all)."""
-        leases = {ticket.lease.incarnation: ticket.lease for ticket in tickets}
-        for lease in leases.values():
-            mine = [done for ticket, done in zip(tickets, completions, strict=True) if ticket.lease is lease]
-            refused = self._commit_until_done(lease, mine)
+        leases: dict[str, tuple[Lease, list[Completion]]] = {}
+        for ticket, completion in zip(tickets, completions, strict=True):
+            if ticket.status is Status.POISONED:
+                self._bury(ticket, completion)
+            else:
+                leases.setdefault(ticket.lease.incarnation, (ticket.lease, []))[1].append(completion)
+        for lease, mine in leases.values():
+            refused = self._publish_under(lease, mine)
             if refused:
                 self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in refused])
 
@@ -235,25 +275,27 @@ class Pipeline:
         for ticket in tickets:
             refuse_inbox(ticket.job, f"reply_to {ticket.job.reply_to!r} holds something else than a list of results")
             ticket.status = Status.ERROR
-        self._commit_until_done(lease, [self._answerer.refusal(ticket) for ticket in tickets])
+        self._publish_under(lease, [self._answerer.refusal(ticket) for ticket in tickets])
 
-    def _commit_until_done(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
-        """Repeat the commit until the server has answered: what it took once it does not publish twice."""
+    def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
+        """Publish what was claimed under this lease; return the jobs whose inbox cannot take a result."""
+        committed = self._until_done(lambda: self._work.complete(lease, completions))
+        self._tally.lost(len(completions) if committed is None else committed.lost)
+        return [] if committed is None else committed.refused
+
+    def _until_done(self, commit: Callable[[], T]) -> T | None:
+        """Repeat a commit until the server has answered: what it took once it does not publish twice. None: not ours."""
         back_off_s = BACK_OFF_S[0]
         while True:
             try:
-                committed = self._work.complete(lease, completions)
+                return commit()
             except LeaseLost as error:
                 self._note_trouble(error, "commit")
-                self._tally.lost(len(completions))
-                return []
+                return None
             except RedisUnavailable as error:
                 self._note_trouble(error, "commit")
                 time.sleep(back_off_s)
                 back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
-            else:
-                self._tally.lost(committed.lost)
-                return committed.refused
 
     def _end_lease(self) -> None:
         """Give the lease back after a drain; what a broken connection leaves behind runs out by itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,9 +16,15 @@ from convq.runtime.slots import Slot
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
-def service_families(depths: Mapping[str, ShardDepth], models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:
+def service_families(
+    depths: Mapping[str, ShardDepth], models: Sequence[str], slots: Sequence[Slot], suspended: Collection[str]
+) -> list[Metric]:
     """Every family of the supervisor, as of now."""
-    return [*queue_families(dict(depths)), *_worker_families(models, slots), _model_info(slots), _build_info()]
+    name = "convq_model_suspended"
+    pauses = GaugeMetricFamily(name, SERVICE_GAUGES[name], labels=["model"])
+    for model in models:
+        pauses.add_metric([model], float(model in suspended))
+    return [*queue_families(dict(depths)), *_worker_families(models, slots), pauses, _model_info(slots), _build_info()]
 
 
 def _worker_families(models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:

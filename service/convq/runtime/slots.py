@@ -20,6 +20,7 @@ class Slot:
     restarts: int = 0
     failure: dict[str, Any] | None = None
     stopped: bool = False
+    hung: bool = False
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property

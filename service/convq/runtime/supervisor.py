@@ -22,9 +22,11 @@ from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
 from convq.runtime.board import Board
+from convq.runtime.crashes import CrashWatch, points_of
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.logs import event
 from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector
+from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
@@ -80,9 +82,14 @@ class Supervisor:
         self._was_ready = False
         self._ticked_s = time.monotonic()
         self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots)
+        self._crashes = CrashWatch(self._board, models, workers)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(BoardCollector(self._board, models, workers))
-        registry.register(FunctionCollector(lambda: service_families(self.heartbeat.depths, models, self._slots)))
+        registry.register(
+            FunctionCollector(
+                lambda: service_families(self.heartbeat.depths, models, self._slots, self._crashes.suspended())
+            )
+        )
         self.probes = Probes(settings.http_address, registry, self._live, self._ready)
 
     def run(self) -> int:
@@ -142,7 +149,9 @@ class Supervisor:
         slot.note_stops()
         if self._is_hung(slot):
             event(log, logging.ERROR, "a worker hangs in its network; it is replaced", worker=slot.number, pid=slot.pid)
+            slot.hung = True
             slot.process.kill()
+            slot.process.wait()
         status = slot.process.poll()
         if status is not None:
             self._bury(slot, status)
@@ -159,7 +168,7 @@ class Supervisor:
             pass_fds=[self._board.descriptor],
             env=environment,
         )
-        slot.ready_since_s, slot.failure, slot.stopped = None, None, False
+        slot.ready_since_s, slot.failure, slot.stopped, slot.hung = None, None, False, False
         process = slot.process
         if process.stdin and process.stdout:
             process.stdin.write(orders.model_dump_json().encode() + b"\n")
@@ -186,12 +195,15 @@ class Supervisor:
         if process.stdin:
             process.stdin.close()
         was_ready, slot.ready_since_s = slot.ready_since_s, None
-        self.heartbeat.fence(slot.number, process.pid)
+        points = points_of(status, hung=slot.hung) if self._draining_since_s is None else 0
+        if points >= CRASH_POINTS:
+            self._crashes.note_death(slot.number)
+        self.heartbeat.fence(slot.number, process.pid, points)
         if self._draining_since_s is not None:
             return
         slot.restarts += 1
-        if was_ready is not None and time.monotonic() - was_ready >= STABLE_S:
-            slot.failures = 0
+        if was_ready is not None and (points or time.monotonic() - was_ready >= STABLE_S):
+            slot.failures = 0  # what kills again and again is buried or suspended: its neighbours need not wait for it
         else:
             slot.failures += 1
         delay_s = 0.0 if not slot.failures else min(BACK_OFF_S[1], BACK_OFF_S[0] * 2 ** (slot.failures - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from convq.runtime.batcher import Batch
 from convq.runtime.board import Row
 from convq.runtime.documents import Documents
 from convq.runtime.metrics import LANE_NAMES
+from convq.runtime.native import ALONE_FROM_ATTEMPT, POISON_FROM_ATTEMPT, POISON_POINTS, Mark
 
 log = logging.getLogger("convq.worker")
 
@@ -38,6 +39,8 @@ class Ticket:
     prepared: Prepared | None = None
     expires_s: float = NEVER_S
     cancelled: bool = False
+    alone: bool = False
+    """A suspect: prepared and run with nobody else in native code."""
     status: Status = Status.OK
     decode_s: float = 0.0
     prepare_s: float = 0.0
@@ -49,10 +52,23 @@ class Ticket:
         """This job ends as an error."""
         self.job.problem, self.status = problem, Status.ERROR
 
+    def condemn(self) -> None:
+        """This job has killed its workers and is not run again."""
+        times = self.job.attempt - 1
+        self.job.problem = InternalFault(
+            f"this job ended its worker {times} times, the last time alone; it is a dead letter"
+        )
+        self.status = Status.POISONED
+
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of its input: only equal ones share a batch."""
-        return self.prepared.shape if self.prepared is not None else ()
+    def name(self) -> str:
+        """What suspicion calls this job."""
+        return f"{self.job.lane}:{self.job.entry}"
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Only tickets of one key share a batch: those whose inputs have one shape, a suspect nobody."""
+        return self.name if self.alone or self.prepared is None else self.prepared.shape
 
 
 @dataclass(slots=True)
@@ -67,8 +83,9 @@ class Answers:
 class Admission:
     """The first phase: decode and prepare each job, or say why it cannot run. One bad job never reaches a batch."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, decoding: Mark) -> None:
         self._engine = engine
+        self._decoding = decoding
 
     def admit(self, lease: Lease, delivery: Delivery) -> tuple[list[Ticket], list[Ticket]]:
         """The tickets that may run, and those that end here."""
@@ -82,21 +99,26 @@ class Admission:
                 ticket.status, ticket.cancelled = Status.CANCELLED, True
             elif job.problem is not None:
                 ticket.status = Status.ERROR
+            elif job.suspicion >= POISON_POINTS or job.attempt >= POISON_FROM_ATTEMPT:
+                ticket.condemn()
             else:
                 if job.ttl_ms is not None:
                     ticket.expires_s = delivery.arrived_s + job.ttl_ms / 1e3 - queue_s
-                self._try(ticket)
+                ticket.alone = job.suspicion > 0 or job.attempt >= ALONE_FROM_ATTEMPT
+                if not ticket.alone:
+                    self.prepare(ticket)
             (runnable if ticket.status is Status.OK else ended).append(ticket)
         return runnable, ended
 
-    def _try(self, ticket: Ticket) -> None:
-        """Never raises: the neighbours go on."""
+    def prepare(self, ticket: Ticket) -> None:
+        """Decode and prepare one job, or refuse it. Never raises: the neighbours go on."""
         if ticket.expires_s <= time.perf_counter():
             ticket.status = Status.EXPIRED
             return
         try:
             self._prepare(ticket)
         except JobError as error:
+            self._decoding.clear()
             ticket.refuse(error)
         except Exception:  # around one job: a defect here must not take the neighbours with it
             log.exception("job %s could not be prepared", ticket.job.id)
@@ -113,9 +135,11 @@ class Admission:
             ticket.prepared = engine.admit(job.tensor, job.dtype, job.shape)
             return
         began = time.perf_counter()
+        self._decoding.set([ticket.name])
         decoded = engine.decode(job.image or b"")
         middle = time.perf_counter()
         ticket.prepared = engine.prepare(decoded)
+        self._decoding.clear()
         ticket.decode_s, ticket.prepare_s = middle - began, time.perf_counter() - middle
         job.image = None  # decoded: the bytes need not wait for the batch
 
@@ -231,6 +255,10 @@ class Tally:
         self._row.add("convq_redis_reconnects", times - self._reconnects)
         self._reconnects = times
 
+    def buried(self, ticket: Ticket) -> None:
+        """A job became a dead letter."""
+        self._row.add("convq_dead_letters", 1, LANE_NAMES[ticket.job.lane], "poisoned")
+
     def lost(self, count: int) -> None:
         """Results that somebody else has published, or will."""
         if count:
@@ -239,6 +267,8 @@ class Tally:
 
 def outcome_of(ticket: Ticket) -> str:
     """The label `outcome` of convq_jobs_total."""
+    if ticket.status is Status.POISONED:
+        return "dead_letter"
     if ticket.status is not Status.ERROR:
         return str(ticket.status)
     return "invalid" if ticket.job.problem is not None and ticket.job.problem.fault == "client" else "error"

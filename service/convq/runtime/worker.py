@@ -22,12 +22,15 @@ from convq.queue import Shard, WorkQueue
 from convq.runtime import logs
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES
+from convq.runtime.native import Gate
 from convq.runtime.orders import Orders, worker_name
 from convq.runtime.pipeline import Pipeline
 
 log = logging.getLogger("convq.worker")
 
 PR_SET_PDEATHSIG = 1
+OUTLIVES = ("pulse_reclaim", "pulse_suspended_until_s")
+"""What the supervisor writes for whoever has this slot."""
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
 
@@ -69,7 +72,7 @@ class Worker:
 
         orders = self._orders
         repository = ModelRepository.open(orders.repository, only=orders.models)
-        name = worker_name(os.getpid())
+        name, gate = worker_name(os.getpid()), Gate()
         for index, model in enumerate(orders.models):
             folder = repository[model]
             engine = Engine.load(folder.path, folder.newest, device=orders.device)
@@ -77,7 +80,7 @@ class Worker:
             work = WorkQueue(
                 orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms, result_ttl_ms=orders.result_ttl_ms
             )
-            self._pipelines.append(Pipeline(engine, work, self._rows[index], name))
+            self._pipelines.append(Pipeline(engine, work, self._rows[index], name, gate))
             _report(
                 event="loaded",
                 model=model,
@@ -120,9 +123,11 @@ def _info(engine: Any) -> dict[str, str]:
 def _reset(row: Row) -> None:
     """Gauges describe this process, not the one that had the row before; counters go on."""
     for series in row.layout.series:
-        if series.kind == "gauge" and series.name != "pulse_reclaim":
+        if series.kind == "gauge" and series.name not in OUTLIVES:
             for labels in series.combinations():
                 row.set(series.name, 0.0, *labels)
+    row.running.clear()
+    row.decoding.clear()
     row.set("convq_worker_state", 1.0, "starting")
 
 

@@ -6,9 +6,10 @@
 -- convq:{M}:cancelled         SREM of the ids that are answered now
 -- convq:{M}:result:<id>       RPUSH, PEXPIRE (where the job named no inbox)
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE (one push per inbox and batch)
+-- convq:{M}:cfg               HINCRBY answered: what the drain rate is estimated from
 -- convq:{M}:suspects          HDEL of suspects that are answered now
 --
--- KEYS  leases, high, jobs, low, cancelled, suspects
+-- KEYS  leases, high, jobs, low, cancelled, suspects, cfg
 -- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length,
 --       ids to forget as cancelled, suspects to forget (lane:entry); both with commas between,
 --       then jobs in groups: lane (1..3), kind, destination, how many, and for each of them entry id, document
@@ -117,6 +118,10 @@ for id in string.gmatch(ARGV[6], '[^,]+') do
 end
 for suspect in string.gmatch(ARGV[7], '[^,]+') do
   redis.call('HDEL', KEYS[6], suspect)
+end
+
+if published > 0 then
+  redis.call('HINCRBY', KEYS[7], 'answered', published)
 end
 
 return { published, lost, refused }

@@ -2,7 +2,6 @@
 -- note: write fields of one hash, and how long it lives.
 --
 -- convq:models   HSET, PEXPIRE
--- convq:{M}:cfg  HSET
 --
 -- KEYS  the hash
 -- ARGV  milliseconds that the hash lives from now on, or "" to leave that alone; field, value, field, value...

@@ -1,0 +1,108 @@
+-- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
+--
+-- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_per_s, drain_ms; HINCRBY bytes
+-- convq:{M}:jobs[:high|:low]  XLEN, XADD
+-- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
+--
+-- `bytes` in cfg is what the service last measured plus what was submitted since; drain_* are written by measure.lua.
+--
+-- Entry ids are job ids, and three streams that each count from 0 in a millisecond would give three jobs one id. So each
+-- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
+
+local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
+local SOONEST_MS, LATEST_MS = 10, 3600000
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The error of a full queue. `excess` is how many jobs must be answered until there is room; nil where that never helps.
+local function queue_full(what, excess, drain_per_s, measured_ms)
+  local now = now_ms()
+  if excess and drain_per_s and drain_per_s > 0 and measured_ms and math.abs(now - measured_ms) < MEASURED_WITHIN_MS then
+    local wait_ms = math.max(SOONEST_MS, math.ceil(1000 * excess / drain_per_s))
+    if wait_ms <= LATEST_MS then
+      what = what .. string.format('; retry_after_ms=%d', wait_ms)
+    end
+  end
+  return redis.error_reply('QUEUEFULL ' .. what)
+end
+
+local function add_to(streams, args)
+  local now = string.format('%d', now_ms())
+  local next_ms, next_seq = { now, nil, now }, { 1e9, nil, 2e9 }
+  local function numbered(lane, job)
+    local entry = string.format('%s-%.0f', next_ms[lane], next_seq[lane])
+    return redis.pcall('XADD', streams[lane], entry, unpack(args, job.from, job.to))
+  end
+  return function(job)
+    local lane = job.lane
+    if not next_ms[lane] then
+      return redis.pcall('XADD', streams[lane], '*', unpack(args, job.from, job.to))
+    end
+    local entry = numbered(lane, job)
+    if type(entry) == 'table' and string.find(entry.err, 'equal or smaller', 1, true) then
+      -- Not the first of this millisecond, or the clock went back: go on behind the last entry, in this lane's numbers.
+      local last = redis.call('XINFO', 'STREAM', streams[lane])
+      for i = 1, #last, 2 do
+        if last[i] == 'last-generated-id' then
+          local ms, seq = string.match(last[i + 1], '^(%d+)%-(%d+)$')
+          next_ms[lane], next_seq[lane] = ms, math.max(next_seq[lane], tonumber(seq) + 1)
+        end
+      end
+      entry = numbered(lane, job)
+    end
+    next_seq[lane] = next_seq[lane] + 1
+    return entry
+  end
+end
+
+-- Let jobs in. `streams` are high, jobs, low; a job is {lane 1..3, id or '', bytes of the payload, from, to}, its fields being
+-- args[from] to args[to]. Returns one entry id per job, or an error, and then nothing was added.
+local function let_in(cfg, streams, window_ms, prefix, args, jobs)
+  local facts = redis.call('HMGET', cfg, 'max_jobs', 'max_bytes', 'bytes', 'drain_per_s', 'drain_ms')
+  local max_jobs, max_bytes, bytes = tonumber(facts[1]), tonumber(facts[2]), tonumber(facts[3] or '0')
+  local drain_per_s, measured_ms = tonumber(facts[4]), tonumber(facts[5])
+
+  local there, count, size = 0, 0, 0
+  for lane = 1, 3 do
+    there = there + redis.call('XLEN', streams[lane]) -- what is no stream is refused here, before anything was added
+  end
+  for _, job in ipairs(jobs) do
+    if job.id == '' or redis.call('EXISTS', prefix .. job.id) == 0 then
+      count, size = count + 1, size + job.bytes
+    end
+  end
+
+  if max_jobs and count > 0 and there + count > max_jobs then
+    local excess = count <= max_jobs and there + count - max_jobs or nil
+    return queue_full(there .. ' jobs are in the queue, ' .. max_jobs .. ' may be', excess, drain_per_s, measured_ms)
+  end
+  if max_bytes and count > 0 and there > 0 and bytes + size > max_bytes then
+    local excess = math.min(there, (bytes + size - max_bytes) * there / math.max(bytes, 1))
+    return queue_full(bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess, drain_per_s, measured_ms)
+  end
+
+  local add, entries, added = add_to(streams, args), {}, 0
+  for n, job in ipairs(jobs) do
+    local known = job.id ~= '' and redis.call('GET', prefix .. job.id)
+    if known then
+      entries[n] = string.match(known, ' (%S+)$')
+    else
+      local entry = add(job)
+      if type(entry) == 'table' then
+        return entry
+      end
+      if job.id ~= '' then
+        redis.call('SET', prefix .. job.id, streams[job.lane] .. ' ' .. entry, 'PX', window_ms)
+      end
+      entries[n] = entry
+      added = added + job.bytes
+    end
+  end
+  if added > 0 then
+    redis.call('HINCRBY', cfg, 'bytes', added)
+  end
+  return entries
+end

@@ -1,0 +1,57 @@
+"""Makes a network that crashes on a magic first pixel: put this folder on PYTHONPATH of a service under test.
+
+Python imports `sitecustomize` by itself when it starts. The crash is a real one, a read of address 0 inside the call that
+runs the batch; the service has no hook for this. A second magic pixel hangs instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+CRASH, HANG = 0xEE, 0xDD
+
+
+class _Poisoned(importlib.abc.Loader):
+    """Loads `convq.inference.session` and puts the trap into its engine."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        created: ModuleType | None = self._loader.create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        run = module.Engine.run
+
+        def trapped(engine: Any, inputs: Any, *rest: Any) -> Any:
+            first = {bytes(item.data)[0] for item in inputs}
+            if CRASH in first:
+                ctypes.string_at(0)
+            if HANG in first:
+                threading.Event().wait()
+            return run(engine, inputs, *rest)
+
+        module.Engine.run = trapped
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != "convq.inference.session":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Poisoned(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())

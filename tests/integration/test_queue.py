@@ -13,6 +13,7 @@ from convq.errors import LeaseLost, QueueFull
 from convq.protocol import Job, JobState, Priority
 from convq.queue import (
     BlockingWire,
+    Commits,
     Completion,
     Delivery,
     Lease,
@@ -38,10 +39,11 @@ class Bench:
     redis: Any
     producer: Producer
     keeper: LeaseKeeper
+    commits: Commits
     queues: list[WorkQueue]
 
     def worker(self) -> tuple[WorkQueue, Lease]:
-        work = WorkQueue(self.url, self.shard, worker=f"w-{len(self.queues)}", lease_ms=LEASE_MS, result_ttl_ms=60_000)
+        work = WorkQueue(self.url, self.shard, worker=f"w-{len(self.queues)}", lease_ms=LEASE_MS)
         self.queues.append(work)
         return work, work.take()
 
@@ -59,11 +61,13 @@ def bench(any_server: OwnServer) -> Iterator[Bench]:
     connection = redis.Redis.from_url(any_server.url)
     wire = BlockingWire(any_server.url)
     keeper = LeaseKeeper(any_server.url, lease_ms=LEASE_MS)
-    made = Bench(any_server.url, shard, connection, Producer(wire, shard), keeper, [])
+    commits = Commits(any_server.url, shard, result_ttl_ms=60_000)
+    made = Bench(any_server.url, shard, connection, Producer(wire, shard), keeper, commits, [])
     yield made
     for work in made.queues:
         work.close()
     keeper.close()
+    commits.close()
     at_once(wire.close())
     connection.close()
 
@@ -81,7 +85,7 @@ def test_a_job_travels_from_submit_to_result_and_leaves_nothing_behind(bench: Be
     (entry,) = bench.submit(Job(image=b"png"))
 
     delivery = work.claim(lease, 10, 100)
-    committed = work.complete(lease, done(delivery.jobs))
+    committed = bench.commits.complete(lease, done(delivery.jobs))
 
     assert ([entry], 1, 0) == (entries(delivery), committed.published, committed.lost)
     assert b"done" == at_once(bench.producer.result(entry, 1.0))
@@ -93,9 +97,9 @@ def test_a_second_commit_of_the_same_jobs_publishes_nothing(bench: Bench) -> Non
     work, lease = bench.worker()
     (entry,) = bench.submit(Job(image=b"png"))
     jobs = work.claim(lease, 10, 100).jobs
-    work.complete(lease, done(jobs, b"first"))
+    bench.commits.complete(lease, done(jobs, b"first"))
 
-    again = work.complete(lease, done(jobs, b"second"))
+    again = bench.commits.complete(lease, done(jobs, b"second"))
 
     assert (0, 1) == (again.published, again.lost)
     assert [b"first"] == bench.results(entry)
@@ -108,7 +112,7 @@ def test_a_worker_without_a_lease_publishes_nothing(bench: Bench) -> None:
 
     assert 1 == bench.keeper.fence(bench.shard, lease.incarnation)
     with pytest.raises(LeaseLost):
-        work.complete(lease, done(jobs))
+        bench.commits.complete(lease, done(jobs))
 
     assert [] == bench.results(entry)
     assert lease.lost
@@ -122,7 +126,7 @@ def test_jobs_of_a_fenced_worker_go_to_another_with_the_attempt_counted(bench: B
     bench.keeper.fence(bench.shard, lease.incarnation)
 
     delivery = heir.reclaim(new, 10)
-    heir.complete(new, done(delivery.jobs, b"by the heir"))
+    bench.commits.complete(new, done(delivery.jobs, b"by the heir"))
 
     assert [("a", 2, b"png"), ("b", 2, b"png")] == [(job.id, job.attempt, job.image) for job in delivery.jobs]
     assert [b"by the heir"] == bench.results("a")
@@ -143,7 +147,7 @@ def test_a_lease_that_is_not_renewed_runs_out_and_its_jobs_are_taken_over(bench:
 
     assert [entry] == wait_until(take_over, timeout_s=5)
     with pytest.raises(LeaseLost):
-        silent.complete(lease, done(jobs))
+        bench.commits.complete(lease, done(jobs))
     with pytest.raises(LeaseLost):
         silent.renew(lease)
 
@@ -241,7 +245,7 @@ def test_in_flight_jobs_of_a_destroyed_group_are_kept_and_delivered_again(bench:
     bench.redis.xgroup_destroy(bench.shard.streams[1], "workers")
     work.make_groups()
 
-    assert 0 == work.complete(lease, done(jobs)).published
+    assert 0 == bench.commits.complete(lease, done(jobs)).published
     assert [entry] == entries(work.claim(lease, 10, 100))
 
 
@@ -251,7 +255,7 @@ def test_scripts_that_the_server_forgot_are_sent_again(bench: Bench) -> None:
     (entry,) = bench.submit(Job(image=b"png"))
     bench.redis.script_flush()
 
-    assert 1 == work.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
+    assert 1 == bench.commits.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
     assert [b"done"] == bench.results(entry)
 
 
@@ -263,7 +267,7 @@ def test_high_goes_before_normal_and_low_and_nobody_starves(bench: Bench) -> Non
     while len(order) < 400:
         jobs = work.claim(lease, 16, 100).jobs
         order += [job.lane for job in jobs]
-        work.complete(lease, done(jobs))
+        bench.commits.complete(lease, done(jobs))
 
     settled = order[48:]  # the first claim cannot know of a backlog and takes from all
     shares = [settled.count(lane) / len(settled) for lane in range(3)]
@@ -289,12 +293,12 @@ def test_an_inbox_gets_all_results_of_its_client_and_a_time_to_live(bench: Bench
     ids = bench.submit(*[Job(image=b"png", reply_to=inbox)] * 5)
     jobs = work.claim(lease, 10, 100).jobs
 
-    work.complete(lease, [Completion(job, job.entry.encode()) for job in jobs])
+    bench.commits.complete(lease, [Completion(job, job.entry.encode()) for job in jobs])
 
     assert sorted(ids) == sorted(doc.decode() for doc in at_once(bench.producer.collect(inbox, 10, 1.0)))
-    work.complete(lease, [])
+    bench.commits.complete(lease, [])
     bench.submit(Job(image=b"png", reply_to=inbox))
-    work.complete(lease, done(work.claim(lease, 1, 100).jobs))
+    bench.commits.complete(lease, done(work.claim(lease, 1, 100).jobs))
     assert 0 < bench.redis.ttl(inbox) <= 3600
 
 
@@ -306,7 +310,7 @@ def test_an_inbox_of_another_type_leaves_its_job_to_be_answered_elsewhere_and_th
     bench.submit(Job(image=b"1", reply_to=bench.shard.inbox("text")), Job(image=b"2", id="neighbour"))
     jobs = work.claim(lease, 10, 100).jobs
 
-    committed = work.complete(lease, done(jobs))
+    committed = bench.commits.complete(lease, done(jobs))
 
     assert ([jobs[0]], 1) == (committed.refused, committed.published)
     assert [b"done"] == bench.results("neighbour")
@@ -318,14 +322,14 @@ def test_a_result_key_of_another_type_does_not_stop_the_batch(bench: Bench) -> N
     bench.redis.set(bench.shard.result("mine"), "squatter")
     bench.submit(Job(image=b"1", id="mine"), Job(image=b"2", id="neighbour"))
 
-    assert 2 == work.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
+    assert 2 == bench.commits.complete(lease, done(work.claim(lease, 10, 100).jobs)).published
     assert ([b"done"], [b"done"]) == (bench.results("mine"), bench.results("neighbour"))
 
 
 def test_a_result_lives_for_its_time(bench: Bench) -> None:
     work, lease = bench.worker()
     (entry,) = bench.submit(Job(image=b"1"))
-    work.complete(lease, done(work.claim(lease, 10, 100).jobs))
+    bench.commits.complete(lease, done(work.claim(lease, 10, 100).jobs))
 
     assert 55 <= bench.redis.ttl(bench.shard.result(entry)) <= 60
 
@@ -342,7 +346,7 @@ def test_two_raw_entries_with_one_id_leave_one_result(bench: Bench) -> None:
     for _ in range(2):
         bench.redis.xadd(bench.shard.streams[1], {"image": b"png", "id": "x"})
 
-    work.complete(lease, done(work.claim(lease, 10, 100).jobs))
+    bench.commits.complete(lease, done(work.claim(lease, 10, 100).jobs))
 
     assert [b"done"] == bench.results("x")
 
@@ -408,7 +412,9 @@ def test_a_cancelled_job_is_marked_when_it_is_claimed_and_forgotten_when_it_is_a
     at_once(bench.producer.cancel(["withdrawn", "never there"]))
 
     delivery = work.claim(lease, 10, 100)
-    work.complete(lease, [Completion(job, b"", cancelled=job.id in delivery.cancelled) for job in delivery.jobs])
+    bench.commits.complete(
+        lease, [Completion(job, b"", cancelled=job.id in delivery.cancelled) for job in delivery.jobs]
+    )
 
     assert frozenset({"withdrawn"}) == delivery.cancelled
     assert {b"never there"} == bench.redis.smembers(bench.shard.cancelled)
@@ -428,7 +434,7 @@ def test_status_follows_the_job(bench: Bench, own_id: str | None) -> None:
     assert JobState.WAITING == status(job_id)
     jobs = work.claim(lease, 1, 100).jobs
     assert JobState.RUNNING == status(job_id)
-    work.complete(lease, done(jobs))
+    bench.commits.complete(lease, done(jobs))
     assert JobState.DONE == status(job_id)
     assert JobState.UNKNOWN == status("no such job")
 
@@ -464,7 +470,7 @@ def test_at_maxmemory_producers_are_refused_and_workers_still_publish(bench: Ben
         with pytest.raises(QueueFull, match="maxmemory"):
             bench.submit(Job(image=b"2"))
         assert [] == bench.keeper.renew(bench.shard, [lease.incarnation])
-        assert 1 == work.complete(lease, done(jobs)).published
+        assert 1 == bench.commits.complete(lease, done(jobs)).published
     finally:
         bench.redis.config_set("maxmemory", limit)
     assert [b"done"] == bench.results(entry)

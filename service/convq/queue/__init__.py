@@ -1,14 +1,16 @@
 """The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
 
+from convq.queue.commits import Commits, Committed, Completion
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
 from convq.queue.leases import LeaseKeeper
 from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
-from convq.queue.streams import Committed, Completion, Delivery, Lease, WorkQueue
+from convq.queue.streams import Delivery, Lease, WorkQueue
 
 __all__ = [
     "AsyncioWire",
     "BlockingWire",
+    "Commits",
     "Committed",
     "Completion",
     "Delivery",

@@ -6,17 +6,18 @@ Runs in the supervisor, outside the workers: neither a long native call nor a he
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convq.errors import RedisRefused
+from convq.queue.functions import FunctionLibrary
+from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, MODELS, Shard
 from convq.queue.link import Link, Script
 
-DEPTH, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", "note", "release", "renew"))
+DEPTH, MEASURE, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", "measure", "note", "release", "renew"))
 
 SUSPICION_TTL_MS = 86_400_000
-OLDEST_REDIS = (7, 0)
 MEMORY_SAMPLES = 5
 
 
@@ -39,30 +40,14 @@ class ShardDepth:
     dead_letters: int
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What the server says of itself."""
-
-    name: str
-    version: str
-    maxmemory_policy: str
-    persistent: bool
-    role: str
-    maxmemory_bytes: int
-    """0: no limit."""
-    clock_s: float
-    """Its wall clock when it answered."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
-
-
 class LeaseKeeper:
     """One per supervisor and Redis; not for two threads at once."""
 
     def __init__(self, url: str, *, lease_ms: int) -> None:
+        self._url = url
         self._link = Link(url)
         self._lease_ms = lease_ms
+        self._library = FunctionLibrary(self._link)
 
     def close(self) -> None:
         """Close the connection."""
@@ -73,22 +58,19 @@ class LeaseKeeper:
         """How often the connection was opened again."""
         return max(0, self._link.connects - 1)
 
+    def look(self) -> Server:
+        """Ask the server what it is, and what is wrong with it. Raises RedisRefused only where it is too old."""
+        return look_at(self._link, self._url)
+
     def inspect(self) -> Server:
-        """Ask the server what it is. Raises RedisRefused where it is too old for streams with lag (7.0, Valkey 7.2)."""
-        info = _pairs(self._link.call("INFO"))
-        name = "valkey" if "valkey_version" in info else "redis"
-        version = info.get(f"{name}_version", "0")
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
-            raise RedisRefused(f"{name} {version} is too old: convq needs Redis 7.0 or Valkey 7.2, or newer")
-        return Server(
-            name=name,
-            version=version,
-            maxmemory_policy=info.get("maxmemory_policy", "unknown"),
-            persistent=info.get("aof_enabled") == "1",
-            role=info.get("role", "unknown"),
-            maxmemory_bytes=int(info.get("maxmemory", "0")),
-            clock_s=int(info.get("server_time_usec", "0")) / 1e6,
-        )
+        """As `look`; raises RedisRefused also where it may drop jobs by itself or takes none (a replica)."""
+        server = self.look()
+        server.refuse()
+        return server
+
+    def keep_functions(self) -> list[str]:
+        """See that other languages find `FCALL convq_submit`; asks every few seconds. What goes wrong is told, once."""
+        return self._library.keep(time.monotonic())
 
     def renew(self, shard: Shard, incarnations: Sequence[str]) -> list[str]:
         """Keep these leases; return those that are gone: their jobs belong to others now."""
@@ -106,12 +88,11 @@ class LeaseKeeper:
     def announce(
         self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int
     ) -> None:
-        """Say that this model is served, what it takes, and how much may wait. Gone `ttl_ms` after the last call."""
+        """Say that this model is served, what it takes, how much may wait, how fast it drains. Gone `ttl_ms` after the last call."""
         sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
-        limits = ("max_jobs", max_jobs, "max_bytes", max_bytes, "bytes", waiting_bytes)
         self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
-        self._link.run(NOTE, [shard.cfg], ["", *limits])
+        self._link.run(MEASURE, [shard.cfg, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
 
     def withdraw(self, models: Sequence[str]) -> None:
         """Take models that nobody serves any more out of the list; those that have a live lease stay."""
@@ -134,8 +115,3 @@ class LeaseKeeper:
         for length, pending, lag, age_ms, idle_ms in zip(*(flat[i::5] for i in range(5)), strict=True):
             lanes.append(LaneDepth(length, pending, None if lag < 0 else lag, age_ms / 1e3, idle_ms / 1e3))
         return ShardDepth(tuple(lanes), dead)
-
-
-def _pairs(info: bytes) -> dict[str, str]:
-    rows = (line.partition(":") for line in info.decode().splitlines())
-    return {name: value for name, colon, value in rows if colon}

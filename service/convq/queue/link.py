@@ -49,6 +49,11 @@ _TRANSIENT_REPLIES = (
 )
 
 
+def lua(name: str) -> str:
+    """The text of `lua/<name>.lua` of this package."""
+    return files("convq.queue").joinpath("lua", f"{name}.lua").read_text()
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script of `queue/lua/`, called by its hash and sent whole where the server does not know it."""
@@ -58,10 +63,10 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Read `lua/<name>.lua` of this package."""
-        source = files("convq.queue").joinpath("lua", f"{name}.lua").read_text()
-        return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    def load(cls, *names: str) -> Script:
+        """Read `lua/<name>.lua` of this package; several are one script in that order, called by the last name."""
+        source = "\n".join(lua(name) for name in names)
+        return cls(names[-1], source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[str], args: Sequence[Any]) -> Command:
         """The EVALSHA of this script."""

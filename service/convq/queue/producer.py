@@ -21,7 +21,7 @@ from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Prior
 from convq.queue.keys import GROUP, LANES, MODELS, Shard
 from convq.queue.link import Command, Script, connection_options, understood
 
-SUBMIT, STATUS = Script.load("submit"), Script.load("status")
+SUBMIT, STATUS = Script.load("door", "submit"), Script.load("status")
 
 SUBMIT_JOBS = 100
 """Jobs per submit script: bounds the time that the server does nothing else."""
@@ -225,7 +225,16 @@ def _checked(reply: Any) -> Any:
         return reply
     text = str(reply)
     if text.startswith("QUEUEFULL"):
-        raise QueueFull(f"the queue is full: {text.removeprefix('QUEUEFULL ')}; try again later")
+        raise _queue_full(text.removeprefix("QUEUEFULL "))
     if text.startswith("WRONGTYPE"):
         raise BadField(f"a key that convq reads holds something else: {text}")
     raise understood(reply) from reply
+
+
+def _queue_full(text: str) -> QueueFull:
+    """What the door says: how much is there and may be, and where it is known, when there is room again."""
+    why, _, milliseconds = text.partition("; retry_after_ms=")
+    if not milliseconds.isdigit():
+        return QueueFull(f"the queue is full: {why}; try again later")
+    wait_s = int(milliseconds) / 1e3
+    return QueueFull(f"the queue is full: {why}; try again in {wait_s:.3g} s", wait_s)

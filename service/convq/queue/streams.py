@@ -1,13 +1,12 @@
-"""The worker's side of one shard: take a lease, claim jobs, complete them, reclaim those of the dead.
+"""Jobs into a worker: take a lease, claim jobs, reclaim those of the dead.
 
-Claiming, reclaiming and resuming belong to one thread, completing to another; each has its own connection, because a
-commit must never wait behind a fetch that blocks. What a worker holds is written in its `Lease`, and nowhere else.
+Belongs to one thread and has its own connection; publishing is another's (see `commits`), because a commit must never
+wait behind a fetch that blocks. What a worker holds is written in its `Lease`, and nowhere else.
 """
 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,22 +15,19 @@ from typing import Any
 import redis
 
 from convq.errors import LeaseLost, RedisUnavailable
-from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
+from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
-BURY, COMPLETE, GROUPS, RECLAIM, RELEASE, RENEW = (
-    Script.load(name) for name in ("bury", "complete", "groups", "reclaim", "release", "renew")
+EXPIRE, GROUPS, RECLAIM, RELEASE, RENEW = (
+    Script.load(name) for name in ("expire", "groups", "reclaim", "release", "renew")
 )
 
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
 
 SUSPICION_TTL_MS = 86_400_000
-
-COMPLETE_CHUNK = 500
-"""Jobs per call of the commit script: bounds the time that the server does nothing else."""
 
 
 @dataclass(slots=True)
@@ -61,37 +57,14 @@ class Delivery:
     cancelled: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class Completion:
-    """One answered job on its way out: the document, and where it goes."""
-
-    job: Received
-    document: bytes
-    cancelled: bool = False
-
-
-@dataclass(slots=True)
-class Committed:
-    """What became of one commit."""
-
-    published: int = 0
-    lost: int = 0
-    """Answered by somebody else in the meantime."""
-    refused: list[Received] = field(default_factory=list)
-    """Still ours: their inbox is a key of another type."""
-
-
 class WorkQueue:
     """One shard of one model, as one worker uses it. Raises RedisUnavailable where the server cannot answer."""
 
-    def __init__(self, url: str, shard: Shard, *, worker: str, lease_ms: int, result_ttl_ms: int) -> None:
+    def __init__(self, url: str, shard: Shard, *, worker: str, lease_ms: int) -> None:
         self.shard = shard
         self._worker = worker
         self._lease_ms = lease_ms
-        self._result_ttl_ms = result_ttl_ms
         self._fetching = Link(url)
-        self._committing = Link(url)
-        self._commit_lock = threading.Lock()
         self._receiver = Receiver(shard.inbox_prefix)
         self._streams = shard.streams
         self._lease_keys = [shard.leases, shard.cfg]
@@ -107,12 +80,11 @@ class WorkQueue:
     @property
     def reconnects(self) -> int:
         """How often a connection was opened again."""
-        return max(0, self._fetching.connects - 1) + max(0, self._committing.connects - 1)
+        return max(0, self._fetching.connects - 1)
 
     def close(self) -> None:
-        """Close both connections."""
+        """Close the connection."""
         self._fetching.close()
-        self._committing.close()
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -228,6 +200,23 @@ class WorkQueue:
             raise understood(flags) from flags
         return frozenset(job_id for job_id, flag in zip(ids, flags, strict=True) if flag)
 
+    def expire(self, lease: Lease, room: int, result_ttl_ms: int) -> tuple[list[int], Delivery]:
+        """Answer expired jobs without moving their images, and claim the others among those looked at.
+
+        For a backlog whose time is over: `room` entries of each lane are looked at. Returns how many of each lane
+        expired, and what was claimed. Raises LeaseLost.
+        """
+        shard = self.shard
+        keys = [shard.leases, *self._streams, shard.cfg]
+        args = [GROUP, lease.incarnation, room, result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
+        args += (shard.result_prefix, shard.inbox_prefix, shard.model, self._worker)
+        reply = self._fetching.run(EXPIRE, keys, args)
+        if reply == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+        rows = [(int(reply[i]), reply[i + 1].decode(), 1) for i in range(len(LANES), len(reply), 2)]
+        return [int(count) for count in reply[: len(LANES)]], self._read_entries(lease, rows)
+
     # -- taking over ----------------------------------------------------------------------------------------------
 
     def reclaim(self, lease: Lease, room: int) -> Delivery:
@@ -274,87 +263,6 @@ class WorkQueue:
         if gone:
             self._fetching.flush(gone)
         return Delivery(jobs, _milliseconds(now), arrived_s)
-
-    # -- completing (another thread) ------------------------------------------------------------------------------
-
-    def complete(self, lease: Lease, completions: Sequence[Completion]) -> Committed:
-        """Publish results, each at most once, and delete their jobs.
-
-        Raises LeaseLost where this worker was declared dead: nothing was published, others answer. After
-        RedisUnavailable the same call may be repeated: what it had published is not published again.
-        """
-        committed = Committed()
-        with self._commit_lock:
-            for first in range(0, len(completions), COMPLETE_CHUNK):
-                self._complete_chunk(lease, completions[first : first + COMPLETE_CHUNK], committed)
-        return committed
-
-    def bury(self, lease: Lease, completion: Completion, reason: str, message: str) -> bool:
-        """Answer one job as poisoned and keep the whole of it as a dead letter; whether it was still ours to answer.
-
-        Raises LeaseLost as `complete` does; after RedisUnavailable it may be repeated.
-        """
-        job, shard = completion.job, self.shard
-        where, ttl_ms = shard.result(job.id), self._result_ttl_ms
-        if job.reply_to is not None:
-            where, ttl_ms = job.reply_to, INBOX_TTL_S * 1000
-        keys = [shard.leases, self._streams[job.lane], shard.dead, shard.suspects, where]
-        args = [
-            GROUP,
-            lease.incarnation,
-            job.lane,
-            job.entry,
-            completion.document,
-            ttl_ms,
-            DEAD_LENGTH,
-            reason,
-            message,
-        ]
-        with self._commit_lock:
-            reply = self._committing.run(BURY, keys, args)
-        if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
-        lease.held.discard((job.lane, job.entry))
-        return bool(reply)
-
-    def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
-        groups = self._grouped(chunk)
-        cancelled = ",".join(done.job.id for done in chunk if done.cancelled)
-        suspects = ",".join(f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion)
-        args: list[Any] = [GROUP, lease.incarnation, self._result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
-        args += (cancelled, suspects)
-        jobs: list[Received] = []
-        for (lane, kind, destination), members in groups.items():
-            args += (lane + 1, kind, destination, len(members))
-            for done in members:
-                args += (done.job.entry, done.document)
-                jobs.append(done.job)
-        keys = [self.shard.leases, *self._streams, self.shard.cancelled, self.shard.suspects, self.shard.cfg]
-        reply = self._committing.run(COMPLETE, keys, args)
-        if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
-        published, lost, refused = reply
-        kept = [jobs[position - 1] for position in refused]
-        lease.held.difference_update([(job.lane, job.entry) for job in jobs])
-        lease.held.update([(job.lane, job.entry) for job in kept])
-        committed.refused += kept
-        committed.published += published
-        committed.lost += len(lost)
-
-    def _grouped(self, chunk: Sequence[Completion]) -> dict[tuple[int, str, str], list[Completion]]:
-        """The completions by lane and destination; see `complete.lua` for the kinds."""
-        groups: dict[tuple[int, str, str], list[Completion]] = {}
-        prefix = self.shard.result_prefix
-        for done in chunk:
-            job = done.job
-            if job.reply_to is not None:
-                key = (job.lane, "i", job.reply_to)
-            else:
-                key = (job.lane, "r" if job.id == job.entry else "n", prefix + job.id)
-            groups.setdefault(key, []).append(done)
-        return groups
 
 
 def _milliseconds(now: Any) -> float:

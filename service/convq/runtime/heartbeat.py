@@ -120,7 +120,10 @@ class Heartbeat:
         while not self._stopping or not self._dead.empty():
             try:
                 if not inspected:
-                    event(log, logging.INFO, "connected", server=str(self._keeper.inspect()))
+                    server = self._keeper.inspect()
+                    event(log, logging.INFO, "connected", server=str(server))
+                    for remark in server.warnings:
+                        event(log, logging.WARNING, str(remark), check=remark.check)
                     inspected = True
                 self._fence_dead(max(0.0, next_s - time.monotonic()))
                 if self._news or time.monotonic() >= next_s:
@@ -164,6 +167,8 @@ class Heartbeat:
                 event(log, logging.ERROR, str(error), during="heartbeat", model=shard.model)
         mine = {shard.model for shard in self._shards}
         self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
+        for trouble in self._keeper.keep_functions():
+            event(log, logging.WARNING, trouble, during="heartbeat")
         if not self.beats:
             event(log, logging.INFO, "heartbeat reaches Redis")
         self.beats = True

@@ -18,7 +18,7 @@ from typing import TypeVar
 from convq.errors import ConvqError, LeaseLost, ModelFault, RedisUnavailable
 from convq.inference.session import Engine
 from convq.protocol import Status
-from convq.queue import Completion, Delivery, Lease, Received, WorkQueue, refuse_inbox
+from convq.queue import Commits, Completion, Delivery, Lease, Received, WorkQueue, refuse_inbox
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.logs import event
@@ -37,16 +37,19 @@ ROUNDS_PER_LEASE = 8
 """With a short lease both are shorter: whoever reclaims less than twice per lease takes it that the server was away."""
 RESUME_EVERY_S = 5.0
 """A reply that was lost on the way leaves jobs pending under our name: looked for after trouble, and this often anyway."""
+EXPIRED_BACKLOG = 4
+"""So many expired jobs in one claim, and more of them than others: there is a backlog whose time is over."""
 BACK_OFF_S = (0.05, 2.0)
 
 
 class Pipeline:
     """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
 
-    def __init__(self, engine: Engine, work: WorkQueue, row: Row, worker: str, gate: Gate) -> None:
+    def __init__(self, engine: Engine, work: WorkQueue, commits: Commits, row: Row, worker: str, gate: Gate) -> None:
         self.engine = engine
         self.failed: BaseException | None = None
         self._work = work
+        self._commits = commits
         self._row = row
         self._gate = gate
         self._admission = Admission(engine, row.decoding)
@@ -57,6 +60,7 @@ class Pipeline:
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
         self._lease: Lease | None = None
         self._resume = False
+        self._mostly_expired = False
         self._block_s = min(BLOCK_MS / 1e3, work.lease_s / ROUNDS_PER_LEASE)
         self._reclaim_every_s = min(RECLAIM_EVERY_S, work.lease_s / ROUNDS_PER_LEASE)
         self._next_resume_s = time.monotonic() + RESUME_EVERY_S
@@ -145,8 +149,18 @@ class Pipeline:
             self._accept(lease, delivery)
             room -= len(delivery.jobs)
         if room > 0 and not self._draining.is_set():
-            self._accept(lease, self._work.claim(lease, room, max(1, round(self._block_s * 1e3))))
+            if self._mostly_expired:
+                self._expire(lease, room)
+            else:
+                self._accept(lease, self._work.claim(lease, room, max(1, round(self._block_s * 1e3))))
         self._ready.set()
+
+    def _expire(self, lease: Lease, room: int) -> None:
+        """While what comes is mostly expired, it is answered where it lies: nobody waits for these images to be moved."""
+        expired, delivery = self._work.expire(lease, room, self._commits.result_ttl_ms)
+        self._tally.expired(expired)
+        self._accept(lease, delivery)
+        self._mostly_expired = sum(expired) > len(delivery.jobs)
 
     def _held_lease(self) -> Lease:
         """The lease, made anew where it was lost; the supervisor learns of it through the board and renews it."""
@@ -171,7 +185,7 @@ class Pipeline:
     def _accept(self, lease: Lease, delivery: Delivery) -> None:
         """Decode what was delivered; what cannot run is answered at once, beside the batch and not in it."""
         self._row.set("convq_worker_in_flight", len(lease.held))
-        self._tally.reconnected(self._work.reconnects)
+        self._tally.reconnected(self._work.reconnects + self._commits.reconnects)
         if not delivery.jobs:
             return
         self._tally.delivered(delivery)
@@ -180,6 +194,8 @@ class Pipeline:
         self._batcher.put(runnable)
         if ended:
             self._handover.put(Answers(ended))
+            expired = sum(ticket.status is Status.EXPIRED for ticket in ended)
+            self._mostly_expired = expired >= EXPIRED_BACKLOG and expired > len(runnable)
 
     # -- run ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +269,7 @@ class Pipeline:
 
     def _bury(self, ticket: Ticket, completion: Completion) -> None:
         """Answer what killed its workers as poisoned, and keep it as a dead letter."""
-        if self._until_done(lambda: self._work.bury(ticket.lease, completion, "poisoned", str(ticket.job.problem))):
+        if self._until_done(lambda: self._commits.bury(ticket.lease, completion, "poisoned", str(ticket.job.problem))):
             self._tally.buried(ticket)
             event(log, logging.ERROR, "buried a poisoned job", model=self.engine.name, job=ticket.job.id)
 
@@ -279,7 +295,7 @@ class Pipeline:
 
     def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
         """Publish what was claimed under this lease; return the jobs whose inbox cannot take a result."""
-        committed = self._until_done(lambda: self._work.complete(lease, completions))
+        committed = self._until_done(lambda: self._commits.complete(lease, completions))
         self._tally.lost(len(completions) if committed is None else committed.lost)
         return [] if committed is None else committed.refused
 
@@ -306,6 +322,7 @@ class Pipeline:
         except ConvqError as error:
             self._note_trouble(error, "release")
         self._work.close()
+        self._commits.close()
 
     def _note_trouble(self, error: ConvqError, where: str) -> None:
         self._tally.trouble(error)

@@ -204,6 +204,12 @@ class Tally:
         self._row.observe_alike(self.STAGE, time.perf_counter() - delivery.arrived_s, count, "fetch")
         self._row.observe("convq_image_bytes", [len(job.image or job.tensor or b"") for job in delivery.jobs])
 
+    def expired(self, per_lane: Sequence[int]) -> None:
+        """Jobs were answered as expired inside the server."""
+        for lane, count in zip(LANE_NAMES, per_lane, strict=True):
+            if count:
+                self._row.add("convq_jobs", count, lane, "expired")
+
     def redelivered(self, delivery: Delivery) -> None:
         """Jobs of a dead worker were taken over."""
         for job in delivery.jobs:

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from convq.errors import ConvqError
-from convq.queue import Shard, WorkQueue
+from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import logs
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES
@@ -77,10 +77,9 @@ class Worker:
             folder = repository[model]
             engine = Engine.load(folder.path, folder.newest, device=orders.device)
             engine.warm_up()
-            work = WorkQueue(
-                orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms, result_ttl_ms=orders.result_ttl_ms
-            )
-            self._pipelines.append(Pipeline(engine, work, self._rows[index], name, gate))
+            work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
+            commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
+            self._pipelines.append(Pipeline(engine, work, commits, self._rows[index], name, gate))
             _report(
                 event="loaded",
                 model=model,

@@ -14,7 +14,7 @@ local function refused(text)
 end
 
 local function convq_submit(keys, args)
-  local prefix, suffix = string.match(keys[1] or '', '^(convq:{[a-z0-9][a-z0-9_.-]*}:)jobs(:?%l*)$')
+  local prefix, suffix = string.match(keys[1] or '', '^(convq:{[a-z0-9][a-z0-9_-]*%.?%d*}:)jobs(:?%l*)$')
   local lane = LANES[suffix]
   if #keys ~= 1 or not lane then
     return refused("the one key is a job stream, like 'convq:{lenet}:jobs', with :high or :low at its end for another priority")

@@ -35,7 +35,7 @@ end
 
 if at and now >= at and now - at <= MOST_MS and answered >= before then
   local sample, busy = (answered - before) * 1000 / (now - at), waited and waiting > 0
-  if busy and full then
+  if busy and full and rate > 0 then
     rate = rate + (1 - math.exp((at - now) / SMOOTH_MS)) * (sample - rate)
   elseif busy then
     rate, full = sample, true

@@ -4,13 +4,11 @@
 -- convq:models   HSET, PEXPIRE
 --
 -- KEYS  the hash
--- ARGV  milliseconds that the hash lives from now on, or "" to leave that alone; field, value, field, value...
+-- ARGV  milliseconds that the hash lives from now on; field, value, field, value...
 -- Reply 1
 --
--- allow-oom: at maxmemory too it must be known who serves, and how much waits.
+-- allow-oom: at maxmemory too it must be known who serves.
 
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-if ARGV[1] ~= '' then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
-end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1

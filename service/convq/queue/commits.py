@@ -1,0 +1,137 @@
+"""Jobs out of a worker: publish results, each at most once, and bury what must not run again.
+
+Belongs to one thread and has its own connection. Whoever publishes needs the lease that the job was claimed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from convq.errors import LeaseLost
+from convq.protocol import DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
+from convq.queue.entries import Received
+from convq.queue.keys import GROUP, Shard
+from convq.queue.link import Link, Script
+from convq.queue.streams import Lease
+
+BURY, COMPLETE = (Script.load(name) for name in ("bury", "complete"))
+
+CHUNK = 500
+"""Jobs per call of the commit script: bounds the time that the server does nothing else."""
+
+
+@dataclass(slots=True)
+class Completion:
+    """One answered job on its way out: the document, and where it goes."""
+
+    job: Received
+    document: bytes
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Committed:
+    """What became of one commit."""
+
+    published: int = 0
+    lost: int = 0
+    """Answered by somebody else in the meantime."""
+    refused: list[Received] = field(default_factory=list)
+    """Still ours: their inbox is a key of another type."""
+
+
+class Commits:
+    """The results of one shard, as one worker publishes them. Raises RedisUnavailable where the server cannot answer."""
+
+    def __init__(self, url: str, shard: Shard, *, result_ttl_ms: int) -> None:
+        self._shard = shard
+        self.result_ttl_ms = result_ttl_ms
+        self._link = Link(url)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was opened again."""
+        return max(0, self._link.connects - 1)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+    def complete(self, lease: Lease, completions: Sequence[Completion]) -> Committed:
+        """Publish results, each at most once, and delete their jobs.
+
+        Raises LeaseLost where this worker was declared dead: nothing was published, others answer. After
+        RedisUnavailable the same call may be repeated: what it had published is not published again.
+        """
+        committed = Committed()
+        for first in range(0, len(completions), CHUNK):
+            self._complete_chunk(lease, completions[first : first + CHUNK], committed)
+        return committed
+
+    def bury(self, lease: Lease, completion: Completion, reason: str, message: str) -> bool:
+        """Answer one job as poisoned and keep the whole of it as a dead letter; whether it was still ours to answer.
+
+        Raises LeaseLost as `complete` does; after RedisUnavailable it may be repeated.
+        """
+        job, shard = completion.job, self._shard
+        where, ttl_ms = shard.result(job.id), self.result_ttl_ms
+        if job.reply_to is not None:
+            where, ttl_ms = job.reply_to, INBOX_TTL_S * 1000
+        keys = [shard.leases, self._shard.streams[job.lane], shard.dead, shard.suspects, where]
+        args = [
+            GROUP,
+            lease.incarnation,
+            job.lane,
+            job.entry,
+            completion.document,
+            ttl_ms,
+            DEAD_LENGTH,
+            reason,
+            message,
+        ]
+        reply = self._link.run(BURY, keys, args)
+        if reply == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")
+        lease.held.discard((job.lane, job.entry))
+        return bool(reply)
+
+    def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
+        groups = self._grouped(chunk)
+        cancelled = ",".join(done.job.id for done in chunk if done.cancelled)
+        suspects = ",".join(f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion)
+        args: list[Any] = [GROUP, lease.incarnation, self.result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
+        args += (cancelled, suspects)
+        jobs: list[Received] = []
+        for (lane, kind, destination), members in groups.items():
+            args += (lane + 1, kind, destination, len(members))
+            for done in members:
+                args += (done.job.entry, done.document)
+                jobs.append(done.job)
+        keys = [self._shard.leases, *self._shard.streams, self._shard.cancelled, self._shard.suspects, self._shard.cfg]
+        reply = self._link.run(COMPLETE, keys, args)
+        if reply == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")
+        published, lost, refused = reply
+        kept = [jobs[position - 1] for position in refused]
+        lease.held.difference_update([(job.lane, job.entry) for job in jobs])
+        lease.held.update([(job.lane, job.entry) for job in kept])
+        committed.refused += kept
+        committed.published += published
+        committed.lost += len(lost)
+
+    def _grouped(self, chunk: Sequence[Completion]) -> dict[tuple[int, str, str], list[Completion]]:
+        """The completions by lane and destination; see `complete.lua` for the kinds."""
+        groups: dict[tuple[int, str, str], list[Completion]] = {}
+        prefix = self._shard.result_prefix
+        for done in chunk:
+            job = done.job
+            if job.reply_to is not None:
+                key = (job.lane, "i", job.reply_to)
+            else:
+                key = (job.lane, "r" if job.id == job.entry else "n", prefix + job.id)
+            groups.setdefault(key, []).append(done)
+        return groups

@@ -1,0 +1,150 @@
+"""What a server says of itself, and whether a queue may live on it: refused, warned of, or fine.
+
+The service's start and `convq doctor` both ask here, so that both say the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from convq.errors import RedisRefused
+from convq.queue.address import redis_cli
+from convq.queue.link import Link
+from convq.queue.versions import known_holes, parsed
+
+Level = Literal["ok", "warning", "problem"]
+
+OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
+CLOCK_SLACK_S = 5.0
+NEVER_EVICTS = "noeviction"
+UNKNOWN = "unknown"
+"""What a server that hides its settings is taken to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One thing that was looked at. `remedy` is a command or a sentence. A problem is refused, a warning is logged."""
+
+    level: Level
+    check: str
+    found: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return self.found if self.remedy is None else f"{self.found}; mend it: {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the server says of itself, and what is to be said about that."""
+
+    name: str
+    version: str
+    maxmemory_policy: str
+    persistent: bool
+    role: str
+    maxmemory_bytes: int
+    """0: no limit."""
+    clock_ahead_s: float | None
+    """Its wall clock minus ours; None where it does not tell."""
+    remarks: tuple[Remark, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def warnings(self) -> tuple[Remark, ...]:
+        """What works, and should be looked at."""
+        return tuple(remark for remark in self.remarks if remark.level == "warning")
+
+    def refuse(self) -> None:
+        """Raise RedisRefused where a queue cannot live here, with the command that mends it."""
+        for remark in self.remarks:
+            if remark.level == "problem":
+                raise RedisRefused(f"{self} cannot hold the queue: {remark}")
+
+
+def look_at(link: Link, url: str) -> Server:
+    """Ask the server what it is. Raises RedisRefused where it is too old for streams with lag (7.0, Valkey 7.2)."""
+    asked_s = time.time()
+    info = _pairs(link.call("INFO"))
+    here_s = (asked_s + time.time()) / 2
+    name = "valkey" if "valkey_version" in info else "redis"
+    version = info.get(f"{name}_version", "0")
+    if parsed(version)[:2] < OLDEST[name]:
+        raise RedisRefused(f"{name} {version} is too old: convq needs Redis 7.0 or Valkey 7.2, or newer")
+    clock = info.get("server_time_usec")
+    server = Server(
+        name=name,
+        version=version,
+        maxmemory_policy=info.get("maxmemory_policy", UNKNOWN),
+        persistent=info.get("aof_enabled") == "1",
+        role=info.get("role", UNKNOWN),
+        maxmemory_bytes=int(info.get("maxmemory", "0")),
+        clock_ahead_s=None if clock is None else int(clock) / 1e6 - here_s,
+    )
+    return _remarked(server, redis_cli(url))
+
+
+def _remarked(server: Server, cli: str) -> Server:
+    remarks = (_policy(server, cli), _limit(server, cli), _persistence(server, cli), _role(server, cli))
+    return replace(server, remarks=(*remarks, *_holes(server), *_clock(server)))
+
+
+def _policy(server: Server, cli: str) -> Remark:
+    policy, mend = server.maxmemory_policy, f"{cli} CONFIG SET maxmemory-policy {NEVER_EVICTS}"
+    if policy == NEVER_EVICTS:
+        return Remark("ok", "maxmemory", f"policy {policy}: a full server refuses jobs, it drops none")
+    if policy == UNKNOWN:
+        return Remark("warning", "maxmemory", f"the server does not tell its policy; it must be {NEVER_EVICTS}", mend)
+    return Remark("problem", "maxmemory", f"policy {policy}: a full server may drop jobs and results", mend)
+
+
+def _limit(server: Server, cli: str) -> Remark:
+    if server.maxmemory_bytes:
+        return Remark("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
+    found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
+    return Remark("warning", "maxmemory", found, f"{cli} CONFIG SET maxmemory 1gb")
+
+
+def _persistence(server: Server, cli: str) -> Remark:
+    if server.persistent:
+        return Remark("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
+    found = "append-only file is off: a restart of the server loses the jobs"
+    return Remark("warning", "persistence", found, f"{cli} CONFIG SET appendonly yes")
+
+
+def _role(server: Server, cli: str) -> Remark:
+    if server.role == "slave":
+        mend = f"point --redis at its master; {cli} INFO replication says which"
+        return Remark("problem", "role", "it is a replica: it takes no jobs", mend)
+    return Remark("ok", "role", server.role)
+
+
+def _holes(server: Server) -> Iterator[Remark]:
+    reasons, target = known_holes(server.name, server.version)
+    if not reasons:
+        return
+    found = f"{server} has known holes, unless your distribution mended them: {'; '.join(reasons)}"
+    yield Remark("warning", "version", found, f"upgrade the server to {target} or later")
+
+
+def _clock(server: Server) -> Iterator[Remark]:
+    """No clock but the server's counts for jobs; a large difference only confuses who reads logs of both."""
+    if server.clock_ahead_s is None:
+        return
+    apart_s = abs(server.clock_ahead_s)
+    if apart_s <= CLOCK_SLACK_S:
+        yield Remark("ok", "clock", f"the server's is {apart_s * 1e3:.0f} ms off ours")
+        return
+    way = "ahead of" if server.clock_ahead_s > 0 else "behind"
+    found = f"the server's is {apart_s:.1f} s {way} ours: jobs do not mind, but the logs of both won't match"
+    yield Remark("warning", "clock", found, "timedatectl set-ntp true, on both machines")
+
+
+def _pairs(info: bytes) -> dict[str, str]:
+    rows = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in rows if colon}

@@ -1,0 +1,98 @@
+#!lua flags=allow-oom
+-- expire: answer jobs whose time is over where they lie, so that their images never cross the wire; claim the others.
+--
+-- convq:{M}:leases            read: a worker without a lease claims nothing
+-- convq:{M}:jobs[:high|:low]  XREADGROUP, XACK, XDEL
+-- convq:{M}:result:<id>       RPUSH, PEXPIRE
+-- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE
+-- convq:{M}:cfg               HINCRBY answered
+--
+-- KEYS  leases, high, jobs, low, cfg
+-- ARGV  group, incarnation, how many entries to look at per lane, result_ttl_ms, inbox_ttl_ms, inbox_length,
+--       prefix of result keys, prefix of inbox keys, model, worker
+-- Reply "FENCED", or {expired per lane (3 numbers), lane (0..2), entry id, … of the jobs that were claimed}
+--
+-- Only what is plainly expired is answered here; whatever has a malformed field goes to the worker, which knows the words.
+
+if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
+  return 'FENCED'
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function plainly_expired(entry, fields)
+  local seen = {}
+  for i = 1, #fields, 2 do
+    if seen[fields[i]] then
+      return nil
+    end
+    seen[fields[i]] = fields[i + 1]
+  end
+  local ttl, id, inbox = seen['ttl_ms'], seen['id'] or entry, seen['reply_to']
+  if not ttl or not string.match(ttl, '^%d+$') or #ttl > 15 then
+    return nil
+  end
+  if now - tonumber(string.match(entry, '^%d+')) <= tonumber(ttl) then
+    return nil
+  end
+  if not string.match(id, '^[%w._:-]+$') or #id > 64 then
+    return nil
+  end
+  if inbox then
+    local type = string.sub(inbox, 1, #ARGV[8]) == ARGV[8] and #inbox > #ARGV[8] and redis.call('TYPE', inbox).ok
+    if type ~= 'list' and type ~= 'none' then
+      return nil
+    end
+  end
+  return id, inbox
+end
+
+local reply = { 0, 0, 0 }
+for lane = 1, 3 do
+  local stream, gone = KEYS[1 + lane], {}
+  local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', stream, '>')
+  for _, row in ipairs(read and not read.err and read[1][2] or {}) do
+    local entry = row[1]
+    local id, inbox = plainly_expired(entry, row[2])
+    if id then
+      gone[#gone + 1] = { entry, id, inbox }
+    else
+      reply[#reply + 1] = lane - 1
+      reply[#reply + 1] = entry
+    end
+  end
+  for _, job in ipairs(gone) do
+    redis.call('XACK', stream, ARGV[1], job[1])
+    redis.call('XDEL', stream, job[1])
+  end
+  for _, job in ipairs(gone) do
+    local entry, id, inbox = job[1], job[2], job[3]
+    local age = now - tonumber(string.match(entry, '^%d+'))
+    local document = string.format(
+      '{"v":1,"id":"%s","entry":"%s","model":"%s","status":"expired","attempt":1,"worker":%s,'
+        .. '"timing_ms":{"queue":%d,"decode":0,"batch":0,"infer":0,"total":%d}}',
+      id, entry, ARGV[9], cjson.encode(ARGV[10]), age, age)
+    if inbox then
+      if redis.call('RPUSH', inbox, document) > tonumber(ARGV[6]) then
+        redis.call('LTRIM', inbox, -tonumber(ARGV[6]), -1)
+      end
+      redis.call('PEXPIRE', inbox, ARGV[5])
+    else
+      local key = ARGV[7] .. id
+      local length = redis.pcall('RPUSH', key, document)
+      if type(length) == 'table' then
+        redis.call('DEL', key)
+        redis.call('RPUSH', key, document)
+      elseif length > 1 and id ~= entry then
+        redis.call('LTRIM', key, 0, 0)
+      end
+      redis.call('PEXPIRE', key, ARGV[4])
+    end
+  end
+  reply[lane] = #gone
+end
+local expired = reply[1] + reply[2] + reply[3]
+if expired > 0 then
+  redis.call('HINCRBY', KEYS[5], 'answered', expired)
+end
+return reply

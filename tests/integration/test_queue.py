@@ -249,6 +249,59 @@ def test_in_flight_jobs_of_a_destroyed_group_are_kept_and_delivered_again(bench:
     assert [entry] == entries(work.claim(lease, 10, 100))
 
 
+def test_jobs_of_a_consumer_that_an_operator_deleted_are_taken_up_again(bench: Bench) -> None:
+    work, lease = bench.worker()
+    ids = bench.submit(*[Job(image=b"png")] * 5)
+    held = work.claim(lease, 3, 100).jobs
+    bench.redis.xgroup_delconsumer(bench.shard.streams[1], "workers", lease.incarnation)
+    heir, new = bench.worker()
+
+    stranded = heir.reclaim(new, 10)
+
+    assert ids[:3] == entries(stranded)
+    assert [2, 2, 2] == [job.attempt for job in stranded.jobs]
+    assert 3 == bench.commits.complete(new, done(stranded.jobs)).published
+    assert 3 == bench.commits.complete(lease, done(held)).lost
+    assert [] == entries(heir.reclaim(new, 10))
+    assert ids[3:] == entries(heir.claim(new, 10, 100))
+
+
+def test_a_lane_whose_key_holds_something_else_does_not_stop_the_others(bench: Bench) -> None:
+    bench.redis.set(bench.shard.streams[2], "a string")
+    work, lease = bench.worker()
+    entry = bench.redis.xadd(bench.shard.streams[1], {"image": b"png"}).decode()
+
+    assert [entry] == entries(work.claim(lease, 10, 100))
+    assert [bench.shard.streams[2]] == work.strange_keys
+    bench.redis.delete(bench.shard.streams[2])
+    work.resume(lease)
+    (low,) = bench.submit(Job(image=b"png"), priority=Priority.LOW)
+    assert [low] == entries(work.claim(lease, 10, 100))
+
+
+def test_a_lane_that_turns_into_something_else_is_left_out_from_then_on(bench: Bench) -> None:
+    work, lease = bench.worker()
+    work.claim(lease, 10, 10)
+    bench.redis.delete(bench.shard.streams[0])
+    bench.redis.set(bench.shard.streams[0], "a string")
+    work.claim(lease, 10, 10)
+    entry = bench.redis.xadd(bench.shard.streams[1], {"image": b"png"}).decode()
+
+    assert [entry] == entries(work.claim(lease, 10, 100))
+    assert [] == work.reclaim(lease, 10).jobs
+
+
+def test_a_job_that_is_cancelled_after_its_worker_died_is_marked_when_it_is_taken_over(bench: Bench) -> None:
+    dead, lease = bench.worker()
+    bench.submit(Job(image=b"1", id="withdrawn"))
+    dead.claim(lease, 10, 100)
+    at_once(bench.producer.cancel(["withdrawn"]))
+    heir, new = bench.worker()
+    bench.keeper.fence(bench.shard, lease.incarnation)
+
+    assert frozenset({"withdrawn"}) == heir.reclaim(new, 10).cancelled
+
+
 def test_scripts_that_the_server_forgot_are_sent_again(bench: Bench) -> None:
     work, lease = bench.worker()
     bench.redis.script_flush()

@@ -3,22 +3,3 @@
 Knows nothing of the terminal. `faults` says what is done when, as a pure function of a seed; `nemesis` does it; `stage`
 owns the processes that it is done to; `load` keeps jobs in flight; `ledger` holds the books; `trial` is one whole run.
 """
-
-from convq.chaos.faults import DEFAULT_MIX, Kind, parse_mix, plan
-from convq.chaos.ledger import Ledger
-from convq.chaos.trial import Digit, Outcome, Progress, Started, Terms, check, run
-
-__all__ = [
-    "DEFAULT_MIX",
-    "Digit",
-    "Kind",
-    "Ledger",
-    "Outcome",
-    "Progress",
-    "Started",
-    "Terms",
-    "check",
-    "parse_mix",
-    "plan",
-    "run",
-]

@@ -16,26 +16,23 @@ STOP_LEASES = (0.5, 3.0)
 
 
 class Kind(StrEnum):
-    """One kind of fault."""
+    """One kind of fault; the help of `convq chaos` has them too."""
 
     WORKER = "worker"
+    """kill -9 of a worker, its supervisor lives."""
     STOP = "stop"
+    """SIGSTOP of a worker for half a lease to three, then SIGCONT."""
     SERVICE = "service"
+    """kill -9 of the whole service, started again."""
     SERVER = "server"
+    """kill -9 of the server, started again on its data."""
     CONNECTIONS = "connections"
+    """CLIENT KILL of some of all connections."""
     SCRIPTS = "scripts"
+    """SCRIPT FLUSH."""
     GUEST = "guest"
+    """A second service joins and leaves by SIGTERM."""
 
-
-MEANING: Mapping[Kind, str] = {
-    Kind.WORKER: "kill -9 of a worker, its supervisor lives",
-    Kind.STOP: "SIGSTOP of a worker for half a lease to three, then SIGCONT",
-    Kind.SERVICE: "kill -9 of the whole service, started again",
-    Kind.SERVER: "kill -9 of the server, started again on its data",
-    Kind.CONNECTIONS: "CLIENT KILL of some of all connections",
-    Kind.SCRIPTS: "SCRIPT FLUSH",
-    Kind.GUEST: "a second service joins and leaves by SIGTERM",
-}
 
 DEFAULT_MIX: Mapping[Kind, int] = {
     Kind.WORKER: 4,

@@ -19,7 +19,7 @@ WINDOW_S = 2.5
 little for the time between a write and our look at it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One job. Times are monotonic seconds; `entry` is None until a submission was confirmed."""
 
@@ -44,6 +44,7 @@ class Recovery:
     alone: bool
     began_s: float
     waiting: set[str]
+    in_flight: int
     took_s: float = math.inf
 
 
@@ -58,8 +59,11 @@ class Offence:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The sums. `rolled_back` and `repeated`: lost, and answered twice, inside the window of a server that was killed
-    and does not sync every command; always 0 where it does."""
+    """The sums.
+
+    `rolled_back` and `repeated`: lost, and answered twice, inside the window of a server that was killed and does not
+    sync every command; always 0 where it does.
+    """
 
     submitted: int
     answered: int
@@ -156,27 +160,27 @@ class Ledger:
             for ticket in tickets:
                 self._tickets.pop(ticket.id, None)
 
-    def waiting(self) -> list[Ticket]:
-        """Jobs that were taken and are not answered, the oldest first."""
-        with self._lock:
-            return list(self._waiting.values())
-
     def in_flight(self) -> int:
-        """How many that are."""
+        """How many jobs were taken and are not answered."""
         return len(self._waiting)
 
-    def write_off(self, now_s: float, older_s: float) -> list[Ticket]:
+    def oldest_s(self) -> float | None:
+        """When the oldest of them was taken; None where there is none."""
+        with self._lock:
+            return next((ticket.accepted_s for ticket in self._waiting.values()), None)
+
+    def write_off(self, now_s: float, older_s: float = 0.0, *, only_excused: bool = False) -> list[Ticket]:
         """Give up jobs that have waited `older_s` seconds: lost, or rolled back where that may happen. Returns the lost."""
         with self._lock:
             late = [ticket for ticket in self._waiting.values() if now_s - ticket.accepted_s >= older_s]
             excused = [ticket for ticket in late if not self.strict and self._forgotten(ticket.accepted_s)]
-            for ticket in late:
+            lost = [] if only_excused else [ticket for ticket in late if ticket not in excused]
+            for ticket in [*excused, *lost]:
                 del self._waiting[ticket.id]
             for ticket in excused:
-                ticket.answered_s = now_s
+                ticket.answered_s = ticket.accepted_s  # should an answer come all the same, it is inside the window
                 self._recover(ticket.id, now_s)
             self._rolled_back += len(excused)
-            lost = [ticket for ticket in late if ticket.answered_s is None]
             self._lost += len(lost)
             return lost
 
@@ -199,7 +203,7 @@ class Ledger:
         with self._lock:
             for other in self._active:
                 other.alone = False
-            recovery = Recovery(kind, alone and not self._active, now_s, set(self._waiting))
+            recovery = Recovery(kind, alone and not self._active, now_s, set(self._waiting), len(self._waiting))
             if recovery.waiting:
                 self._active.append(recovery)
             else:

@@ -18,7 +18,6 @@ from convq.chaos.ledger import Ledger, Ticket
 from convq.errors import QueueFull, RedisUnavailable
 from convq.protocol import Job, Priority
 from convq.queue import BlockingWire, Producer, Shard, Submission, at_once
-from convq.queue.keys import GROUP
 from convq.queue.link import Command, understood
 
 IN_FLIGHT = 1024
@@ -31,7 +30,6 @@ PRIORITIES = (Priority.NORMAL,) * 6 + (Priority.HIGH, Priority.LOW)
 READ_AT_MOST = 1000
 PAUSE_S = 0.004
 TROUBLE_PAUSE_S = 0.05
-SWEEP_EVERY_S = 30.0
 WRITE_OFF_S = 30.0
 
 
@@ -50,10 +48,12 @@ class Digit:
         return Job(image=self.png, id=ticket.id, reply_to=reply_to)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Page:
-    """One inbox and the jobs that are answered there. Nothing is taken from it before all of them are settled, so that
-    `read` documents have been seen and each one of them once."""
+    """One inbox and the jobs that are answered there.
+
+    Nothing is taken from it before all of them are settled: the first `read` documents have been seen, each of them once.
+    """
 
     inbox: str
     tickets: list[Ticket] = field(default_factory=list)
@@ -62,13 +62,37 @@ class _Page:
     settled_s: float | None = None
 
 
-class Load(threading.Thread):
-    """The client, as a thread. After `halt` its methods belong to the caller. `failed` holds what ended it otherwise."""
+def ask(wire: BlockingWire, commands: Sequence[Command]) -> list[Any]:
+    """The replies. Raises what a refused command's reply says."""
+    replies = at_once(wire.flush(commands)) if commands else []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise understood(reply) from reply
+    return replies
 
-    def __init__(self, url: str, shard: Shard, ledger: Ledger, digits: Sequence[Digit], quarantine_s: float) -> None:
-        super().__init__(name="load", daemon=True)
-        self.flowing = threading.Event()
+
+def take(wire: BlockingWire, key: str, since: int = 0) -> list[bytes]:
+    """Remove a list and return what it held behind its first `since` elements."""
+    *_, (documents, _) = ask(wire, [("MULTI",), ("LRANGE", key, since, -1), ("DEL", key), ("EXEC",)])
+    return list(documents)
+
+
+class Load(threading.Thread):
+    """One client, as a thread. After `halt` its methods belong to the caller. `failed` holds what ended it otherwise."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        shard: Shard,
+        ledger: Ledger,
+        digits: Sequence[Digit],
+        flowing: threading.Event,
+        quarantine_s: float,
+    ) -> None:
+        super().__init__(name=f"load-{name}", daemon=True)
         self.failed: BaseException | None = None
+        self._flowing = flowing
         self._wire = BlockingWire(url)
         self._shard = shard
         self._producer = Producer(self._wire, shard)
@@ -78,12 +102,12 @@ class Load(threading.Thread):
         self._halted = threading.Event()
         self._reread = threading.Event()
         self._chunks = 0
-        self._pages = [_Page(shard.inbox("chaos-0"))]
-        self._inboxes = 1
+        self._inbox = shard.inbox(f"chaos-{name}-")
+        self._inboxes = 0
+        self._pages: list[_Page] = []
         self._singles: deque[Ticket] = deque()
         self._unsure: list[tuple[Ticket, Submission]] = []
         self._rubbish: set[str] = set()
-        self._next_sweep_s = time.monotonic() + SWEEP_EVERY_S
 
     # -- for the main thread --------------------------------------------------------------------------------------
 
@@ -105,9 +129,9 @@ class Load(threading.Thread):
         """The server may have gone back in time: read again what was read."""
         self._reread.set()
 
-    def busy(self) -> bool:
-        """Whether a job is in flight, or it is not known whether it is."""
-        return bool(self._unsure) or self._ledger.in_flight() > 0
+    def unsure(self) -> bool:
+        """Whether jobs were submitted of which it is not known whether they were taken."""
+        return bool(self._unsure)
 
     def close(self) -> None:
         """Close the connections."""
@@ -121,9 +145,7 @@ class Load(threading.Thread):
             moved = self._submit()
             moved = self._read() or moved
             self._tidy()
-        except QueueFull:
-            self._halted.wait(TROUBLE_PAUSE_S)
-        except RedisUnavailable:
+        except (QueueFull, RedisUnavailable):
             self._halted.wait(TROUBLE_PAUSE_S)
         else:
             if not moved:
@@ -131,7 +153,7 @@ class Load(threading.Thread):
 
     def _submit(self) -> bool:
         if not self._unsure:
-            if not self.flowing.is_set() or self._ledger.in_flight() > IN_FLIGHT - CHUNK:
+            if not self._flowing.is_set() or self._ledger.in_flight() > IN_FLIGHT - CHUNK:
                 return False
             self._unsure = self._next_chunk()
         entries = at_once(self._producer.submit([submission for _, submission in self._unsure]))
@@ -143,8 +165,8 @@ class Load(threading.Thread):
         number, self._chunks = self._chunks, self._chunks + 1
         page = None
         if number % SINGLES:
-            if len(self._pages[-1].tickets) >= PAGE:
-                self._pages.append(_Page(self._shard.inbox(f"chaos-{self._inboxes}")))
+            if not self._pages or len(self._pages[-1].tickets) >= PAGE:
+                self._pages.append(_Page(f"{self._inbox}{self._inboxes}"))
                 self._inboxes += 1
             page = self._pages[-1]
         priority = PRIORITIES[number // 2 % len(PRIORITIES)]
@@ -153,7 +175,7 @@ class Load(threading.Thread):
             digit = self._digits[(number * CHUNK + at) % len(self._digits)]
             ticket = self._ledger.open(digit.label)
             (self._singles if page is None else page.tickets).append(ticket)
-            job = digit.job(ticket, page and page.inbox, as_tensor=at % 2 == 0)
+            job = digit.job(ticket, page.inbox if page else None, as_tensor=at % 2 == 0)
             chunk.append((ticket, Submission(job, priority)))
         return chunk
 
@@ -167,7 +189,7 @@ class Load(threading.Thread):
         singles = [ticket for ticket in self._singles if ticket.answered_s is None]
         commands: list[Command] = [("LRANGE", p.inbox, p.read, p.read + READ_AT_MOST - 1) for p in pages]
         commands += [("LRANGE", self._shard.result(ticket.id), 0, -1) for ticket in singles]
-        replies = self._flush(commands)
+        replies = ask(self._wire, commands)
         now_s = time.monotonic()
         for page, documents in zip(pages, replies, strict=False):
             self._ledger.record(documents, now_s, again=page.again)
@@ -176,14 +198,6 @@ class Load(threading.Thread):
         for documents in replies[len(pages) :]:
             self._ledger.record(documents, now_s)
         return any(replies)
-
-    def _flush(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies. Raises what a refused command's reply says."""
-        replies = at_once(self._wire.flush(commands)) if commands else []
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise understood(reply) from reply
-        return replies
 
     # -- keeping it small -----------------------------------------------------------------------------------------
 
@@ -197,25 +211,21 @@ class Load(threading.Thread):
         for page in self._pages[:-1]:
             if page.settled_s is None and all(ticket.settled for ticket in page.tickets):
                 page.settled_s = now_s
-        while len(self._pages) > 1 and self._is_ripe(self._pages[0], now_s):
-            self._retire(self._pages[0])
-            del self._pages[0]
+        for page in [page for page in self._pages if self._is_ripe(page, now_s)]:
+            self._retire(page)
+            self._pages.remove(page)
         if self._rubbish:
-            self._flush([("DEL", *self._rubbish)])
+            ask(self._wire, [("DEL", *self._rubbish)])
             self._rubbish.clear()
         if not self._ledger.strict:
-            self._ledger.write_off_excused(now_s, WRITE_OFF_S)
-        if now_s >= self._next_sweep_s:
-            self._next_sweep_s = now_s + SWEEP_EVERY_S
-            self.sweep()
+            self._ledger.write_off(now_s, WRITE_OFF_S, only_excused=True)
 
     def _is_ripe(self, page: _Page, now_s: float) -> bool:
         return page.settled_s is not None and now_s - page.settled_s >= self._quarantine_s and not page.again
 
     def _retire(self, page: _Page) -> None:
         """Take an inbox away together with what came late: in one step, so that nothing can come in between."""
-        *_, (documents, _) = self._flush([("MULTI",), ("LRANGE", page.inbox, page.read, -1), ("DEL", page.inbox), ("EXEC",)])
-        self._ledger.record(documents, time.monotonic())
+        self._ledger.record(take(self._wire, page.inbox, page.read), time.monotonic(), again=page.again)
         self._discard(page.tickets)
 
     def _discard(self, tickets: Sequence[Ticket]) -> None:
@@ -223,55 +233,10 @@ class Load(threading.Thread):
         self._rubbish.update(self._shard.job(ticket.id) for ticket in tickets)
         self._ledger.forget(tickets)
 
-    def sweep(self) -> None:
-        """Answers that lie where none is expected any more: to jobs that were answered before."""
-        expected = {page.inbox for page in self._pages} | {self._shard.result(ticket.id) for ticket in self._singles}
-        for prefix in (self._shard.inbox_prefix, self._shard.result_prefix):
-            cursor: Any = 0
-            while True:
-                cursor, keys = self._flush([("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)])[0]
-                for name in {key.decode() for key in keys} - expected - self._rubbish:
-                    *_, (documents, _) = self._flush([("MULTI",), ("LRANGE", name, 0, -1), ("DEL", name), ("EXEC",)])
-                    self._ledger.record(documents, time.monotonic())
-                if int(cursor) == 0:
-                    break
-
-    # -- at the end -----------------------------------------------------------------------------------------------
-
-    def settle(self, within_s: float) -> None:
-        """Go round, with nothing new, until every job is answered; what is not within `within_s` seconds is lost."""
-        give_up_at = time.monotonic() + within_s
-        while self.busy() and time.monotonic() < give_up_at:
-            self.go_round()
-        for ticket in self._ledger.write_off(time.monotonic(), 0.0):
-            self._ledger.blame(ticket, self._known(ticket))
-
-    def close_books(self) -> None:
-        """Read every inbox for the last time, whatever is expected there, and look for strays. Raises RedisUnavailable."""
-        for page in self._pages:
-            self._retire(page)
-        self._pages = [_Page(self._shard.inbox("chaos-end"))]
+    def retire_all(self) -> None:
+        """Read every inbox for the last time and remove it, whatever is expected there. Raises RedisUnavailable."""
+        while self._pages:
+            self._retire(self._pages[-1])
+            self._pages.pop()
         self._discard(list(self._singles))
         self._singles.clear()
-        self.sweep()
-
-    def left(self) -> int:
-        """Entries that are still in the streams, and those that workers hold, of which there should be none."""
-        lengths = self._flush([("XLEN", stream) for stream in self._shard.streams])
-        pending = self._flush([("XPENDING", stream, GROUP) for stream in self._shard.streams])
-        return sum(lengths) + sum(int(row[0]) for row in pending)
-
-    def _known(self, ticket: Ticket) -> dict[str, Any]:
-        """What the server knows of a job that was not answered."""
-        try:
-            known: dict[str, Any] = {"state": str(at_once(self._producer.status(ticket.id)))}
-            for stream in self._shard.streams:
-                for entry, owner, idle_ms, deliveries in self._flush(
-                    [("XPENDING", stream, GROUP, ticket.entry, ticket.entry, 1)]
-                )[0]:
-                    alive = self._flush([("ZSCORE", self._shard.leases, owner)])[0] is not None
-                    known |= {"stream": stream, "entry": entry.decode(), "owner": owner.decode(), "owner_lives": alive}
-                    known |= {"idle_ms": idle_ms, "deliveries": deliveries}
-        except RedisUnavailable as error:
-            known = {"unknown": str(error)}
-        return known

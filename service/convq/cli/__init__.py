@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import click
 
 import convq
+from convq.cli.chaos import chaos
+from convq.cli.dead import dead
 from convq.cli.demo import demo
 from convq.cli.doctor import doctor
 from convq.cli.jobs import jobs
@@ -65,7 +67,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
         context.exit(WRONG_USAGE)
 
 
-for _command in (demo, serve, submit, models, jobs, doctor):
+for _command in (demo, serve, submit, models, jobs, dead, chaos, doctor):
     commands.add_command(_command)
 
 

@@ -8,26 +8,23 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import convq
-from convq.cli.connection import redis_cli, shown
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import ConvqError, ModelBroken, RedisRefused, RedisUnavailable
 from convq.queue import LeaseKeeper
+from convq.queue.address import shown
+from convq.queue.health import Level
 
 if TYPE_CHECKING:
     from convq.inference.repository import ModelFolder
-    from convq.queue.leases import Server
 
-Level = Literal["ok", "warning", "problem"]
-
-CLOCK_SLACK_S = 2.0
 IMPORT_WITHIN_S = 60
 _ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
 
@@ -138,15 +135,14 @@ def _embedded() -> Finding:
 
 def _redis(url: str | None) -> Iterator[Finding]:
     asked = url or DEFAULT_URL
-    cli = redis_cli(asked)
     keeper = LeaseKeeper(asked, lease_ms=1000)
     try:
-        began = time.time()
-        server = keeper.inspect()
-        spent_s = time.time() - began
-        yield Finding("ok", "redis", f"{server} at {shown(asked)} answers in {spent_s * 1e3:.1f} ms")
-        yield from _settings(server, cli)
-        yield _clock(server, began + spent_s / 2)
+        began_s = time.monotonic()
+        server = keeper.look()
+        spent_ms = (time.monotonic() - began_s) * 1e3
+        yield Finding("ok", "redis", f"{server} at {shown(asked)} answers in {spent_ms:.1f} ms")
+        for remark in server.remarks:
+            yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
         yield _served(asked)
     except RedisUnavailable as error:
         level: Level = "warning" if url is None else "problem"
@@ -161,42 +157,6 @@ def _redis(url: str | None) -> Iterator[Finding]:
         yield Finding("problem", "redis", str(error), None, error.exit_code)
     finally:
         keeper.close()
-
-
-def _settings(server: Server, cli: str) -> Iterable[Finding]:
-    """What the server must promise: that it forgets nothing by itself."""
-    policy, refused = server.maxmemory_policy, RedisRefused.exit_code
-    if policy == "noeviction":
-        yield Finding("ok", "maxmemory", "policy noeviction: a full server refuses jobs, it drops none")
-    else:
-        mend = f"{cli} CONFIG SET maxmemory-policy noeviction"
-        yield Finding(
-            "problem", "maxmemory", f"policy {policy}: a full server may drop jobs and results", mend, refused
-        )
-    if server.maxmemory_bytes:
-        yield Finding("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
-    else:
-        found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
-        yield Finding("warning", "maxmemory", found, f"{cli} CONFIG SET maxmemory 1gb")
-    if server.persistent:
-        yield Finding("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
-    else:
-        found = "append-only file is off: a restart of the server loses the jobs"
-        yield Finding("warning", "persistence", found, f"{cli} CONFIG SET appendonly yes")
-    if server.role == "master":
-        yield Finding("ok", "role", "master")
-    else:
-        mend = f"point --redis at its master; {cli} INFO replication says which"
-        yield Finding("problem", "role", f"{server.role}: takes no jobs", mend, refused)
-
-
-def _clock(server: Server, here_s: float) -> Finding:
-    """No clock but the server's counts for jobs; a large difference only confuses who reads logs of both."""
-    apart_s = server.clock_s - here_s
-    if abs(apart_s) <= CLOCK_SLACK_S:
-        return Finding("ok", "clock", f"the server's is {abs(apart_s) * 1e3:.0f} ms off ours")
-    found = f"the server's is {abs(apart_s):.1f} s {'ahead of' if apart_s > 0 else 'behind'} ours: its log won't match"
-    return Finding("warning", "clock", found, "timedatectl set-ntp true, on both machines")
 
 
 def _served(url: str) -> Finding:

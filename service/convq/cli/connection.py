@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from convq.client import DEFAULT_URL, Client
 from convq.errors import RedisUnavailable
+from convq.queue.address import shown
 from convq.settings import facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -66,11 +65,13 @@ def choose_model(client: Client, model: str | None, *, must_be_served: bool = Tr
         if model is None and len(served) == 1:
             return served[0]
         if served or time.monotonic() >= give_up_at:
-            raise click.ClickException(_not_served(model, served))
+            raise click.ClickException(_not_served(model, served, must_be_served=must_be_served))
         time.sleep(ASK_AGAIN_S)
 
 
-def _not_served(model: str | None, served: list[str]) -> str:
+def _not_served(model: str | None, served: list[str], *, must_be_served: bool) -> str:
+    if not served and not must_be_served:
+        return "no worker serves any model now: say which one you mean, with --model NAME"
     if not served:
         what = "any model" if model is None else repr(model)
         return f"no worker serves {what}; start one on this Redis: convq serve --redis URL"
@@ -78,22 +79,3 @@ def _not_served(model: str | None, served: list[str]) -> str:
         return f"say which model, with --model: {', '.join(served)}"
     near = difflib.get_close_matches(model, served, n=1)
     return f"no worker serves {model!r}; served: {', '.join(served)}." + (f" Did you mean {near[0]!r}?" if near else "")
-
-
-def shown(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
-
-
-def redis_cli(url: str) -> str:
-    """How redis-cli is called to reach the same server."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return f"redis-cli -s {shlex.quote(parts.path)}"
-    if (parts.scheme, parts.hostname, parts.username, parts.password) == ("redis", "127.0.0.1", None, None):
-        return "redis-cli" if parts.port in (None, 6379) else f"redis-cli -p {parts.port}"
-    return f"redis-cli -u {shlex.quote(shown(url))}"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from convq.cli.connection import redis_cli, shown
 from convq.client import DEFAULT_URL
+from convq.queue.address import redis_cli, shown
 from convq.settings import Settings, facts, load_settings
 
 if TYPE_CHECKING:

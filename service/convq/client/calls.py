@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from convq.client.inputs import job_for
@@ -20,15 +20,24 @@ IN_FLIGHT = 512
 MAP_CHUNK = 64
 """Jobs that `map` submits in one call; results are read between two calls."""
 FULL_PAUSE_S = 0.1
+"""How long `map` waits at a full queue that does not say when there is room."""
+LONGEST_PAUSE_S = 1.0
+"""How long it waits at most: other producers, or more workers, may make the estimate wrong."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Mapped:
     """Where one `map` stands: its inbox, the entries in the order of the images, the results that came."""
 
     inbox: str
-    waiting: deque[str]
-    results: dict[str, Result]
+    waiting: deque[str] = field(default_factory=deque)
+    results: dict[str, Result] = field(default_factory=dict)
+    offer_s: float = 0.0
+    """Not before, by `time.monotonic`: a refused offer has sent its images for nothing."""
+
+    def pause_s(self) -> float:
+        """Seconds until the next offer makes sense; 0 where that is now."""
+        return max(0.0, self.offer_s - time.monotonic())
 
 
 class Calls:
@@ -116,7 +125,7 @@ class Calls:
         if in_flight < 1:
             raise BadField(f"in_flight must be at least 1, not {in_flight}")
         producer = await self.producer(model)
-        state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"), deque(), {})
+        state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"))
         options = {**options, "reply_to": state.inbox}
         source, pending, more = iter(images), list[Submission](), True
         progress_s = time.monotonic()
@@ -126,11 +135,12 @@ class Calls:
                     pending.append(Submission(job_for(next(source), options), Priority(priority)))
                 except StopIteration:
                     more = False
-            full = pending and not await self._offer(producer, pending, state, progress_s + timeout_s)
-            room = more and len(state.waiting) < in_flight and not full
-            if await self._take_in(
-                producer, state, 0.0 if room else min(timeout_s, FULL_PAUSE_S if full else timeout_s)
-            ):
+            if pending and not state.pause_s():
+                await self._offer(producer, pending, state, progress_s + timeout_s)
+            room = more and len(state.waiting) < in_flight and not pending
+            wait_s = min(timeout_s, state.pause_s()) if pending else timeout_s
+            wait_s = 0.0 if room else wait_s
+            if await self._take_in(producer, state, wait_s):
                 progress_s = time.monotonic()
             elif state.waiting and time.monotonic() - progress_s >= timeout_s:
                 raise ResultTimeout(await self._why_nothing(producer, state.waiting[0], timeout_s))
@@ -138,20 +148,24 @@ class Calls:
                 yield state.results.pop(state.waiting.popleft())
                 progress_s = time.monotonic()
 
-    async def _offer(self, producer: Producer, pending: list[Submission], state: _Mapped, deadline_s: float) -> bool:
-        """Submit what is pending; False where the queue is full and there is still time to wait for room."""
+    async def _offer(self, producer: Producer, pending: list[Submission], state: _Mapped, deadline_s: float) -> None:
+        """Submit what is pending; at a full queue say in `state` when to try again.
+
+        Raises QueueFull when `deadline_s` has come. Without anything to read meanwhile it waits here.
+        """
         try:
-            state.waiting.extend(await producer.submit(pending))
+            entries = await producer.submit(pending)
         except QueueFull as full:
-            state.waiting.extend(full.accepted)
-            del pending[: len(full.accepted)]
-            if time.monotonic() >= deadline_s:
+            entries = full.accepted
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
                 raise
-            if not state.waiting:
-                await self._wire.sleep(FULL_PAUSE_S)
-            return False
-        pending.clear()
-        return True
+            pause_s = min(full.retry_after_s or FULL_PAUSE_S, LONGEST_PAUSE_S, left_s)
+            state.offer_s = time.monotonic() + pause_s
+            if not state.waiting and not entries:
+                await self._wire.sleep(pause_s)
+        state.waiting.extend(entries)
+        del pending[: len(entries)]
 
     async def _take_in(self, producer: Producer, state: _Mapped, timeout_s: float) -> int:
         if not state.waiting:

@@ -104,10 +104,11 @@ class DeadLetters:
             page = letter_ids[first : first + PAGE]
             replies = self._run_all([REQUEUE.call(keys, (_entry_id(one), *rest)) for one in page])
             for letter_id, reply in zip(page, replies, strict=True):
-                if isinstance(reply, Exception):
-                    raise understood(reply) from reply
-                entry, job = reply or (None, None)
-                yield Requeued(letter_id, job and job.decode(), entry and entry.decode())
+                if not isinstance(reply, Exception):
+                    entry, job = reply or (None, None)
+                    yield Requeued(letter_id, job and job.decode(), entry and entry.decode())
+            for reply in replies:
+                _checked(reply)
 
     def _run_all(self, calls: list[Command]) -> list[Any]:
         """Run calls of `requeue` in one write; a server that lost the script is sent it."""
@@ -132,7 +133,7 @@ class DeadLetters:
 
     def _letter(self, row: list[Any]) -> Letter:
         letter_id, payload = row[0].decode(), row[1].decode()
-        texts = [value.decode("utf-8", "replace") for value in row[3:]]
+        texts: list[str] = [value.decode("utf-8", "replace") for value in row[3:]]
         own = dict(zip(texts[: 2 * OWN_FIELDS : 2], texts[1 : 2 * OWN_FIELDS : 2], strict=True))
         rest = texts[2 * OWN_FIELDS :]
         fields = dict(zip(rest[::2], rest[1::2], strict=True))

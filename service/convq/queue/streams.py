@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from convq.errors import LeaseLost, RedisUnavailable
+from convq.errors import LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
@@ -69,6 +69,7 @@ class WorkQueue:
         self._streams = shard.streams
         self._lease_keys = [shard.leases, shard.cfg]
         self._lane_of = {stream.encode(): lane for lane, stream in enumerate(shard.streams)}
+        self._lanes = tuple(range(len(LANES)))
         self._backlogged = [False] * len(LANES)
         self._credit = [0.0] * len(LANES)
 
@@ -107,8 +108,17 @@ class WorkQueue:
         return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation, SUSPICION_TTL_MS, 0]))
 
     def make_groups(self) -> None:
-        """Create the consumer group on every stream, from the first entry on, where it is missing."""
-        self._fetching.run(GROUPS, self._streams, [GROUP])
+        """Create the consumer group on every stream, from the first entry on, where it is missing.
+
+        A stream whose key holds something else is left out of the claims until it is a stream again.
+        """
+        strange = self._fetching.run(GROUPS, self._streams, [GROUP])
+        self._lanes = tuple(lane for lane in range(len(LANES)) if lane + 1 not in strange)
+
+    @property
+    def strange_keys(self) -> list[str]:
+        """Keys of job streams that hold something else; what is pushed there is refused by the server."""
+        return [stream for lane, stream in enumerate(self._streams) if lane not in self._lanes]
 
     # -- claiming (one thread) ------------------------------------------------------------------------------------
 
@@ -122,18 +132,23 @@ class WorkQueue:
         wanted = [room] * len(LANES)
         if any(self._backlogged):
             wanted = self._shares(room)
-            replies = self._read([self._lane_read(lease, lane, n) for lane, n in enumerate(wanted) if n > 0])
+            replies = self._read(
+                [self._lane_read(lease, lane, wanted[lane]) for lane in self._lanes if wanted[lane] > 0]
+            )
+        elif not self._lanes:
+            raise RedisRefused(
+                f"every job stream of {self.shard.model} holds something else: rename or delete these keys"
+            )
         else:
             read = ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", room, "BLOCK", block_ms, "STREAMS")
-            replies = self._read([(*read, *self._streams, *(">" * len(LANES)))])
+            replies = self._read([(*read, *(self._streams[lane] for lane in self._lanes), *(">" * len(self._lanes)))])
         arrived_s = time.perf_counter()
         *reads, cancelled, now = replies
         if any(isinstance(reply, Exception) for reply in reads):
             self._mend(reads)
         jobs = self._receive(lease, [reply for reply in reads if isinstance(reply, list)])
         delivery = Delivery(jobs, _milliseconds(now), arrived_s)
-        if cancelled and delivery.jobs:
-            delivery.cancelled = self._cancelled(delivery.jobs, cancelled)
+        delivery.cancelled = self._cancelled(delivery.jobs, cancelled)
         self._note_backlog(delivery.jobs, wanted)
         return delivery
 
@@ -162,10 +177,13 @@ class WorkQueue:
         return self._fetching.flush([*reads, ("SCARD", self.shard.cancelled), ("TIME",)])
 
     def _mend(self, replies: list[Any]) -> None:
-        """Put right what refused a read: a group or stream that is gone is made anew. Raises what cannot be mended."""
+        """Put right what refused a read: a group or stream that is gone is made anew, a key of another type left out.
+
+        Raises what cannot be mended.
+        """
         for reply in replies:
             if isinstance(reply, redis.exceptions.ResponseError):
-                if not str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+                if not str(reply).startswith(("NOGROUP", "UNBLOCKED", "WRONGTYPE")):
                     raise understood(reply) from reply
                 self.make_groups()
 
@@ -188,8 +206,13 @@ class WorkQueue:
                     jobs.append(job)
         return jobs
 
-    def _cancelled(self, jobs: list[Received], count: int) -> frozenset[str]:
-        """Which of these jobs the client has withdrawn; keeps the set of withdrawn ids bounded in size and time."""
+    def _cancelled(self, jobs: list[Received], count: Any) -> frozenset[str]:
+        """Which of these jobs the client has withdrawn; keeps the set of withdrawn ids bounded in size and time.
+
+        `count` is what SCARD said of that set; where the key is no set, nobody can have withdrawn anything.
+        """
+        if not jobs or not count or isinstance(count, Exception):
+            return frozenset()
         ids = [job.id for job in jobs]
         key = self.shard.cancelled
         commands: list[Command] = [("SMISMEMBER", key, *ids), ("EXPIRE", key, CANCELLED_TTL_S, "NX")]
@@ -232,6 +255,8 @@ class WorkQueue:
 
     def resume(self, lease: Lease) -> Delivery:
         """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
+        if self.strange_keys:
+            self.make_groups()  # perhaps somebody has put it right
         held = set(lease.held)  # before the server is asked: what is committed in between is not taken for lost
         pending = self._fetching.flush(
             [("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams]
@@ -248,7 +273,7 @@ class WorkQueue:
     def _read_entries(self, lease: Lease, rows: Sequence[tuple[int, str, int]]) -> Delivery:
         """The entries of these rows (lane, entry id, attempt); those that were deleted are acknowledged away."""
         reads: list[Command] = [("XRANGE", self._streams[lane], entry, entry) for lane, entry, _ in rows]
-        *replies, now = self._fetching.flush([*reads, ("TIME",)])
+        *replies, cancelled, now = self._read(reads)
         arrived_s = time.perf_counter()
         jobs: list[Received] = []
         gone: list[Command] = []
@@ -262,7 +287,7 @@ class WorkQueue:
                 gone.append(("XACK", self._streams[lane], GROUP, entry))
         if gone:
             self._fetching.flush(gone)
-        return Delivery(jobs, _milliseconds(now), arrived_s)
+        return Delivery(jobs, _milliseconds(now), arrived_s, self._cancelled(jobs, cancelled))
 
 
 def _milliseconds(now: Any) -> float:

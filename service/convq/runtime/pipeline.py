@@ -61,6 +61,7 @@ class Pipeline:
         self._lease: Lease | None = None
         self._resume = False
         self._mostly_expired = False
+        self._strange: list[str] = []
         self._block_s = min(BLOCK_MS / 1e3, work.lease_s / ROUNDS_PER_LEASE)
         self._reclaim_every_s = min(RECLAIM_EVERY_S, work.lease_s / ROUNDS_PER_LEASE)
         self._next_resume_s = time.monotonic() + RESUME_EVERY_S
@@ -153,7 +154,17 @@ class Pipeline:
                 self._expire(lease, room)
             else:
                 self._accept(lease, self._work.claim(lease, room, max(1, round(self._block_s * 1e3))))
+        self._note_strange_keys()
         self._ready.set()
+
+    def _note_strange_keys(self) -> None:
+        strange = self._work.strange_keys
+        if strange != self._strange:
+            self._strange = strange
+            what = (
+                "a key that should be a job stream holds something else" if strange else "every job stream is one again"
+            )
+            event(log, logging.ERROR if strange else logging.WARNING, what, model=self.engine.name, keys=strange)
 
     def _expire(self, lease: Lease, room: int) -> None:
         """While what comes is mostly expired, it is answered where it lies: nobody waits for these images to be moved."""

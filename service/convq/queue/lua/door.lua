@@ -65,19 +65,25 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
   local max_jobs, max_bytes, bytes = tonumber(facts[1]), tonumber(facts[2]), tonumber(facts[3] or '0')
   local drain_per_s, measured_ms = tonumber(facts[4]), tonumber(facts[5])
 
-  local there, count, size = 0, 0, 0
+  local there, count, size, lengths = 0, 0, 0, {}
   for lane = 1, 3 do
-    there = there + redis.call('XLEN', streams[lane]) -- what is no stream is refused here, before anything was added
+    lengths[lane] = redis.pcall('XLEN', streams[lane])
+    there = there + (type(lengths[lane]) == 'number' and lengths[lane] or 0)
   end
   for _, job in ipairs(jobs) do
     if job.id == '' or redis.call('EXISTS', prefix .. job.id) == 0 then
+      if type(lengths[job.lane]) == 'table' then
+        return lengths[job.lane] -- no stream: said before anything is added
+      end
       count, size = count + 1, size + job.bytes
     end
   end
 
-  if max_jobs and count > 0 and there + count > max_jobs then
-    local excess = count <= max_jobs and there + count - max_jobs or nil
-    return queue_full(there .. ' jobs are in the queue, ' .. max_jobs .. ' may be', excess, drain_per_s, measured_ms)
+  if max_jobs and count > max_jobs then
+    return queue_full(count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time')
+  elseif max_jobs and count > 0 and there + count > max_jobs then
+    local what = there .. ' jobs are in the queue, ' .. max_jobs .. ' may be'
+    return queue_full(what, there + count - max_jobs, drain_per_s, measured_ms)
   end
   if max_bytes and count > 0 and there > 0 and bytes + size > max_bytes then
     local excess = math.min(there, (bytes + size - max_bytes) * there / math.max(bytes, 1))

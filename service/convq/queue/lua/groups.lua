@@ -5,14 +5,17 @@
 --
 -- KEYS  high, jobs, low
 -- ARGV  group
--- Reply 1, or the error of the first stream that is something else
+-- Reply the numbers (1..3) of the streams that are something else: nothing can be made there
 --
 -- allow-oom: a worker that starts at maxmemory is the one that would free some.
 
-for _, stream in ipairs(KEYS) do
+local strange = {}
+for lane, stream in ipairs(KEYS) do
   local made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[1], '0', 'MKSTREAM')
-  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+  if made.err and string.find(made.err, 'WRONGTYPE', 1, true) then
+    strange[#strange + 1] = lane
+  elseif made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
     return made
   end
 end
-return 1
+return strange

@@ -29,8 +29,10 @@ end
 
 local waiting = 0
 for lane = 2, 4 do
-  local pending = redis.pcall('XPENDING', KEYS[lane], ARGV[1])
-  waiting = waiting + redis.call('XLEN', KEYS[lane]) - (pending.err and 0 or pending[1])
+  local length, pending = redis.pcall('XLEN', KEYS[lane]), redis.pcall('XPENDING', KEYS[lane], ARGV[1])
+  if type(length) == 'number' then -- a key that is something else has nothing to drain
+    waiting = waiting + length - (pending.err and 0 or pending[1])
+  end
 end
 
 if at and now >= at and now - at <= MOST_MS and answered >= before then

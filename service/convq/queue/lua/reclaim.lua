@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- reclaim: take over jobs of workers that are dead: no lease, or a lease that ran out.
+-- reclaim: take over jobs of workers that are dead (no lease, or a lease that ran out), and jobs that nobody holds: entries
+-- that were delivered and are not pending any more, because somebody has deleted the consumer.
 --
 -- convq:{M}:leases            ZREM of what ran out: the fence, from here on the old owner can commit nothing
 -- convq:{M}:cfg               HGET heard_ms, see renew.lua
@@ -28,28 +29,67 @@ for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. 
 end
 
 local taken = {}
-for lane = 1, 3 do
-  local stream = KEYS[2 + lane]
+local function take(lane, stream, entry, attempt, ...)
+  redis.call('XCLAIM', stream, group, me, 0, entry, 'RETRYCOUNT', attempt, 'JUSTID', ...)
+  taken[#taken + 1] = lane
+  taken[#taken + 1] = entry
+  taken[#taken + 1] = attempt
+  taken[#taken + 1] = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. entry) or 0)
+  room = room - 1
+end
+
+local function take_from_the_dead(lane, stream)
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-  if not consumers.err then
-    for _, consumer in ipairs(consumers) do
-      local name, pending = consumer[2], consumer[4] -- name, N, pending, N, …
-      if not redis.call('ZSCORE', leases, name) then
-        if pending == 0 then
-          redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
-        elseif room > 0 then
-          for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', room, name)) do
-            local attempt = row[4] + 1
-            redis.call('XCLAIM', stream, group, me, 0, row[1], 'RETRYCOUNT', attempt, 'JUSTID')
-            taken[#taken + 1] = lane
-            taken[#taken + 1] = row[1]
-            taken[#taken + 1] = attempt
-            taken[#taken + 1] = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. row[1]) or 0)
-            room = room - 1
-          end
+  for _, consumer in ipairs(consumers.err and {} or consumers) do
+    local name, pending = consumer[2], consumer[4] -- name, N, pending, N, …
+    if not redis.call('ZSCORE', leases, name) then
+      if pending == 0 then
+        redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+      elseif room > 0 then
+        for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', room, name)) do
+          take(lane, stream, row[1], row[4] + 1)
         end
       end
     end
   end
+end
+
+-- Every entry is undelivered (the lag), pending, or stranded: what is answered is deleted. Stranded ones are looked for only
+-- where the counts say that there are some, among the oldest entries.
+local LOOK_AT = 500
+
+local function count_stranded(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, facts in ipairs(groups.err and {} or groups) do
+    local known = {}
+    for i = 1, #facts, 2 do
+      known[facts[i]] = facts[i + 1]
+    end
+    if known['name'] == group and known['lag'] then
+      return redis.call('XLEN', stream) - known['pending'] - known['lag'], known['last-delivered-id']
+    end
+  end
+  return 0
+end
+
+local function take_the_stranded(lane, stream)
+  local stranded, last = count_stranded(stream)
+  if stranded <= 0 or room <= 0 then
+    return
+  end
+  for _, row in ipairs(redis.call('XRANGE', stream, '-', last, 'COUNT', LOOK_AT)) do
+    if room <= 0 or stranded <= 0 then
+      return
+    end
+    if #redis.call('XPENDING', stream, group, row[1], row[1], 1) == 0 then
+      take(lane, stream, row[1], 2, 'FORCE')
+      stranded = stranded - 1
+    end
+  end
+end
+
+for lane = 1, 3 do
+  take_from_the_dead(lane, KEYS[2 + lane])
+  take_the_stranded(lane, KEYS[2 + lane])
 end
 return taken

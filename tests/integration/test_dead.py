@@ -1,0 +1,258 @@
+"""Dead letters against real servers: what a letter holds, and that a requeue brings the same job back, once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+
+from convq.errors import BadField, QueueFull, RedisRefused
+from convq.protocol import Job, Priority
+from convq.queue import (
+    BlockingWire,
+    Completion,
+    Delivery,
+    Lease,
+    Producer,
+    Received,
+    Shard,
+    Submission,
+    WorkQueue,
+    at_once,
+)
+from convq.queue.dead import PAGE, DeadLetters
+from servers import OwnServer
+
+IMAGE = bytes(range(256)) * 10
+
+
+@dataclass
+class Ward:
+    """A shard with one worker that buries what it is told to."""
+
+    url: str
+    shard: Shard
+    redis: Any
+    producer: Producer
+    letters: DeadLetters
+    work: WorkQueue
+    lease: Lease
+
+    def submit(self, *jobs: Job, priority: Priority = Priority.NORMAL) -> list[str]:
+        return at_once(self.producer.submit([Submission(job, priority) for job in jobs]))
+
+    def claim(self) -> Delivery:
+        return self.work.claim(self.lease, 1000, 50)
+
+    def bury(self, *jobs: Job, priority: Priority = Priority.NORMAL) -> list[Received]:
+        """Submit jobs and bury them all."""
+        self.submit(*jobs, priority=priority)
+        claimed: list[Received] = []
+        while len(claimed) < len(jobs):
+            claimed += self.claim().jobs
+        for job in claimed:
+            document = f'{{"v":1,"entry":"{job.entry}","status":"poisoned"}}'.encode()
+            assert self.work.bury(self.lease, Completion(job, document), "crash", "the network crashed twice")
+        return claimed
+
+    def answer(self) -> list[Received]:
+        """Answer everything that waits."""
+        jobs = self.claim().jobs
+        self.work.complete(self.lease, [Completion(job, b'{"status":"ok"}') for job in jobs])
+        return jobs
+
+    def ids(self) -> list[str]:
+        return [letter.id for letter in self.letters.newest_first()]
+
+
+@pytest.fixture
+def ward(any_server: OwnServer) -> Iterator[Ward]:
+    url, shard = any_server.url, Shard("lenet")
+    connection, wire = redis.Redis.from_url(url), BlockingWire(url)
+    work = WorkQueue(url, shard, worker="w", lease_ms=60_000, result_ttl_ms=60_000)
+    made = Ward(url, shard, connection, Producer(wire, shard), DeadLetters(url, shard), work, work.take())
+    yield made
+    made.letters.close()
+    work.close()
+    at_once(wire.close())
+    connection.close()
+
+
+def test_a_letter_tells_all_but_the_image(ward: Ward) -> None:
+    (job,) = ward.bury(Job(image=IMAGE, id="order-17", top_k=3, ttl_ms=60_000), priority=Priority.HIGH)
+
+    (letter,) = ward.letters.newest_first()
+
+    assert ("order-17", "lenet", "high", job.entry) == (letter.job, letter.model, letter.priority, letter.entry)
+    assert ("crash", "the network crashed twice") == (letter.reason, letter.message)
+    assert ("image", len(IMAGE)) == (letter.payload, letter.bytes)
+    assert {"id": "order-17", "top_k": "3", "ttl_ms": "60000"} == letter.fields
+    assert letter.died_ms >= job.submitted_ms
+    assert letter == ward.letters.find(letter.id)
+    assert IMAGE == ward.letters.payload(letter.id)
+
+
+def test_a_job_without_an_id_is_listed_under_its_entry(ward: Ward) -> None:
+    (job,) = ward.bury(Job(tensor=b"1234", dtype="uint8", shape="1,2,2"))
+
+    (letter,) = ward.letters.newest_first()
+
+    assert (job.entry, "tensor", 4) == (letter.job, letter.payload, letter.bytes)
+
+
+def test_letters_come_newest_first_over_several_pages(ward: Ward) -> None:
+    count = 2 * PAGE + 1
+    ward.bury(*[Job(image=b"png", id=f"j{n}") for n in range(count)])
+
+    assert [f"j{n}" for n in reversed(range(count))] == [letter.job for letter in ward.letters.newest_first()]
+    assert count == len(ward.letters)
+
+
+def test_a_field_as_long_as_an_image_is_cut(ward: Ward) -> None:
+    ward.redis.xadd(ward.shard.streams[1], {"image": b"png", "novel": b"x" * 100_000})
+    (job,) = ward.claim().jobs
+    ward.work.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
+
+    (letter,) = ward.letters.newest_first()
+
+    assert len(letter.fields["novel"]) < 1100
+    assert letter.fields["novel"].endswith("… (100000 bytes)")
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+def test_a_requeued_job_is_the_same_job_in_the_same_lane(ward: Ward, priority: Priority) -> None:
+    (before,) = ward.bury(Job(image=IMAGE, id="a", top_k=3, traceparent="00-x"), priority=priority)
+
+    (done,) = ward.letters.requeue(ward.ids())
+    (after,) = ward.claim().jobs
+
+    assert ("a", after.entry) == (done.job, done.entry)
+    assert (before.lane, "a", IMAGE, 3, "00-x") == (after.lane, after.id, after.image, after.top_k, after.traceparent)
+    assert (None, 1, 0) == (after.problem, after.attempt, after.suspicion)
+    assert 0 == len(ward.letters)
+    assert f"{ward.shard.stream(priority)} {after.entry}".encode() == ward.redis.get(ward.shard.job("a"))
+
+
+@pytest.mark.parametrize("own_id", ["order-17", None])
+def test_a_client_that_waits_gets_the_new_answer_and_not_the_old_one(ward: Ward, own_id: str | None) -> None:
+    (before,) = ward.bury(Job(image=IMAGE, id=own_id))
+    job_id = own_id or before.entry
+    assert 1 == ward.redis.llen(ward.shard.result(job_id))
+
+    (done,) = ward.letters.requeue(ward.ids())
+    assert [job_id] == [job.id for job in ward.answer()]
+
+    assert job_id == done.job
+    assert b'{"status":"ok"}' == at_once(ward.producer.result(job_id, 1.0))
+    assert 0 == ward.redis.llen(ward.shard.result(job_id))
+
+
+def test_an_answer_of_another_entry_with_the_same_id_is_left_alone(ward: Ward) -> None:
+    ward.bury(Job(image=b"png", id="a"))
+    key = ward.shard.result("a")
+    ward.redis.lpush(key, b'{"v":1,"entry":"1-1","status":"ok"}', b"no json")
+
+    list(ward.letters.requeue(ward.ids()))
+
+    assert [b"no json", b'{"v":1,"entry":"1-1","status":"ok"}'] == ward.redis.lrange(key, 0, -1)
+
+
+def test_two_who_requeue_the_same_letters_requeue_each_once(ward: Ward) -> None:
+    ward.bury(*[Job(image=IMAGE, id=f"j{n}") for n in range(100)])
+    ids, outcomes = ward.ids(), list[Any]()
+
+    def requeue() -> None:
+        other = DeadLetters(ward.url, ward.shard)
+        outcomes.extend(other.requeue(ids))
+        other.close()
+
+    threads = [threading.Thread(target=requeue) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    requeued = [outcome.job for outcome in outcomes if outcome.entry]
+    assert (400, 100) == (len(outcomes), len(requeued))
+    assert {f"j{n}" for n in range(100)} == set(requeued)
+    assert 100 == ward.redis.xlen(ward.shard.streams[1])
+    assert 0 == len(ward.letters)
+
+
+def test_the_limits_of_the_queue_do_not_count_for_what_was_in_it_before(ward: Ward) -> None:
+    ward.bury(Job(image=IMAGE, id="a"))
+    ward.redis.hset(ward.shard.cfg, mapping={"max_jobs": 0, "max_bytes": 1, "bytes": 0})
+
+    (done,) = ward.letters.requeue(ward.ids())
+
+    assert done.entry is not None
+    assert len(IMAGE) == int(ward.redis.hget(ward.shard.cfg, "bytes"))
+    with pytest.raises(QueueFull):
+        ward.submit(Job(image=b"png"))
+
+
+def test_a_requeue_that_the_server_refuses_changes_nothing(ward: Ward) -> None:
+    ward.bury(Job(image=IMAGE, id="a"))
+    result = ward.redis.lrange(ward.shard.result("a"), 0, -1)
+    limit = ward.redis.config_get("maxmemory")["maxmemory"]
+    ward.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueFull, match="maxmemory"):
+            list(ward.letters.requeue(ward.ids()))
+    finally:
+        ward.redis.config_set("maxmemory", limit)
+
+    assert (1, 0) == (len(ward.letters), ward.redis.xlen(ward.shard.streams[1]))
+    assert result == ward.redis.lrange(ward.shard.result("a"), 0, -1)
+
+
+def test_an_entry_that_is_no_letter_is_refused_and_the_others_are_requeued(ward: Ward) -> None:
+    ward.redis.xadd(ward.shard.dead, {"what": "is this"})
+    ward.bury(Job(image=b"png", id="a"))
+    done: list[str | None] = []
+
+    with pytest.raises(RedisRefused, match="is no dead letter of convq"):
+        done += [one.job for one in ward.letters.requeue(ward.ids()[::-1])]
+
+    assert ["a"] == [job.id for job in ward.answer()]
+    assert "not told" == next(ward.letters.newest_first()).reason
+
+
+def test_a_letter_that_is_gone_is_told_apart(ward: Ward) -> None:
+    (missing,) = ward.letters.requeue(["1-1"])
+
+    assert (None, None) == (missing.job, missing.entry)
+    assert ward.letters.find("1-1") is None
+    assert ward.letters.payload("1-1") is None
+    with pytest.raises(BadField, match="convq dead list"):
+        ward.letters.find("order-17")
+
+
+def test_purge_takes_the_named_the_old_or_all(ward: Ward) -> None:
+    ward.bury(*[Job(image=b"png", id=f"j{n}") for n in range(5)])
+    first = ward.ids()[-1]
+
+    assert [True, False] == ward.letters.purge([first, "1-1"])
+    assert 0 == ward.letters.purge_older(60_000)
+    ward.redis.xtrim(ward.shard.dead, 0)
+    ward.redis.execute_command("XSETID", ward.shard.dead, "1-0")
+    ward.redis.xadd(ward.shard.dead, {"dead_reason": "old"}, id="1000-0")
+    ward.redis.xadd(ward.shard.dead, {"dead_reason": "new"})
+    assert 1 == ward.letters.purge_older(60_000)
+    assert ["new"] == [letter.reason for letter in ward.letters.newest_first()]
+    assert 1 == ward.letters.purge_older(0)
+    assert [] == ward.ids()
+
+
+def test_a_server_that_lost_its_scripts_is_sent_them_again(ward: Ward) -> None:
+    ward.bury(Job(image=b"png", id="a"))
+    ids = ward.ids()
+    ward.redis.script_flush()
+
+    (done,) = ward.letters.requeue(ids)
+
+    assert "a" == done.job

@@ -151,7 +151,21 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "serve", "submit", "models list", "models show", "jobs status", "jobs cancel", "doctor"]
+    "name",
+    [
+        "demo",
+        "serve",
+        "submit",
+        "models list",
+        "models show",
+        "jobs status",
+        "jobs cancel",
+        "doctor",
+        "dead list",
+        "dead show",
+        "dead requeue",
+        "dead purge",
+    ],
 )
 def test_every_command_has_examples(name: str) -> None:
     done = convq(*name.split(), "--help")

@@ -128,10 +128,8 @@ class Books:
 
     def settle(self, timeout_s: float = 40.0) -> None:
         """Wait until every accepted job has its answer."""
-        try:
+        with suppress(AssertionError):  # `lost` says it better
             wait_until(lambda: self.answered(self.accepted), timeout_s, every_s=0.05)
-        except AssertionError:
-            pass  # `lost` says it better
 
     # -- the verdict ----------------------------------------------------------------------------------------------
 
@@ -153,7 +151,11 @@ class Books:
     @property
     def wrong(self) -> list[dict[str, Any]]:
         """Answers that say `ok` and the wrong digit."""
-        return [said for said in self.said.values() if said["status"] == "ok" and self._label(said) != SHOWN[self._number(said) % 2][0]]
+        return [
+            said
+            for said in self.said.values()
+            if said["status"] == "ok" and self._label(said) != SHOWN[self._number(said) % 2][0]
+        ]
 
     def _label(self, said: dict[str, Any]) -> str:
         return str(said["predictions"][0]["label"])

@@ -127,14 +127,15 @@ def staged(
     workers: int = 2,
     lease: float = 1.0,
     name: str = "job",
-    **settings: str,
+    **settings: Any,
 ) -> Iterator[Stage]:
     """A stage with a proxy between service and server; the client speaks to the server directly."""
     with ExitStack() as open_things:
         server = open_things.enter_context(OwnServer(folder, binary_of(source), appendfsync=appendfsync))
         proxy = open_things.enter_context(Proxy(server.port))
-        settings = {"CONVQ_LEASE": f"{lease:g}", **settings}
-        service = open_things.enter_context(RunningService(proxy.url, *options, workers=workers, **settings))
+        service = open_things.enter_context(
+            RunningService(proxy.url, *options, workers=workers, CONVQ_LEASE=f"{lease:g}", **settings)
+        )
         client = connect(server.url)
         open_things.callback(client.close)
         books = Books(server.url, name)

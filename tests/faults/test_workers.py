@@ -161,7 +161,7 @@ def test_a_second_sigterm_ends_the_service_at_once_and_the_next_one_answers_its_
 ) -> None:
     with on_stage() as stage:
         stage.books.submit(20_000)
-        wait_until(lambda: stage.held())
+        wait_until(stage.held)
         stage.service.signal(signal.SIGTERM)
         stage.service.wait_for("draining")
         stage.service.signal(signal.SIGTERM)
@@ -196,9 +196,7 @@ def test_two_hundred_dead_workers_are_reaped_without_stalling_the_server(on_stag
         with ExitStack() as crowd:
             queues = []
             for number in range(200):
-                work = WorkQueue(
-                    stage.server.url, shard, worker=f"crowd-{100_000 + number}", lease_ms=1000, result_ttl_ms=60_000
-                )
+                work = WorkQueue(stage.server.url, shard, worker=f"crowd-{100_000 + number}", lease_ms=1000)
                 crowd.callback(work.close)
                 queues.append(work)
             leases = [work.take() for work in queues]

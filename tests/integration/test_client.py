@@ -215,6 +215,19 @@ def test_a_full_queue_refuses_submit_and_map_waits_for_room(fresh_server: OwnSer
             assert 300 == len(list(client.map([seven()] * 300)))
 
 
+def test_map_knocks_again_when_the_door_says_that_there_is_room(fresh_server: OwnServer) -> None:
+    with redis.Redis.from_url(fresh_server.url) as connection, Client(fresh_server.url, model="lenet") as client:
+        client.submit(seven())
+        ahead_ms = (connection.time()[0] + 5) * 1000
+        connection.hset("convq:{lenet}:cfg", mapping={"max_jobs": 1, "drain_per_s": 2.5, "drain_ms": ahead_ms})
+        connection.config_resetstat()
+
+        with pytest.raises(QueueFull, match=r"try again in 0\.4 s"):
+            list(client.map([seven()], timeout=1.0))
+
+        assert 4 == connection.info("commandstats")["cmdstat_evalsha"]["calls"]  # at 0, 0.4, 0.8 and 1.0 s
+
+
 def test_map_pushes_no_image_twice_where_only_a_part_of_a_call_fits(fresh_server: OwnServer) -> None:
     large = seven() + bytes(3 << 20)  # what stands behind the end of a PNG is ignored; two of them fill a call
     with (

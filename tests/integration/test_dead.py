@@ -14,6 +14,7 @@ from convq.errors import BadField, QueueFull, RedisRefused
 from convq.protocol import Job, Priority
 from convq.queue import (
     BlockingWire,
+    Commits,
     Completion,
     Delivery,
     Lease,
@@ -40,6 +41,7 @@ class Ward:
     producer: Producer
     letters: DeadLetters
     work: WorkQueue
+    commits: Commits
     lease: Lease
 
     def submit(self, *jobs: Job, priority: Priority = Priority.NORMAL) -> list[str]:
@@ -56,13 +58,13 @@ class Ward:
             claimed += self.claim().jobs
         for job in claimed:
             document = f'{{"v":1,"entry":"{job.entry}","status":"poisoned"}}'.encode()
-            assert self.work.bury(self.lease, Completion(job, document), "crash", "the network crashed twice")
+            assert self.commits.bury(self.lease, Completion(job, document), "crash", "the network crashed twice")
         return claimed
 
     def answer(self) -> list[Received]:
         """Answer everything that waits."""
         jobs = self.claim().jobs
-        self.work.complete(self.lease, [Completion(job, b'{"status":"ok"}') for job in jobs])
+        self.commits.complete(self.lease, [Completion(job, b'{"status":"ok"}') for job in jobs])
         return jobs
 
     def ids(self) -> list[str]:
@@ -73,10 +75,12 @@ class Ward:
 def ward(any_server: OwnServer) -> Iterator[Ward]:
     url, shard = any_server.url, Shard("lenet")
     connection, wire = redis.Redis.from_url(url), BlockingWire(url)
-    work = WorkQueue(url, shard, worker="w", lease_ms=60_000, result_ttl_ms=60_000)
-    made = Ward(url, shard, connection, Producer(wire, shard), DeadLetters(url, shard), work, work.take())
+    work = WorkQueue(url, shard, worker="w", lease_ms=60_000)
+    commits = Commits(url, shard, result_ttl_ms=60_000)
+    made = Ward(url, shard, connection, Producer(wire, shard), DeadLetters(url, shard), work, commits, work.take())
     yield made
     made.letters.close()
+    commits.close()
     work.close()
     at_once(wire.close())
     connection.close()
@@ -115,7 +119,7 @@ def test_letters_come_newest_first_over_several_pages(ward: Ward) -> None:
 def test_a_field_as_long_as_an_image_is_cut(ward: Ward) -> None:
     ward.redis.xadd(ward.shard.streams[1], {"image": b"png", "novel": b"x" * 100_000})
     (job,) = ward.claim().jobs
-    ward.work.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
+    ward.commits.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
 
     (letter,) = ward.letters.newest_first()
 
@@ -238,8 +242,7 @@ def test_purge_takes_the_named_the_old_or_all(ward: Ward) -> None:
 
     assert [True, False] == ward.letters.purge([first, "1-1"])
     assert 0 == ward.letters.purge_older(60_000)
-    ward.redis.xtrim(ward.shard.dead, 0)
-    ward.redis.execute_command("XSETID", ward.shard.dead, "1-0")
+    ward.redis.delete(ward.shard.dead)
     ward.redis.xadd(ward.shard.dead, {"dead_reason": "old"}, id="1000-0")
     ward.redis.xadd(ward.shard.dead, {"dead_reason": "new"})
     assert 1 == ward.letters.purge_older(60_000)

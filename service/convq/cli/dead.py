@@ -69,7 +69,7 @@ def list_letters(url: str, model: str | None, *, as_json: bool) -> None:
                     else:
                         rows.append(_row(letter))
     if rows:
-        print_table(["id", "model", "job", "when", ">bytes", "reason", "message"], rows)
+        print_table(["id", "model", "job", "when (UTC)", ">bytes", "reason", "message"], rows)
     elif not programs:
         click.echo(f"no dead letters of {', '.join(names)}", err=True)
 
@@ -103,7 +103,7 @@ def show(letter_id: str, url: str, model: str | None, save: Path | None, *, as_j
         return
     what = f"{letter.bytes:,} bytes" + (f", written to {save}" if save else "; --save FILE writes it")
     facts = {"letter": letter.id, "job": letter.job, "model": letter.model, "priority": letter.priority}
-    facts |= {"when": _when(letter), "reason": letter.reason, "message": letter.message, "entry": letter.entry}
+    facts |= {"when": f"{_when(letter)} UTC", "reason": letter.reason, "message": letter.message, "entry": letter.entry}
     print_facts(facts | {letter.payload or "payload": what} | letter.fields)
 
 
@@ -221,7 +221,7 @@ def _not_there(missing: list[str], wanted: int, model: str) -> str:
 
 
 def _when(letter: Letter) -> str:
-    return datetime.fromtimestamp(letter.died_ms / 1e3, UTC).isoformat(" ", "seconds").removesuffix("+00:00") + " UTC"
+    return f"{datetime.fromtimestamp(letter.died_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _document(letter: Letter) -> dict[str, Any]:

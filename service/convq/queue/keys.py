@@ -11,12 +11,12 @@ convq:{M}:jobs:high      stream     clients               the same
 convq:{M}:jobs:low       stream     clients               the same
 convq:{M}:result:<id>    list       workers               result TTL, or until it is popped
 convq:{M}:inbox:<client> list       workers               3600 s after the last push, bounded length
-convq:{M}:dead           stream     workers               bounded length
+convq:{M}:dead           stream     workers               bounded length, until it is requeued or purged
 convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
 convq:{M}:suspects       hash       supervisors           a day after the last death; a job leaves when it is answered
-convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, last heartbeat
+convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, drain rate, last beat
 convq:models             hash       supervisors           refreshed by live services, gone with them
 ======================== ========== ===================== ==========================================================
 """

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from convq.errors import ConvqError, LeaseLost, ModelFault, RedisUnavailable
+from convq.errors import ConvqError, LeaseLost, ModelFault, RedisRefused, RedisUnavailable
 from convq.inference.session import Engine
 from convq.protocol import Status
 from convq.queue import Commits, Completion, Delivery, Lease, Received, WorkQueue, refuse_inbox
@@ -319,7 +319,7 @@ class Pipeline:
             except LeaseLost as error:
                 self._note_trouble(error, "commit")
                 return None
-            except RedisUnavailable as error:
+            except (RedisUnavailable, RedisRefused) as error:  # refused: an operator may give the rights back
                 self._note_trouble(error, "commit")
                 time.sleep(back_off_s)
                 back_off_s = min(back_off_s * 2, BACK_OFF_S[1])

@@ -1,6 +1,6 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
 --
--- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_per_s, drain_ms; HINCRBY bytes
+-- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_*, answered; HINCRBY bytes
 -- convq:{M}:jobs[:high|:low]  XLEN, XADD
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
 --
@@ -10,6 +10,7 @@
 -- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
 
 local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
+local SHORTEST_SAMPLE_MS = 250
 local SOONEST_MS, LATEST_MS = 10, 3600000
 
 local function now_ms()
@@ -17,14 +18,27 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Jobs answered a second, as far as it is known. A rate that was never measured under a backlog is only a lower bound; then
+-- what was answered since counts too, for the queue is full now.
+local function drain_rate(cfg, now)
+  local facts = redis.call('HMGET', cfg, 'drain_per_s', 'drain_ms', 'drain_full', 'drain_answered', 'answered')
+  local rate, measured_ms = tonumber(facts[1]), tonumber(facts[2])
+  if not measured_ms or math.abs(now - measured_ms) > MEASURED_WITHIN_MS then
+    return 0
+  end
+  if facts[3] ~= '1' and now - measured_ms >= SHORTEST_SAMPLE_MS then
+    local answered = tonumber(facts[5] or '0') - tonumber(facts[4] or '0')
+    rate = math.max(rate or 0, answered * 1000 / (now - measured_ms))
+  end
+  return rate or 0
+end
+
 -- The error of a full queue. `excess` is how many jobs must be answered until there is room; nil where that never helps.
-local function queue_full(what, excess, drain_per_s, measured_ms)
-  local now = now_ms()
-  if excess and drain_per_s and drain_per_s > 0 and measured_ms and math.abs(now - measured_ms) < MEASURED_WITHIN_MS then
-    local wait_ms = math.max(SOONEST_MS, math.ceil(1000 * excess / drain_per_s))
-    if wait_ms <= LATEST_MS then
-      what = what .. string.format('; retry_after_ms=%d', wait_ms)
-    end
+local function queue_full(cfg, what, excess)
+  local rate = excess and drain_rate(cfg, now_ms()) or 0
+  local wait_ms = rate > 0 and math.max(SOONEST_MS, math.ceil(1000 * excess / rate))
+  if wait_ms and wait_ms <= LATEST_MS then
+    what = what .. string.format('; retry_after_ms=%d', wait_ms)
   end
   return redis.error_reply('QUEUEFULL ' .. what)
 end
@@ -61,9 +75,8 @@ end
 -- Let jobs in. `streams` are high, jobs, low; a job is {lane 1..3, id or '', bytes of the payload, from, to}, its fields being
 -- args[from] to args[to]. Returns one entry id per job, or an error, and then nothing was added.
 local function let_in(cfg, streams, window_ms, prefix, args, jobs)
-  local facts = redis.call('HMGET', cfg, 'max_jobs', 'max_bytes', 'bytes', 'drain_per_s', 'drain_ms')
+  local facts = redis.call('HMGET', cfg, 'max_jobs', 'max_bytes', 'bytes')
   local max_jobs, max_bytes, bytes = tonumber(facts[1]), tonumber(facts[2]), tonumber(facts[3] or '0')
-  local drain_per_s, measured_ms = tonumber(facts[4]), tonumber(facts[5])
 
   local there, count, size, lengths = 0, 0, 0, {}
   for lane = 1, 3 do
@@ -80,14 +93,13 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
   end
 
   if max_jobs and count > max_jobs then
-    return queue_full(count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time')
+    return queue_full(cfg, count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time')
   elseif max_jobs and count > 0 and there + count > max_jobs then
-    local what = there .. ' jobs are in the queue, ' .. max_jobs .. ' may be'
-    return queue_full(what, there + count - max_jobs, drain_per_s, measured_ms)
+    return queue_full(cfg, there .. ' jobs are in the queue, ' .. max_jobs .. ' may be', there + count - max_jobs)
   end
   if max_bytes and count > 0 and there > 0 and bytes + size > max_bytes then
     local excess = math.min(there, (bytes + size - max_bytes) * there / math.max(bytes, 1))
-    return queue_full(bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess, drain_per_s, measured_ms)
+    return queue_full(cfg, bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess)
   end
 
   local add, entries, added = add_to(streams, args), {}, 0

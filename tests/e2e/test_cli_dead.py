@@ -1,0 +1,240 @@
+"""`convq dead` as people run it, and how `convq serve` starts on servers that it must not trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from convq.protocol import Job
+from convq.queue import BlockingWire, Commits, Completion, Producer, Shard, Submission, WorkQueue, at_once
+from servers import OwnServer, wait_until
+from services import MODELS, RunningService, seven
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVQ_")}
+SHARD = Shard("lenet")
+
+
+def convq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "convq", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=50, check=False)
+
+
+def on_terminal(*arguments: str | Path) -> tuple[int, str]:
+    """Exit status and screen, without its colours, of a command that runs on a terminal of 160 columns."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "convq", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=ENVIRONMENT | {"COLUMNS": "160", "TERM": "xterm"}
+    )
+    os.close(theirs)
+    screen = b""
+    try:
+        while piece := os.read(ours, 4096):
+            screen += piece
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    return process.wait(30), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.decode())
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def bury(url: str, *ids: str) -> None:
+    """Dead letters of these job ids, as a worker makes them."""
+    wire, work = BlockingWire(url), WorkQueue(url, SHARD, worker="w", lease_ms=60_000)
+    commits, lease = Commits(url, SHARD, result_ttl_ms=60_000), work.take()
+    at_once(Producer(wire, SHARD).submit([Submission(Job(image=seven(), id=one)) for one in ids]))
+    buried = 0
+    while buried < len(ids):
+        for job in work.claim(lease, 100, 100).jobs:
+            document = {"v": 1, "id": job.id, "entry": job.entry, "status": "poisoned"}
+            completion = Completion(job, json.dumps(document).encode())
+            buried += commits.bury(lease, completion, "crash", "signal 11 while it ran alone")
+    work.release(lease)
+    work.close()
+    commits.close()
+    at_once(wire.close())
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    """One server program is enough here: what the commands call is tested with each."""
+    return redis_url
+
+
+@pytest.fixture
+def stored(url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(url, decode_responses=True) as connection:
+        yield connection
+
+
+def test_list_prints_json_lines_in_a_pipe_and_a_table_on_a_terminal(url: str) -> None:
+    bury(url, "a", "b")
+
+    done = convq("dead", "list", "--redis", url, "--model", "lenet")
+    status, screen = on_terminal("dead", "list", "--redis", url, "--model", "lenet")
+
+    assert ["b", "a"] == [letter["job"] for letter in lines(done)]
+    assert {"crash"} == {letter["reason"] for letter in lines(done)}
+    assert {len(seven())} == {letter["bytes"] for letter in lines(done)}
+    header, *rows = screen.splitlines()
+    assert (0, ["id", "model", "job", "when", "(UTC)", "bytes", "reason", "message"]) == (status, header.split())
+    assert 2 == len(rows)
+    assert "signal 11 while it ran alone" in rows[0]
+
+
+def test_nothing_dead_is_said_to_people_and_is_nothing_for_programs(url: str) -> None:
+    done = convq("dead", "list", "--redis", url, "--model", "lenet")
+    status, screen = on_terminal("dead", "list", "--redis", url, "--model", "lenet")
+
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    assert (0, "no dead letters of lenet") == (status, screen.strip())
+
+
+def test_show_tells_all_fields_and_saves_the_image(url: str, tmp_path: Path) -> None:
+    bury(url, "a")
+    (letter,) = lines(convq("dead", "list", "--redis", url, "--model", "lenet"))
+
+    done = convq("dead", "show", letter["id"], "--redis", url, "--model", "lenet", "--save", tmp_path / "culprit.png")
+    _, screen = on_terminal("dead", "show", letter["id"], "--redis", url, "--model", "lenet")
+
+    assert [{**letter, "fields": {"id": "a"}}] == lines(done)
+    assert seven() == (tmp_path / "culprit.png").read_bytes()
+    assert f"{len(seven()):,} bytes; --save FILE writes it" in screen
+    assert "signal 11" in screen
+
+
+def test_requeue_all_keeps_ids_and_every_job_gets_its_answer(url: str, stored: Any) -> None:
+    bury(url, *(f"j{n}" for n in range(30)))
+
+    done = convq("dead", "requeue", "--all", "--redis", url, "--model", "lenet")
+
+    assert 0 == done.returncode, done.stderr
+    assert [f"j{n}" for n in range(30)] == [one["job"] for one in lines(done)]
+    assert {"requeued"} == {one["state"] for one in lines(done)}
+    with RunningService(url, workers=1):
+        wait_until(lambda: all(stored.llen(SHARD.result(f"j{n}")) for n in range(30)), 20)
+    answers = [json.loads(stored.lpop(SHARD.result(f"j{n}"))) for n in range(30)]
+    assert {"ok"} == {answer["status"] for answer in answers}
+    assert [0, 0] == [stored.xlen(SHARD.dead), stored.xlen(SHARD.streams[1])]
+
+
+def test_requeue_shows_its_progress_and_a_table_on_a_terminal(url: str) -> None:
+    bury(url, "a", "b")
+
+    status, screen = on_terminal("dead", "requeue", "--all", "--redis", url, "--model", "lenet")
+
+    assert 0 == status
+    assert "requeueing" in screen
+    assert 2 == screen.count("requeued")
+
+
+def test_a_letter_that_is_gone_is_an_error_that_says_where_to_look(url: str) -> None:
+    bury(url, "a")
+    (letter,) = lines(convq("dead", "list", "--redis", url, "--model", "lenet"))
+
+    for command in ("requeue", "purge"):
+        done = convq("dead", command, letter["id"], "1-1", "--redis", url, "--model", "lenet")
+        assert 1 == done.returncode
+        assert "not there: requeued or purged" in done.stderr
+        assert "convq dead list --model lenet" in done.stderr
+        assert 1 == len(done.stderr.splitlines())
+    assert 1 == convq("dead", "show", "1-1", "--redis", url, "--model", "lenet").returncode
+
+
+def test_purge_takes_ids_ages_or_all(url: str, stored: Any) -> None:
+    bury(url, "a", "b", "c")
+    (newest, *_) = lines(convq("dead", "list", "--redis", url, "--model", "lenet"))
+    common = ("--redis", url, "--model", "lenet")
+
+    assert [{"model": "lenet", "purged": 1}] == lines(convq("dead", "purge", newest["id"], *common))
+    assert [{"model": "lenet", "purged": 0}] == lines(convq("dead", "purge", "--older-than", "7d", *common))
+    status, screen = on_terminal("dead", "purge", "--all", *common)
+    assert (0, "2 dead letters of lenet deleted") == (status, screen.strip())
+    assert 0 == stored.xlen(SHARD.dead)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["requeue"], "their ids, or --all"),
+        (["requeue", "1-1", "--all"], "only one of these"),
+        (["purge", "--all", "--older-than", "7d"], "only one of these"),
+        (["purge", "--older-than", "a week"], "expected a number and s, m, h or d, like 12h"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected(arguments: list[str], hint: str) -> None:
+    done = convq("dead", *arguments, "--model", "lenet")
+
+    assert 2 == done.returncode
+    assert hint in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_without_a_model_and_a_service_it_asks_for_the_model(url: str) -> None:
+    done = convq("dead", "requeue", "--all", "--redis", url)
+
+    assert 1 == done.returncode
+    assert "say which one you mean, with --model NAME" in done.stderr
+
+
+# -- servers that serve must not trust ----------------------------------------------------------------------------------
+
+
+def serve(url: str) -> subprocess.CompletedProcess[str]:
+    flags = ("--models", MODELS, "--only", "lenet", "--workers", "1", "--http", "127.0.0.1:0", "--log", "json")
+    return convq("serve", "--redis", url, *flags)
+
+
+def refusals(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if not line.startswith("{")]
+
+
+def test_serve_refuses_a_server_that_evicts(fresh_server: OwnServer) -> None:
+    with redis.Redis.from_url(fresh_server.url) as connection:
+        connection.config_set("maxmemory-policy", "allkeys-lru")
+
+        done = serve(fresh_server.url)
+
+    assert 4 == done.returncode, done.stderr
+    (line,) = refusals(done)
+    assert line.endswith(f"mend it: redis-cli -p {fresh_server.port} CONFIG SET maxmemory-policy noeviction")
+
+
+def test_serve_refuses_a_replica(fresh_server: OwnServer, server: OwnServer) -> None:
+    with redis.Redis.from_url(fresh_server.url) as connection:
+        connection.replicaof("127.0.0.1", server.port)
+
+        done = serve(fresh_server.url)
+
+    assert 4 == done.returncode, done.stderr
+    (line,) = refusals(done)
+    assert "it is a replica" in line
+
+
+def test_serve_warns_of_what_it_can_live_with_and_loads_the_function(fresh_server: OwnServer) -> None:
+    with redis.Redis.from_url(fresh_server.url, decode_responses=True) as connection:
+        connection.config_set("appendonly", "no")
+        connection.config_set("maxmemory", 0)
+
+        with RunningService(fresh_server.url, workers=1) as service:
+            warned = {line.get("check") for line in service.log if line["level"] == "warning"}
+            entry = connection.fcall("convq_submit", 1, SHARD.streams[1], "image", seven())
+            _, document = connection.blpop([SHARD.result(entry)], 10)
+            connection.function_flush()
+            wait_until(connection.function_list, 10)
+
+    assert {"persistence", "maxmemory"} <= warned
+    assert "7" == json.loads(document)["predictions"][0]["label"]

@@ -1,0 +1,124 @@
+"""Which servers are refused, which are warned of, and that the mending command mends: real servers, set up badly."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from convq.errors import RedisRefused
+from convq.queue import LeaseKeeper
+from convq.queue.health import CLOCK_SLACK_S, Remark, Server, _clock
+from convq.queue.versions import known_holes
+from servers import OwnServer, wait_until
+
+
+@pytest.fixture
+def patient(fresh_server: OwnServer) -> Iterator[Any]:
+    with redis.Redis.from_url(fresh_server.url, decode_responses=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def keeper(fresh_server: OwnServer) -> Iterator[LeaseKeeper]:
+    made = LeaseKeeper(fresh_server.url, lease_ms=1000)
+    yield made
+    made.close()
+
+
+def found(server: Server, level: str) -> dict[str, Remark]:
+    return {remark.check: remark for remark in server.remarks if remark.level == level}
+
+
+def mend(remark: Remark) -> None:
+    """Do what the remark says."""
+    assert remark.remedy is not None
+    subprocess.run(shlex.split(remark.remedy), check=True, capture_output=True)
+
+
+def test_a_server_as_we_start_it_gives_no_reason_to_complain(any_server: OwnServer) -> None:
+    keeper = LeaseKeeper(any_server.url, lease_ms=1000)
+
+    assert {"ok"} == {remark.level for remark in keeper.inspect().remarks}
+    assert () == keeper.inspect().warnings
+    keeper.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-ttl", "volatile-lfu"])
+def test_a_server_that_evicts_is_refused_with_the_command_that_mends_it(
+    patient: Any, keeper: LeaseKeeper, policy: str
+) -> None:
+    patient.config_set("maxmemory-policy", policy)
+
+    with pytest.raises(RedisRefused, match=f"policy {policy}: .*CONFIG SET maxmemory-policy noeviction") as refused:
+        keeper.inspect()
+
+    assert "\n" not in str(refused.value)
+    mend(found(keeper.look(), "problem")["maxmemory"])
+    assert "noeviction" == keeper.inspect().maxmemory_policy
+
+
+def test_a_replica_is_refused(patient: Any, keeper: LeaseKeeper, any_server: OwnServer) -> None:
+    patient.replicaof("127.0.0.1", any_server.port)
+
+    with pytest.raises(RedisRefused, match="it is a replica: it takes no jobs; mend it: point --redis at its master"):
+        keeper.inspect()
+    assert wait_until(lambda: "slave" == keeper.look().role)
+
+
+def test_what_only_deserves_a_warning_is_not_refused(patient: Any, keeper: LeaseKeeper) -> None:
+    patient.config_set("maxmemory", 0)
+    patient.config_set("appendonly", "no")
+
+    server = keeper.inspect()
+
+    assert {"maxmemory", "persistence"} == {remark.check for remark in server.warnings} == set(found(server, "warning"))
+    for remark in server.warnings:
+        mend(remark)
+    assert () == keeper.inspect().warnings
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, CLOCK_SLACK_S + 1])
+def test_a_clock_that_is_far_off_is_told_and_does_not_matter(keeper: LeaseKeeper, ahead_s: float) -> None:
+    known = keeper.inspect()
+    assert known.clock_ahead_s is not None
+    assert abs(known.clock_ahead_s) < 1
+
+    (remark,) = _clock(replace(known, clock_ahead_s=ahead_s))
+
+    assert "warning" == remark.level
+    assert "jobs do not mind" in remark.found
+
+
+@pytest.mark.parametrize(
+    ("version", "reasons", "target"),
+    [
+        ("7.0.2", [], ""),
+        ("7.0.3", ["#10968"], "7.0.4"),
+        ("7.0.15", [], ""),
+        ("7.2.4", ["CVE-2026-23479"], "7.4.9"),
+        ("7.4.5", ["CVE-2025-49844", "CVE-2026-23479"], "7.4.9"),
+        ("7.4.8", ["CVE-2026-23479"], "7.4.9"),
+        ("7.4.9", [], ""),
+        ("8.0.4", ["CVE-2026-23479"], "8.2.6"),
+        ("8.2.0", ["#14276", "#14323", "CVE-2025-49844", "CVE-2025-62507", "CVE-2026-23479"], "8.2.6"),
+        ("8.2.2", ["CVE-2025-62507", "CVE-2026-23479"], "8.2.6"),
+        ("8.2.6", [], ""),
+        ("8.4.2", ["CVE-2026-23479"], "8.4.3"),
+        ("8.6.2", ["CVE-2026-23479"], "8.6.3"),
+        ("8.8.0", [], ""),
+    ],
+)
+def test_the_known_holes_of_a_version_are_named_with_the_version_to_go_to(
+    version: str, reasons: list[str], target: str
+) -> None:
+    told, upgrade = known_holes("redis", version)
+
+    assert (len(reasons), target) == (len(told), upgrade)
+    assert all(reason in text for reason, text in zip(reasons, told, strict=True))
+    assert ([], "") == known_holes("valkey", version)

@@ -11,7 +11,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(SUITABLE)' 2>/dev/null && { echo "$$python"; break; }; done)
 TORCH_INDEX ?=
-KILLS ?= 30
+KILLS ?= 20
 JOBS ?= 3000
 FAULT_REPORT ?=
 VENV := .venv

@@ -1,6 +1,6 @@
 """A TCP proxy that a test puts between the service and its server, to be the network on a bad day.
 
-It can hold everything back, strand the connections that exist, reset them, be slow, send byte by byte, refuse, and stop
+It can hold everything back, strand the connections that exist, reset them, be slow, send byte by byte, and stop
 at a fail-point: at a named command on its way to the server, or at the reply to it on its way back.
 """
 
@@ -62,7 +62,6 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0
         self.trickling = False
-        self.refusing = False
         self.accepted = 0
         self._failpoint: FailPoint | None = None
         self._flowing = threading.Event()
@@ -138,9 +137,6 @@ class Proxy:
                 client.close()
                 continue
             pair = Pair(client, server)
-            if self.refusing:
-                pair.close(reset=True)
-                continue
             with self._lock:
                 self._pairs.add(pair)
             for end in (client, server):

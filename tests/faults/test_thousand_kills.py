@@ -26,7 +26,7 @@ DOCUMENTED = {"bad_field", "bad_image", "image_too_large", "bad_tensor", "unknow
 def test_a_thousand_random_kills_lose_nothing_and_double_nothing(
     on_stage: Staged, fault: Fault, request: pytest.FixtureRequest
 ) -> None:
-    kills = request.config.getoption("--kills", 30)
+    kills = request.config.getoption("--kills", 20)
     chance = random.Random(3)
     with on_stage() as stage:
         with stage.books.load(jobs=20):

@@ -219,7 +219,9 @@ def test_map_knocks_again_when_the_door_says_that_there_is_room(fresh_server: Ow
     with redis.Redis.from_url(fresh_server.url) as connection, Client(fresh_server.url, model="lenet") as client:
         client.submit(seven())
         ahead_ms = (connection.time()[0] + 5) * 1000
-        connection.hset("convq:{lenet}:cfg", mapping={"max_jobs": 1, "drain_per_s": 2.5, "drain_ms": ahead_ms})
+        connection.hset(
+            "convq:{lenet}:cfg", mapping={"max_jobs": 1, "drain_per_s": 2.5, "drain_full": 1, "drain_ms": ahead_ms}
+        )
         connection.config_resetstat()
 
         with pytest.raises(QueueFull, match=r"try again in 0\.4 s"):

@@ -177,7 +177,46 @@ def test_nobody_is_declared_dead_when_nobody_was_heard_of_for_half_a_lease(bench
     assert [] == heir.reclaim(new, 10).jobs
     heir.renew(new)
     assert [] == heir.reclaim(new, 10).jobs
-    assert bench.redis.zscore(bench.shard.leases, lease.incarnation) > _server_ms(bench)
+    assert [] == bench.keeper.renew(bench.shard, [lease.incarnation])
+
+    def a_lease_later() -> bool:
+        assert [] == bench.keeper.renew(bench.shard, [lease.incarnation, new.incarnation])
+        assert [] == heir.reclaim(new, 10).jobs
+        return _server_ms(bench) > heard + LEASE_MS
+
+    heard = _server_ms(bench)
+    wait_until(a_lease_later)
+
+
+def test_a_service_that_dies_and_starts_over_and_over_does_not_keep_the_dead_alive(bench: Bench) -> None:
+    dead, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    dead.claim(lease, 10, 100)
+
+    def restart() -> list[str]:
+        """A service that lives for three quarters of a lease, of which half is over before it first asks."""
+        heir, new = bench.worker()
+        return entries(heir.reclaim(new, 10))
+
+    assert [entry] == wait_until(restart, timeout_s=10, every_s=0.75 * LEASE_MS / 1e3)
+
+
+def test_leases_of_before_the_clock_went_back_do_not_outlive_it(bench: Bench) -> None:
+    silent, lease = bench.worker()
+    (entry,) = bench.submit(Job(image=b"png"))
+    silent.claim(lease, 10, 100)
+    heir, new = bench.worker()
+    hour_ms = 3_600_000
+    # What an hour back leaves behind: a last heartbeat and leases that lie in the future.
+    bench.redis.hset(bench.shard.cfg, "heard_ms", int(_server_ms(bench)) + hour_ms)
+    bench.redis.zadd(bench.shard.leases, {lease.incarnation: _server_ms(bench) + hour_ms})
+
+    def taken_over() -> list[str]:
+        heir.renew(new)
+        return entries(heir.reclaim(new, 10))
+
+    assert [] == heir.reclaim(new, 10).jobs
+    assert [entry] == wait_until(taken_over, timeout_s=5)
 
 
 def _server_ms(bench: Bench) -> float:

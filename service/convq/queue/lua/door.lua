@@ -1,6 +1,6 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
 --
--- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_*, answered; HINCRBY bytes
+-- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_*; HINCRBY bytes
 -- convq:{M}:jobs[:high|:low]  XLEN, XADD
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
 --
@@ -10,7 +10,6 @@
 -- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
 
 local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
-local SHORTEST_SAMPLE_MS = 250
 local SOONEST_MS, LATEST_MS = 10, 3600000
 
 local function now_ms()
@@ -18,24 +17,17 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Jobs answered a second, as far as it is known. A rate that was never measured under a backlog is only a lower bound; then
--- what was answered since counts too, for the queue is full now.
-local function drain_rate(cfg, now)
-  local facts = redis.call('HMGET', cfg, 'drain_per_s', 'drain_ms', 'drain_full', 'drain_answered', 'answered')
+-- Jobs answered a second; 0 where it was never measured while jobs waited (then it only says what came in), or not lately.
+local function drain_rate(cfg)
+  local facts = redis.call('HMGET', cfg, 'drain_per_s', 'drain_ms', 'drain_full')
   local rate, measured_ms = tonumber(facts[1]), tonumber(facts[2])
-  if not measured_ms or math.abs(now - measured_ms) > MEASURED_WITHIN_MS then
-    return 0
-  end
-  if facts[3] ~= '1' and now - measured_ms >= SHORTEST_SAMPLE_MS then
-    local answered = tonumber(facts[5] or '0') - tonumber(facts[4] or '0')
-    rate = math.max(rate or 0, answered * 1000 / (now - measured_ms))
-  end
-  return rate or 0
+  local known = rate and measured_ms and facts[3] == '1' and math.abs(now_ms() - measured_ms) <= MEASURED_WITHIN_MS
+  return known and rate or 0
 end
 
 -- The error of a full queue. `excess` is how many jobs must be answered until there is room; nil where that never helps.
 local function queue_full(cfg, what, excess)
-  local rate = excess and drain_rate(cfg, now_ms()) or 0
+  local rate = excess and drain_rate(cfg) or 0
   local wait_ms = rate > 0 and math.max(SOONEST_MS, math.ceil(1000 * excess / rate))
   if wait_ms and wait_ms <= LATEST_MS then
     what = what .. string.format('; retry_after_ms=%d', wait_ms)

@@ -10,7 +10,8 @@
 --
 -- complete.lua counts what was answered in `answered`; what it grew by between two looks, by the server's clock, is a sample
 -- of the rate. Several services call this: looks closer together than LEAST_MS are one. While jobs wait, the service does
--- what it can, and the sample is smoothed in; while none does, it does what comes in, and the sample is only a lower bound.
+-- what it can, and the sample is smoothed in; while none does, it does what comes in, and the sample is only a lower bound:
+-- `drain_full` says whether there was ever a better one.
 -- allow-oom: at maxmemory the door is needed most.
 
 local LEAST_MS, MOST_MS, SMOOTH_MS = 500, 10000, 3000

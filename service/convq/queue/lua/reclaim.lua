@@ -3,7 +3,7 @@
 -- that were delivered and are not pending any more, because somebody has deleted the consumer.
 --
 -- convq:{M}:leases            ZREM of what ran out: the fence, from here on the old owner can commit nothing
--- convq:{M}:cfg               HGET heard_ms, see renew.lua
+-- convq:{M}:cfg               HMGET heard_ms, grace_ms, see renew.lua
 -- convq:{M}:jobs[:high|:low]  XPENDING, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead
 -- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker
 --
@@ -12,15 +12,16 @@
 -- Reply flat: lane (1..3), entry id, attempt, points of suspicion, …; the caller reads the entries itself, so that no image passes through Lua
 --
 -- Where nobody was heard of for half a lease, or the clock went back, the leases say nothing about the workers: nobody is
--- declared dead then, and the next renew extends them all.
+-- declared dead then, nor in the grace that the next renew gives them.
 
 local leases, cfg = KEYS[1], KEYS[2]
 local group, me, lease_ms, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local heard = tonumber(redis.call('HGET', cfg, 'heard_ms') or '0')
-if now < heard or now - heard > lease_ms / 2 then
+local facts = redis.call('HMGET', cfg, 'heard_ms', 'grace_ms')
+local heard, grace = tonumber(facts[1] or 0), tonumber(facts[2] or 0)
+if now < heard or now - heard > lease_ms / 2 or (now < grace and grace - now <= lease_ms) then
   return {}
 end
 

@@ -2,33 +2,39 @@
 -- renew: keep the leases of the living, by the server's clock.
 --
 -- convq:{M}:leases  ZADD
--- convq:{M}:cfg     HSET heard_ms: the server's time of the last call, by anybody
+-- convq:{M}:cfg     HSET heard_ms: the server's time of the last call, by anybody; grace_ms: until when nobody is declared dead
 --
 -- KEYS  leases, cfg
 -- ARGV  lease_ms, "take" (make the leases) or "renew" (only those that are still there), incarnation…
 -- Reply the incarnations that have no lease any more: others own their jobs now
 --
 -- Every live service calls this at least four times per lease. Nobody has for half a lease, or the clock went back: the
--- server itself was away (stopped, restarted, failed over), and the leases say nothing about the workers. Then all of
--- them are extended once, so that nobody is declared dead for it.
+-- server itself was away (stopped, restarted, failed over), and the leases say nothing about the workers. Then nobody is
+-- declared dead for half a lease, in which the living renew, run out or not. Not again within a lease: a service that dies
+-- and starts over and over must not keep the leases of its dead alive.
 -- allow-oom: at maxmemory every worker would else lose its lease at once.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local expiry = now + tonumber(ARGV[1])
+local lease = tonumber(ARGV[1])
 
-local heard = tonumber(redis.call('HGET', KEYS[2], 'heard_ms') or now)
-redis.call('HSET', KEYS[2], 'heard_ms', now)
-if now < heard or now - heard > tonumber(ARGV[1]) / 2 then
-  for _, incarnation in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-    redis.call('ZADD', KEYS[1], expiry, incarnation)
+local facts = redis.call('HMGET', KEYS[2], 'heard_ms', 'grace_ms')
+local heard, grace = tonumber(facts[1] or now), tonumber(facts[2] or 0)
+local back = now < heard
+if back or (now - heard > lease / 2 and now > grace + lease) then
+  redis.call('HSET', KEYS[2], 'grace_ms', now + lease / 2)
+end
+if back then -- leases of the time before would last until the clock has come that far again
+  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now + lease, '+inf')) do
+    redis.call('ZADD', KEYS[1], now + lease, incarnation)
   end
 end
+redis.call('HSET', KEYS[2], 'heard_ms', now)
 
 local gone = {}
 for i = 3, #ARGV do
   if ARGV[2] == 'take' or redis.call('ZSCORE', KEYS[1], ARGV[i]) then
-    redis.call('ZADD', KEYS[1], expiry, ARGV[i])
+    redis.call('ZADD', KEYS[1], now + lease, ARGV[i])
   else
     gone[#gone + 1] = ARGV[i]
   end

@@ -119,17 +119,13 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- threads --------------------------------------------------------------------------------------------------
-
     def _accept(self) -> None:
         self._listener.settimeout(0.2)
         while not self._over.is_set():
             try:
                 client, _ = self._listener.accept()
-            except TimeoutError:
+            except OSError:  # nobody within the 0.2 s, or closed
                 continue
-            except OSError:
-                return
             self.accepted += 1
             try:
                 server = socket.create_connection(("127.0.0.1", self._server_port), 5)
@@ -152,8 +148,7 @@ class Proxy:
                 if pair.stranded:
                     self._over.wait()
                     return
-                passed = self._at_request(pair, chunk) if source is pair.client else self._at_reply(pair, chunk)
-                if not passed:
+                if not (self._at_request if source is pair.client else self._at_reply)(pair, chunk):
                     return
                 self._send(sink, chunk)
         except OSError:

@@ -259,3 +259,29 @@ def test_a_server_that_lost_its_scripts_is_sent_them_again(ward: Ward) -> None:
     (done,) = ward.letters.requeue(ids)
 
     assert "a" == done.job
+
+
+def test_a_job_of_more_fields_than_lua_can_pass_on_is_buried_with_those_of_the_protocol(ward: Ward) -> None:
+    stream = ward.shard.streams[1]
+    fields = {"image": b"png", "id": "wide", **{f"field-{n}": "x" for n in range(10_000)}}
+    ward.redis.execute_command("XADD", stream, "*", *(part for pair in fields.items() for part in pair))
+    (job,) = ward.work.claim(ward.lease, 1, 100).jobs
+
+    assert ward.commits.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
+
+    (letter,) = ward.redis.xrange(ward.shard.dead)
+    assert (b"png", b"wide") == (letter[1][b"image"], letter[1][b"id"])
+    assert (0, [b"{}"]) == (ward.redis.xlen(stream), ward.redis.lrange(ward.shard.result("wide"), 0, -1))
+
+
+def test_where_no_letter_can_be_written_the_job_is_answered_all_the_same(ward: Ward) -> None:
+    at_once(ward.producer.submit([Submission(Job(image=b"png", id="x", reply_to=ward.shard.inbox("text")))]))
+    (job,) = ward.work.claim(ward.lease, 1, 100).jobs
+    ward.redis.set(ward.shard.dead, "a string")
+    ward.redis.set(ward.shard.inbox("text"), "another")
+
+    assert ward.commits.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
+
+    assert [b"{}"] == ward.redis.lrange(ward.shard.result("x"), 0, -1)
+    assert b"another" == ward.redis.get(ward.shard.inbox("text"))
+    ward.redis.delete(ward.shard.dead)

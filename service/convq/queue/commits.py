@@ -79,7 +79,8 @@ class Commits:
         where, ttl_ms = shard.result(job.id), self.result_ttl_ms
         if job.reply_to is not None:
             where, ttl_ms = job.reply_to, INBOX_TTL_S * 1000
-        keys = [shard.leases, self._shard.streams[job.lane], shard.dead, shard.suspects, where]
+        keys = [shard.leases, shard.streams[job.lane], shard.dead, shard.suspects, where]
+        keys += (shard.result(job.id), shard.cancelled, shard.cfg)
         args = [
             GROUP,
             lease.incarnation,
@@ -90,6 +91,8 @@ class Commits:
             DEAD_LENGTH,
             reason,
             message,
+            job.id,
+            INBOX_LENGTH,
         ]
         reply = self._link.run(BURY, keys, args)
         if reply == b"FENCED":

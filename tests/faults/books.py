@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ class Books:
         self.refused: dict[str, str] = {}
         self.documents: dict[str, set[bytes]] = {}
         self.said: dict[str, dict[str, Any]] = {}
-        self._serial = 0
+        self._serial = itertools.count()
         self._producing = connect(url)
         self._reading = connect(url)
         self._read: dict[str, int] = {}
@@ -57,11 +58,11 @@ class Books:
         return made
 
     def _job(self, pixel: int, fields: dict[str, str | int]) -> list[Any]:
-        job_id = f"{self.name}-{self._serial}"
-        tensor = bytes([pixel]) + SHOWN[self._serial % 2][1][1:]
-        inbox = f"{INBOX}{self.name}.{self._serial // JOBS_PER_INBOX}"
+        serial = next(self._serial)  # in one step: a load has a thread of its own
+        job_id = f"{self.name}-{serial}"
+        tensor = bytes([pixel]) + SHOWN[serial % 2][1][1:]
+        inbox = f"{INBOX}{self.name}.{serial // JOBS_PER_INBOX}"
         self._read.setdefault(inbox, 0)
-        self._serial += 1
         parts: list[Any] = ["id", job_id, "tensor", tensor, "dtype", "uint8", "shape", "1,32,32", "reply_to", inbox]
         return parts + [part for pair in fields.items() for part in pair]
 
@@ -173,7 +174,8 @@ class Books:
     def check(self) -> None:
         """Exactly one right answer for each accepted job, none for any other."""
         assert [] == self.lost[:3], f"{len(self.lost)} of {len(self.accepted)} lost"
-        assert [] == self.twice[:3], f"{len(self.twice)} of {len(self.accepted)} answered twice"
+        doubles = [sorted(self.documents[job_id]) for job_id in self.twice]
+        assert [] == doubles[:3], f"{len(doubles)} of {len(self.accepted)} answered twice"
         assert [] == self.strange[:3], f"{len(self.strange)} answered without having been accepted"
         assert [] == self.wrong[:3], f"{len(self.wrong)} answered wrongly"
 

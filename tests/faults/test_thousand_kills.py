@@ -31,15 +31,22 @@ def test_a_thousand_random_kills_lose_nothing_and_double_nothing(
     with on_stage() as stage:
         with stage.books.load(jobs=20):
             for _ in range(kills):
-                workers = wait_until(stage.service.worker_pids, 20)
                 passes(chance.uniform(0, 0.15))
-                victim = chance.choice(workers)
-                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda: killed(wait_until(stage.service.worker_pids, 20), chance))
                 fault.strike()
                 fault.recovered_when(stage.books.goes_on, within_s=10)
         stage.check()
         assert {"ok"} == set(stage.books.statuses())
         fault.outcome = f"{kills} kills, {len(stage.books.accepted)} jobs, each answered once"
+
+
+def killed(workers: list[int], chance: random.Random) -> bool:
+    """Whether one of these workers was still there to be killed."""
+    try:
+        os.kill(chance.choice(workers), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def picture(chance: random.Random) -> bytes:

@@ -8,47 +8,30 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
+from convq.child import ChildService
 from convq.client import Client
 from convq.embedded import EmbeddedServer
 from convq.errors import ServiceFailed
 from convq.inference.repository import ModelRepository, default_root
 from convq.protocol import Result
-from convq.settings import VARIABLES
 
 MODEL = "lenet"
 LEAST_ACCURACY = 0.95
-READY_WITHIN_S = 60.0
-STOP_WITHIN_S = 30.0
 ANSWER_WITHIN_S = 30.0
 COUNTED_WITHIN_S = 5.0
 POLL_S = 0.02
 PACED_JOBS = 200
-
-# Runs the service so that it ends when this process does, even by SIGKILL; elsewhere than on Linux only in good order.
-_LAUNCH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes, signal
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +110,7 @@ def run(
     """
     root = default_root()
     with _terminable(), EmbeddedServer.start() as server:
-        with _Service.start(server.url, root) as service, Client(server.url, model=MODEL) as client:
+        with _service(server.url, root) as service, Client(server.url, model=MODEL) as client:
             service.wait_ready()
             _wait_announced(client)
             facts = Started(server.version, _network(root), service.workers, service.ready_s)
@@ -152,6 +135,10 @@ def run(
         metrics_url=service.metrics_url,
         results=results,
     )
+
+
+def _service(url: str, root: Path) -> ChildService:
+    return ChildService("--redis", url, "--models", str(root), "--only", MODEL)
 
 
 def check(outcome: Outcome) -> None:
@@ -196,88 +183,6 @@ def _network(root: Path) -> str:
     if isinstance(accuracy, dict) and "share" in accuracy:
         known.append(f"{accuracy['share']:.2%} on {str(accuracy.get('dataset', 'mnist')).upper()}")
     return f"{MODEL} v{folder.newest}" + (f" ({', '.join(known)})" if known else "")
-
-
-# -- the service --------------------------------------------------------------------------------------------------------
-
-
-class _Service:
-    """`convq serve` as a child; leaving the `with` block drains and ends it."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._began_s = time.monotonic()
-        self._ready = threading.Event()
-        self._last_words = ""
-        self._facts: dict[str, Any] = {}
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-        self.ready_s = 0.0
-
-    @classmethod
-    def start(cls, url: str, root: Path) -> _Service:
-        """Start it. Settings of this user's environment are left out: the demonstration is the same everywhere."""
-        flags = ["--redis", url, "--models", str(root), "--only", MODEL, "--http", "127.0.0.1:0", "--log", "json"]
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), "-m", "convq", "serve", *flags]
-        environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        process = subprocess.Popen(
-            launch,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C must reach us first: we stop things in order
-        )
-        return cls(process)
-
-    @property
-    def workers(self) -> int:
-        """How many there are."""
-        return int(self._facts["workers"])
-
-    @property
-    def metrics_url(self) -> str:
-        """Where its metrics are."""
-        return f"{self._facts['http']}/metrics"
-
-    def wait_ready(self) -> None:
-        """Until workers ask for jobs. Raises ServiceFailed with the last thing that the service said."""
-        if not self._ready.wait(READY_WITHIN_S) or not self._facts:
-            raise ServiceFailed(f"the service did not start: {self._last_words or 'it said nothing'}")
-
-    def check_end(self) -> None:
-        """A drain that does not end well is a failure too."""
-        if self._process.returncode != 0:
-            raise ServiceFailed(f"the service ended with {self._process.returncode}: {self._last_words}")
-
-    def _listen(self) -> None:
-        """Read its log to the end, so that it never blocks on a full pipe."""
-        assert self._process.stderr is not None  # noqa: S101 - by PIPE above
-        for line in self._process.stderr:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = {"message": line.strip().removeprefix("convq: ")}
-            self._last_words = str(entry.get("message")) or self._last_words
-            if entry.get("message") == "ready":
-                self._facts, self.ready_s = entry, time.monotonic() - self._began_s
-                self._ready.set()
-        self._ready.set()  # it ended: nobody needs to wait any longer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # its workers see the end of their input and leave
-            self._process.wait()
-        self._listener.join(timeout=5.0)
-        if self._process.stderr is not None:
-            self._process.stderr.close()
 
 
 @contextmanager

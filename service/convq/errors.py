@@ -143,7 +143,8 @@ class QueueFull(ConvqError):
     """The shard holds as many jobs or bytes as it may.
 
     `accepted` are the entry ids of the jobs of this call that were taken before it was full, in order: the first ones.
-    `retry_after_s` is an estimate in seconds of when there is room again, or None where nothing is known.
+    `retry_after_s` is an estimate in seconds of when there is room again, or None where nothing is known. `most_jobs` is
+    how many jobs one call may bring at all, where it brought more.
     """
 
     code: ClassVar[str] = "queue_full"
@@ -154,6 +155,7 @@ class QueueFull(ConvqError):
         super().__init__(message)
         self.accepted: list[str] = []
         self.retry_after_s = retry_after_s
+        self.most_jobs: int | None = None
 
 
 class RedisUnavailable(ConvqError):

@@ -71,7 +71,7 @@ def test_a_stream_that_became_a_string_is_said_loudly_and_healed_by_deleting_it(
         assert lines < 60, "a busy loop"
         stage.redis.delete(JOBS)
         fault.strike()
-        fault.recovered_when(stage.books.goes_on, within_s=5)
+        fault.recovered_when(stage.books.goes_on, within_s=3)
         stage.check()
         assert workers == stage.service.worker_pids()
 
@@ -138,6 +138,25 @@ def test_a_server_that_evicts_is_refused_at_the_start(on_stage: Staged, fault: F
         stage.books.submit(10)
         stage.check()
         fault.outcome = "refused at the start with exit 4; the service that ran already goes on"
+
+
+@pytest.mark.fault(
+    14, "policy made evicting under a running service", "CONFIG SET, then CLIENT KILL of its connections"
+)
+def test_a_server_that_begins_to_evict_is_said_loudly_when_it_is_met_again(on_stage: Staged, fault: Fault) -> None:
+    with on_stage() as stage:
+        stage.redis.config_set("maxmemory-policy", "allkeys-lru")
+        stage.redis.client_kill_filter(_type="normal")
+        fault.strike()
+        fault.recovered_when(
+            lambda: any(
+                "ERROR" == line["level"].upper() and "allkeys-lru" in line["message"] for line in stage.service.log
+            ),
+            within_s=5,
+        )
+        stage.books.submit(10)
+        stage.check()
+        fault.outcome = "an error in the log that says how to mend it; each job answered once"
 
 
 @pytest.fixture

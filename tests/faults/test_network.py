@@ -57,7 +57,7 @@ def test_connections_that_died_in_silence_are_noticed(on_stage: Staged, fault: F
             wait_until(lambda: stage.books.read() > 200)
             assert stage.proxy.strand() >= 3
             fault.strike()
-            fault.recovered_when(stage.books.goes_on, within_s=12)  # a socket timeout, and another for the commit
+            fault.recovered_when(stage.books.goes_on, within_s=7)  # one socket timeout
         stage.check()
 
 

@@ -117,6 +117,26 @@ def test_a_living_supervisor_has_a_dead_childs_jobs_run_within_a_second(on_stage
         stage.check()
 
 
+@pytest.mark.fault(5, "kill -9 of each child as soon as it starts", "SIGKILL of 8 workers before they are ready")
+def test_workers_that_are_killed_while_they_start_are_not_waited_for_ever_longer(
+    on_stage: Staged, fault: Fault
+) -> None:
+    with on_stage() as stage:
+        killed: set[int] = set()
+
+        def kill_the_next() -> bool:
+            for pid in set(stage.service.worker_pids()) - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            return len(killed) >= 10
+
+        stage.books.submit(200)
+        wait_until(kill_the_next, 20)
+        fault.strike()
+        fault.recovered_when(stage.whole, within_s=5)
+        stage.check()
+
+
 @pytest.mark.fault(6, "zombie: SIGSTOP for ten lease times, then SIGCONT", "SIGSTOP while it holds jobs, lease 0.5 s")
 def test_a_worker_that_stood_still_for_ten_leases_publishes_nothing_of_what_it_held(
     on_stage: Staged, fault: Fault

@@ -215,6 +215,14 @@ def test_a_full_queue_refuses_submit_and_map_waits_for_room(fresh_server: OwnSer
             assert 300 == len(list(client.map([seven()] * 300)))
 
 
+def test_map_fits_through_a_door_that_is_smaller_than_its_calls(fresh_server: OwnServer) -> None:
+    with (
+        Client(fresh_server.url, model="lenet") as client,
+        RunningService(fresh_server.url, "--max-jobs", "5", workers=1),
+    ):
+        assert 50 == len(list(client.map([seven()] * 50, timeout=20)))
+
+
 def test_map_knocks_again_when_the_door_says_that_there_is_room(fresh_server: OwnServer) -> None:
     with redis.Redis.from_url(fresh_server.url) as connection, Client(fresh_server.url, model="lenet") as client:
         client.submit(seven())

@@ -30,6 +30,7 @@ from convq.queue import (
 )
 from convq.queue.functions import LOOK_EVERY_S, SOURCE, FunctionLibrary
 from convq.queue.link import Link
+from convq.queue.producer import SUBMIT
 from servers import OwnServer, wait_until
 
 STREAM = "convq:{lenet}:jobs"
@@ -193,6 +194,20 @@ def test_a_call_that_is_larger_than_the_queue_says_so(door: Door) -> None:
 
     with pytest.raises(QueueFull, match="4 jobs came at once, 3 may be in it: submit fewer at a time"):
         door.submit(*[Job(image=b"png")] * 4)
+
+    assert 0 == door.waiting()
+
+
+def test_a_job_of_too_many_fields_is_refused_before_its_neighbours_are_added(door: Door) -> None:
+    fields = [part for number in range(1001) for part in (f"field{number}", "x")]
+    call: list[str | int] = [1000, door.shard.job_prefix, 2, "", 3, 2, "image", "png", 2, "", 0, len(fields), *fields]
+    keys = [door.shard.cfg, *door.shard.streams]
+
+    door.redis.function_load(SOURCE)
+    with pytest.raises(redis.ResponseError, match="a job has 1001 fields; 1000 may be"):
+        door.redis.eval(SUBMIT.source, len(keys), *keys, *call)
+    with pytest.raises(redis.ResponseError, match="a job has 1001 fields; 1000 may be"):
+        door.fcall(STREAM, *fields)
 
     assert 0 == door.waiting()
 

@@ -15,7 +15,8 @@ from typing import Any
 from convq.chaos.crowd import Crowd
 from convq.chaos.faults import Fault, Kind
 from convq.chaos.ledger import Ledger, Recovery
-from convq.chaos.stage import Service, Stage, wait_for
+from convq.chaos.stage import Stage, children_of, wait_for
+from convq.child import ChildService
 from convq.errors import ConvqError, RedisUnavailable
 from convq.queue import BlockingWire, at_once
 from convq.queue.link import understood
@@ -151,7 +152,7 @@ class Nemesis:
         guest = self._stage.start_service()
         self._after(fault.lasts_s, lambda: self._send_away(guest, fault))
 
-    def _send_away(self, guest: Service, fault: Fault) -> None:
+    def _send_away(self, guest: ChildService, fault: Fault) -> None:
         if not guest.is_ready and guest.status() is None:
             self._after(RETRY_S, lambda: self._send_away(guest, fault))  # the guest has not come yet
             return
@@ -159,7 +160,7 @@ class Nemesis:
         guest.leave()
         self._expect_gone(guest, time.monotonic())
 
-    def _expect_gone(self, guest: Service, since_s: float) -> None:
+    def _expect_gone(self, guest: ChildService, since_s: float) -> None:
         if guest.status() is None and time.monotonic() - since_s < TARGET_WITHIN_S:
             self._after(RETRY_S, lambda: self._expect_gone(guest, since_s))
             return
@@ -180,7 +181,7 @@ class Nemesis:
     def _worker(self, fault: Fault) -> int | None:
         """A worker of the service, waiting for one where it has just been started."""
         service = self._stage.service
-        pids = wait_for(lambda: service.workers() or service.status() is not None, TARGET_WITHIN_S)
+        pids = wait_for(lambda: children_of(service.pid) or service.status() is not None, TARGET_WITHIN_S)
         if not isinstance(pids, list):
             self.troubles.append(f"the service has no workers after {TARGET_WITHIN_S:g} s: {service.last_words}")
             return None

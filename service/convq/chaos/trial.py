@@ -162,7 +162,7 @@ def run(
         _terminable(),
         Stage(models, MODEL, workers=terms.workers, lease_s=terms.lease_s, fsync=terms.fsync) as stage,
     ):
-        stage.wait_ready()
+        stage.service.wait_ready()
         started(Started(stage.version, terms.workers, len(faults)))
         crowd = Crowd(stage.url, Shard(MODEL), ledger, _legible(stage.url, digits), quarantine_s=2 * terms.lease_s + 1)
         watch = _Watch(ledger, crowd, advance, terms.duration_s)
@@ -212,7 +212,7 @@ def check(outcome: Outcome) -> None:
 def _settle(terms: Terms, stage: Stage, crowd: Crowd, watch: _Watch) -> list[str]:
     """Wait until all is answered and nothing more can come, close the books, send the service away: what went wrong."""
     troubles = []
-    stage.wait_ready()
+    stage.service.wait_ready()
     crowd.halt()
     crowd.raise_defect()
     watch.tell("settling", 1.0)

@@ -18,7 +18,7 @@ from convq.queue.producer import Wire
 
 IN_FLIGHT = 512
 MAP_CHUNK = 64
-"""Jobs that `map` submits in one call; results are read between two calls."""
+"""Jobs that `map` submits in one call, fewer where the queue never has room for so many; results are read between two calls."""
 FULL_PAUSE_S = 0.1
 """How long `map` waits at a full queue that does not say when there is room."""
 LONGEST_PAUSE_S = 1.0
@@ -32,6 +32,7 @@ class _Mapped:
     inbox: str
     waiting: deque[str] = field(default_factory=deque)
     results: dict[str, Result] = field(default_factory=dict)
+    chunk: int = MAP_CHUNK
     offer_s: float = 0.0
     """Not before, by `time.monotonic`: a refused offer has sent its images for nothing."""
 
@@ -149,14 +150,15 @@ class Calls:
                 progress_s = time.monotonic()
 
     async def _offer(self, producer: Producer, pending: list[Submission], state: _Mapped, deadline_s: float) -> None:
-        """Submit what is pending; at a full queue say in `state` when to try again.
+        """Submit what is pending; at a full queue say in `state` when to try again, and with how much.
 
         Raises QueueFull when `deadline_s` has come. Without anything to read meanwhile it waits here.
         """
         try:
-            entries = await producer.submit(pending)
+            entries = await producer.submit(pending[: state.chunk])
         except QueueFull as full:
             entries = full.accepted
+            state.chunk = max(1, full.most_jobs or state.chunk)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise

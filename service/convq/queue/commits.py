@@ -59,6 +59,10 @@ class Commits:
         """Close the connection."""
         self._link.close()
 
+    def doubt(self) -> None:
+        """The server, or the way to it, had trouble elsewhere: commit over a new connection. Any thread may say so."""
+        self._link.doubt()
+
     def complete(self, lease: Lease, completions: Sequence[Completion]) -> Committed:
         """Publish results, each at most once, and delete their jobs.
 

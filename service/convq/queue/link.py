@@ -123,6 +123,7 @@ class Link:
     def __init__(self, url: str) -> None:
         pool = redis.ConnectionPool.from_url(url, max_connections=1, **connection_options(url))
         self._connection: Any = pool.make_connection()
+        self._doubted = False
         self.connects = 0
 
     @property
@@ -133,6 +134,13 @@ class Link:
     def close(self) -> None:
         """Close the connection; the next command opens a new one."""
         self._connection.disconnect()
+
+    def doubt(self) -> None:
+        """Open a new connection before the next command; any thread may say so.
+
+        Where another connection to the same server broke, this one may be half open, and would cost its whole timeout.
+        """
+        self._doubted = True
 
     def call(self, *command: Any) -> Any:
         """Send one command and return its reply. Raises RedisUnavailable, RedisRefused, QueueFull."""
@@ -158,6 +166,9 @@ class Link:
         """
         connection = self._connection
         try:
+            if self._doubted:
+                self._doubted = False
+                connection.disconnect()
             if not connection.is_connected:
                 self.connects += 1
                 connection.connect()

@@ -233,8 +233,12 @@ def _checked(reply: Any) -> Any:
 
 def _queue_full(text: str) -> QueueFull:
     """What the door says: how much is there and may be, and where it is known, when there is room again."""
-    why, _, milliseconds = text.partition("; retry_after_ms=")
-    if not milliseconds.isdigit():
-        return QueueFull(f"the queue is full: {why}; try again later")
-    wait_s = int(milliseconds) / 1e3
-    return QueueFull(f"the queue is full: {why}; try again in {wait_s:.3g} s", wait_s)
+    why, *facts = text.split("; ")
+    known = dict(fact.split("=", 1) for fact in facts if "=" in fact)
+    if "retry_after_ms" in known:
+        wait_s = int(known["retry_after_ms"]) / 1e3
+        return QueueFull(f"the queue is full: {why}; try again in {wait_s:.3g} s", wait_s)
+    full = QueueFull(f"the queue is full: {why}; try again later")
+    if "most_jobs" in known:
+        full.most_jobs = int(known["most_jobs"])
+    return full

@@ -26,6 +26,8 @@ log = logging.getLogger("convq.supervisor")
 
 ANNOUNCED_FOR_LEASES = 3
 """The list of served models outlives the last heartbeat by this many leases."""
+LOOK_EVERY_S = 30.0
+"""How often the server is asked again what it is: an operator may have changed its settings, or another took its place."""
 FIRST_ANSWER_WITHIN_S = 5.0
 """A server that has never answered by then is an error of the start, not an outage to wait out."""
 
@@ -56,6 +58,7 @@ class Heartbeat:
         self._news = False
         self._announced: set[str] = set()
         self._stopping = False
+        self._remarks: set[str] = set()
         self._started_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.beats = False
@@ -115,16 +118,15 @@ class Heartbeat:
 
     def _run(self) -> None:
         interval_s = min(1.0, self._settings.lease / 4)
-        next_s = 0.0
+        next_s = look_s = 0.0
+        connections = 0
         inspected = False
         while not self._stopping or not self._dead.empty():
             try:
-                if not inspected:
-                    server = self._keeper.inspect()
-                    event(log, logging.INFO, "connected", server=str(server))
-                    for remark in server.warnings:
-                        event(log, logging.WARNING, str(remark), check=remark.check)
-                    inspected = True
+                if not inspected or time.monotonic() >= look_s or self._keeper.reconnects != connections:
+                    self._inspect(first=not inspected)
+                    inspected, connections = True, self._keeper.reconnects
+                    look_s = time.monotonic() + LOOK_EVERY_S
                 self._fence_dead(max(0.0, next_s - time.monotonic()))
                 if self._news or time.monotonic() >= next_s:
                     self._news = False
@@ -135,6 +137,19 @@ class Heartbeat:
                 if self._stopping:
                     return
                 time.sleep(min(0.2, interval_s))
+
+    def _inspect(self, *, first: bool) -> None:
+        """Whether a queue may live on this server: refused at the start, later said once and loudly."""
+        server = self._keeper.inspect() if first else self._keeper.look()
+        if first:
+            event(log, logging.INFO, "connected", server=str(server))
+        told, self._remarks = self._remarks, set()
+        for remark in server.remarks:
+            if remark.level != "ok":
+                self._remarks.add(f"{remark.level} {remark.check}")
+                if f"{remark.level} {remark.check}" not in told:
+                    level = logging.ERROR if remark.level == "problem" else logging.WARNING
+                    event(log, level, str(remark), check=remark.check)
 
     def _fence_dead(self, wait_s: float) -> None:
         """Fence a worker that died, waiting up to `wait_s` for one; None in the queue only ends the waiting."""

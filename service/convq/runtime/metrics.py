@@ -55,7 +55,11 @@ WORKER_SERIES = (
     Series("convq_image_bytes", "Bytes of the images and tensors received.", "histogram", (), BYTES_BUCKETS),
     Series("convq_result_bytes", "Bytes of result documents published.", "counter"),
     Series("convq_redeliveries", "Jobs taken over from a worker that died.", "counter", (_STREAM,)),
-    Series("convq_lost_commits", "Results that were not published, because another worker answers the job.", "counter"),
+    Series(
+        "convq_lost_commits",
+        "Results that were not published, because another worker answers the job; repeated commits are not counted.",
+        "counter",
+    ),
     Series("convq_dead_letters", "Jobs buried as dead letters.", "counter", (_STREAM, ("reason", DEAD_REASONS))),
     Series(
         "convq_rejected",

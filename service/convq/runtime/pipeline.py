@@ -12,21 +12,19 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
-from convq.errors import ConvqError, LeaseLost, ModelFault, RedisRefused, RedisUnavailable
+from convq.errors import ConvqError, ModelFault, RedisUnavailable
 from convq.inference.session import Engine
 from convq.protocol import Status
-from convq.queue import Commits, Completion, Delivery, Lease, Received, WorkQueue, refuse_inbox
+from convq.queue import Commits, Delivery, Lease, WorkQueue
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.logs import event
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
+from convq.runtime.publisher import BACK_OFF_S, Publisher
 from convq.runtime.tickets import Admission, Answerer, Answers, Tally, Ticket
-
-T = TypeVar("T")
 
 log = logging.getLogger("convq.worker")
 
@@ -35,11 +33,11 @@ BLOCK_MS = 250
 RECLAIM_EVERY_S = 0.5
 ROUNDS_PER_LEASE = 8
 """With a short lease both are shorter: whoever reclaims less than twice per lease takes it that the server was away."""
-RESUME_EVERY_S = 5.0
-"""A reply that was lost on the way leaves jobs pending under our name: looked for after trouble, and this often anyway."""
+RESUME_EVERY_S = (5.0, 1.0)
+"""A reply that was lost on the way leaves jobs pending under our name: looked for after trouble, and this often anyway.
+The second while a job stream is no stream: somebody may have put that right."""
 EXPIRED_BACKLOG = 4
 """So many expired jobs in one claim, and more of them than others: there is a backlog whose time is over."""
-BACK_OFF_S = (0.05, 2.0)
 
 
 class Pipeline:
@@ -53,8 +51,8 @@ class Pipeline:
         self._row = row
         self._gate = gate
         self._admission = Admission(engine, row.decoding)
-        self._answerer = Answerer(engine, worker)
         self._tally = Tally(row)
+        self._publisher = Publisher(engine.name, Answerer(engine, worker), commits, self._tally)
         max_wait_s = engine.manifest.batching.max_wait_ms / 1e3
         self._batcher: Batcher[Ticket] = Batcher(engine.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
@@ -64,7 +62,7 @@ class Pipeline:
         self._strange: list[str] = []
         self._block_s = min(BLOCK_MS / 1e3, work.lease_s / ROUNDS_PER_LEASE)
         self._reclaim_every_s = min(RECLAIM_EVERY_S, work.lease_s / ROUNDS_PER_LEASE)
-        self._next_resume_s = time.monotonic() + RESUME_EVERY_S
+        self._next_resume_s = time.monotonic() + RESUME_EVERY_S[0]
         self._next_reclaim_s = 0.0
         self._seen_reclaim = row.get("pulse_reclaim")
         self._draining = threading.Event()
@@ -118,6 +116,8 @@ class Pipeline:
             except ConvqError as error:
                 self._note_trouble(error, "fetch")
                 self._resume = True
+                if isinstance(error, RedisUnavailable):
+                    self._commits.doubt()
                 self._draining.wait(back_off_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
                 back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
         self._batcher.close()
@@ -130,7 +130,8 @@ class Pipeline:
         if self._resume or time.monotonic() >= self._next_resume_s:
             self._work.renew(lease)
             self._accept(lease, self._work.resume(lease))
-            self._resume, self._next_resume_s = False, time.monotonic() + RESUME_EVERY_S
+            self._resume = False
+            self._next_resume_s = time.monotonic() + RESUME_EVERY_S[bool(self._work.strange_keys)]
         if self._row.get("pulse_suspended_until_s") > time.monotonic():
             self._ready.set()  # as ready as it may be; other models of this worker are not suspended
             self._draining.wait(self._block_s)
@@ -161,6 +162,7 @@ class Pipeline:
         strange = self._work.strange_keys
         if strange != self._strange:
             self._strange = strange
+            self._next_resume_s = min(self._next_resume_s, time.monotonic() + RESUME_EVERY_S[bool(strange)])
             what = (
                 "a key that should be a job stream holds something else" if strange else "every job stream is one again"
             )
@@ -271,58 +273,8 @@ class Pipeline:
 
     def _publish(self) -> None:
         while (answers := self._handover.get()) is not None:
-            began = time.perf_counter()
-            completions = self._answerer.answer(answers)
-            ranked = time.perf_counter()
-            self._commit(answers.tickets, completions)
-            self._tally.answered(answers, completions, ranked - began, time.perf_counter() - ranked)
+            self._publisher.publish(answers)
         self._end_lease()
-
-    def _bury(self, ticket: Ticket, completion: Completion) -> None:
-        """Answer what killed its workers as poisoned, and keep it as a dead letter."""
-        if self._until_done(lambda: self._commits.bury(ticket.lease, completion, "poisoned", str(ticket.job.problem))):
-            self._tally.buried(ticket)
-            event(log, logging.ERROR, "buried a poisoned job", model=self.engine.name, job=ticket.job.id)
-
-    def _commit(self, tickets: Sequence[Ticket], completions: Sequence[Completion]) -> None:
-        """Publish, under the lease that each job was claimed with (nearly always one for all)."""
-        leases: dict[str, tuple[Lease, list[Completion]]] = {}
-        for ticket, completion in zip(tickets, completions, strict=True):
-            if ticket.status is Status.POISONED:
-                self._bury(ticket, completion)
-            else:
-                leases.setdefault(ticket.lease.incarnation, (ticket.lease, []))[1].append(completion)
-        for lease, mine in leases.values():
-            refused = self._publish_under(lease, mine)
-            if refused:
-                self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in refused])
-
-    def _answer_elsewhere(self, lease: Lease, tickets: Sequence[Ticket]) -> None:
-        """The inbox of these jobs is a key of another type: they are told so under their result keys."""
-        for ticket in tickets:
-            refuse_inbox(ticket.job, f"reply_to {ticket.job.reply_to!r} holds something else than a list of results")
-            ticket.status = Status.ERROR
-        self._publish_under(lease, [self._answerer.refusal(ticket) for ticket in tickets])
-
-    def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
-        """Publish what was claimed under this lease; return the jobs whose inbox cannot take a result."""
-        committed = self._until_done(lambda: self._commits.complete(lease, completions))
-        self._tally.lost(len(completions) if committed is None else committed.lost)
-        return [] if committed is None else committed.refused
-
-    def _until_done(self, commit: Callable[[], T]) -> T | None:
-        """Repeat a commit until the server has answered: what it took once it does not publish twice. None: not ours."""
-        back_off_s = BACK_OFF_S[0]
-        while True:
-            try:
-                return commit()
-            except LeaseLost as error:
-                self._note_trouble(error, "commit")
-                return None
-            except (RedisUnavailable, RedisRefused) as error:  # refused: an operator may give the rights back
-                self._note_trouble(error, "commit")
-                time.sleep(back_off_s)
-                back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
 
     def _end_lease(self) -> None:
         """Give the lease back after a drain; what a broken connection leaves behind runs out by itself."""

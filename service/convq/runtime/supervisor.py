@@ -37,6 +37,8 @@ log = logging.getLogger("convq.supervisor")
 
 TICK_S = 0.05
 BACK_OFF_S = (0.1, 5.0)
+KILLED_BACK_OFF_S = 0.5
+"""The longest wait where SIGKILL ended it: from outside, so that a later start is no better than an early one."""
 STABLE_S = 1.0
 """A worker that was ready this long is replaced at once when it dies; one that was not waits, longer each time."""
 GOODBYE_S = (5.0, 0.5)
@@ -206,7 +208,8 @@ class Supervisor:
             slot.failures = 0  # what kills again and again is buried or suspended: its neighbours need not wait for it
         else:
             slot.failures += 1
-        delay_s = 0.0 if not slot.failures else min(BACK_OFF_S[1], BACK_OFF_S[0] * 2 ** (slot.failures - 1))
+        longest_s = KILLED_BACK_OFF_S if status == -signal.SIGKILL and not slot.hung else BACK_OFF_S[1]
+        delay_s = 0.0 if not slot.failures else min(longest_s, BACK_OFF_S[0] * 2 ** (slot.failures - 1))
         slot.start_at_s = time.monotonic() + delay_s
         event(
             log,

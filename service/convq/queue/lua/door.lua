@@ -9,6 +9,7 @@
 -- Entry ids are job ids, and three streams that each count from 0 in a millisecond would give three jobs one id. So each
 -- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
 
+local MOST_PARTS = 2000 -- fields and values of one job: what unpack can take at once ends at about 8,000
 local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
 local SOONEST_MS, LATEST_MS = 10, 3600000
 
@@ -76,6 +77,9 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
     there = there + (type(lengths[lane]) == 'number' and lengths[lane] or 0)
   end
   for _, job in ipairs(jobs) do
+    if job.to - job.from >= MOST_PARTS then
+      return redis.error_reply(string.format('ERR a job has %d fields; %d may be', (job.to - job.from + 1) / 2, MOST_PARTS / 2))
+    end
     if job.id == '' or redis.call('EXISTS', prefix .. job.id) == 0 then
       if type(lengths[job.lane]) == 'table' then
         return lengths[job.lane] -- no stream: said before anything is added
@@ -85,7 +89,8 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
   end
 
   if max_jobs and count > max_jobs then
-    return queue_full(cfg, count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time')
+    local what = count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time'
+    return queue_full(cfg, what .. '; most_jobs=' .. max_jobs)
   elseif max_jobs and count > 0 and there + count > max_jobs then
     return queue_full(cfg, there .. ' jobs are in the queue, ' .. max_jobs .. ' may be', there + count - max_jobs)
   end

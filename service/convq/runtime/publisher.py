@@ -1,0 +1,99 @@
+"""The last phase of a job: answers become documents, documents are committed until the server has said what became of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
+from convq.protocol import Status
+from convq.queue import Commits, Completion, Lease, Received, refuse_inbox
+from convq.runtime.logs import event
+from convq.runtime.tickets import Answerer, Answers, Tally, Ticket
+
+T = TypeVar("T")
+
+log = logging.getLogger("convq.worker")
+
+BACK_OFF_S = (0.05, 2.0)
+"""First and longest wait between two tries while the server cannot answer."""
+
+
+class Publisher:
+    """Publishes for one model in one worker. Belongs to one thread, as its `Commits` does."""
+
+    def __init__(self, model: str, answerer: Answerer, commits: Commits, tally: Tally) -> None:
+        self._model = model
+        self._answerer = answerer
+        self._commits = commits
+        self._tally = tally
+
+    def publish(self, answers: Answers) -> None:
+        """Rank and write what a batch gave, commit it, count it. Returns when the server has answered, however late."""
+        began = time.perf_counter()
+        completions = self._answerer.answer(answers)
+        ranked = time.perf_counter()
+        self._commit(answers.tickets, completions)
+        self._tally.answered(answers, completions, ranked - began, time.perf_counter() - ranked)
+
+    def _bury(self, ticket: Ticket, completion: Completion) -> None:
+        """Answer what killed its workers as poisoned, and keep it as a dead letter."""
+        why = str(ticket.job.problem)
+        buried, _ = self._until_done(lambda: self._commits.bury(ticket.lease, completion, "poisoned", why))
+        if buried:
+            self._tally.buried(ticket)
+            event(log, logging.ERROR, "buried a poisoned job", model=self._model, job=ticket.job.id)
+
+    def _commit(self, tickets: Sequence[Ticket], completions: Sequence[Completion]) -> None:
+        """Publish, under the lease that each job was claimed with (nearly always one for all)."""
+        leases: dict[str, tuple[Lease, list[Completion]]] = {}
+        for ticket, completion in zip(tickets, completions, strict=True):
+            if ticket.status is Status.POISONED:
+                self._bury(ticket, completion)
+            else:
+                leases.setdefault(ticket.lease.incarnation, (ticket.lease, []))[1].append(completion)
+        for lease, mine in leases.values():
+            refused = self._publish_under(lease, mine)
+            if refused:
+                self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in refused])
+
+    def _answer_elsewhere(self, lease: Lease, tickets: Sequence[Ticket]) -> None:
+        """The inbox of these jobs is a key of another type: they are told so under their result keys."""
+        for ticket in tickets:
+            refuse_inbox(ticket.job, f"reply_to {ticket.job.reply_to!r} holds something else than a list of results")
+            ticket.status = Status.ERROR
+        self._publish_under(lease, [self._answerer.refusal(ticket) for ticket in tickets])
+
+    def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
+        """Publish what was claimed under this lease; return the jobs whose inbox cannot take a result."""
+        committed, repeated = self._until_done(lambda: self._commits.complete(lease, completions))
+        if committed is None:
+            self._tally.lost(len(completions))
+            return []
+        if not repeated:  # what a repeated commit finds answered was mostly answered by its first try
+            self._tally.lost(committed.lost)
+        return committed.refused
+
+    def _until_done(self, commit: Callable[[], T]) -> tuple[T | None, bool]:
+        """Repeat a commit until the server has answered: what it took once it does not publish twice.
+
+        What it answered (None: the jobs are not ours any more), and whether it was asked more than once.
+        """
+        back_off_s, repeated = BACK_OFF_S[0], False
+        while True:
+            try:
+                return commit(), repeated
+            except LeaseLost as error:
+                self._note_trouble(error)
+                return None, repeated
+            except (RedisUnavailable, RedisRefused) as error:  # refused: an operator may give the rights back
+                self._note_trouble(error)
+                repeated = True
+                time.sleep(back_off_s)
+                back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
+
+    def _note_trouble(self, error: ConvqError) -> None:
+        self._tally.trouble(error)
+        event(log, logging.WARNING, str(error), model=self._model, during="commit")

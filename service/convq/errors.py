@@ -29,7 +29,7 @@ command line ends. This module imports nothing of convq: everything may raise.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 Fault = Literal["client", "service", "operator", "environment"]
 
@@ -47,6 +47,14 @@ class JobError(ConvqError):
     """One job can never succeed. Never holds a path, a traceback or the payload: the message travels to the client."""
 
     fault: ClassVar[Fault] = "client"
+
+    def at_rest(self) -> Self:
+        """Itself, to be kept with its job: without traceback and context.
+
+        These hold the frames that it came through, and so the whole job, in a circle that only the collector opens.
+        """
+        self.__context__ = None
+        return self.with_traceback(None)
 
 
 class BadField(JobError):

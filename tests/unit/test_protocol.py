@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,31 @@ def test_layouts_are_remembered_within_bounds() -> None:
         receiver.receive(b"1-0", (b"image", b"x", b"field-%d" % i, b"y"), lane=1, attempt=1)
 
     assert len(receiver._layouts) <= Receiver.MAX_REMEMBERED
+
+
+def test_what_is_long_is_not_remembered() -> None:
+    receiver, long = Receiver(INBOX), b"x" * Receiver.MAX_REMEMBERED_BYTES
+    for flat in ((b"image", b"x", b"dtype", long + b"y"), (b"image", b"x", long + b"z", b"y")):
+        receiver.receive(b"1-0", flat, lane=1, attempt=1)
+
+    (layout,) = receiver._layouts.values()
+    assert {} == layout.headers
+
+
+@pytest.mark.parametrize("flat", [(b"id", b"a b", b"image", b"x"), (b"image", b"x", b"top_k", b"many")])
+def test_a_problem_holds_no_job_in_memory(flat: tuple[bytes, ...]) -> None:
+    gc.disable()
+    try:
+        job = receive(*flat)
+        assert job.problem is not None
+        assert (None, None) == (job.problem.__traceback__, job.problem.__context__)
+        gone = weakref.ref(job.problem)
+        held = sys.getrefcount(job)
+        assert held == 2, "a frame, a circle or a cache still holds the job"
+        del job
+        assert flat[0] == b"image" or gone() is None, "a problem of the header is remembered, one of the job is not"
+    finally:
+        gc.enable()
 
 
 def test_a_job_writes_the_fields_that_it_has_in_a_fixed_order() -> None:

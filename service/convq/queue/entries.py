@@ -127,7 +127,9 @@ class Receiver:
     entry that is new or hostile costs more, and what is remembered is bounded.
     """
 
-    MAX_REMEMBERED = 256
+    MAX_REMEMBERED = 64
+    MAX_REMEMBERED_BYTES = 512
+    """What clients repeat is short; what is long is parsed each time, so that it costs no memory for good."""
 
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
@@ -156,7 +158,7 @@ class Receiver:
             try:
                 setattr(received, name, parse(flat[index]) if parse is not None else flat[index])
             except BadField as problem:
-                received.problem = received.problem or problem
+                received.problem = received.problem or problem.at_rest()
         return received
 
     def _header(self, layout: _Layout, values: Sequence[bytes]) -> _Header:
@@ -166,7 +168,7 @@ class Receiver:
             try:
                 parsed[name] = parse(value)
             except BadField as problem:
-                parsed["problem"] = parsed["problem"] or problem
+                parsed["problem"] = parsed["problem"] or problem.at_rest()
         inbox = parsed.get("reply_to")
         if inbox is not None and not self._is_inbox(inbox):
             parsed["reply_to"] = None
@@ -178,10 +180,11 @@ class Receiver:
         return key.startswith(self._inbox_prefix) and 0 < len(key) - len(self._inbox_prefix) <= MAX_INBOX_NAME
 
 
-def _remember(memory: dict[Any, T], key: Any, value: T) -> T:
-    if len(memory) >= Receiver.MAX_REMEMBERED:
-        memory.clear()
-    memory[key] = value
+def _remember(memory: dict[tuple[bytes, ...], T], key: tuple[bytes, ...], value: T) -> T:
+    if sum(map(len, key)) <= Receiver.MAX_REMEMBERED_BYTES:
+        if len(memory) >= Receiver.MAX_REMEMBERED:
+            memory.clear()
+        memory[key] = value
     return value
 
 

@@ -50,7 +50,7 @@ class Ticket:
 
     def refuse(self, problem: JobError) -> None:
         """This job ends as an error."""
-        self.job.problem, self.status = problem, Status.ERROR
+        self.job.problem, self.status = problem.at_rest(), Status.ERROR
 
     def condemn(self) -> None:
         """This job has killed its workers and is not run again."""

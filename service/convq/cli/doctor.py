@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from convq.cli.checks import Finding, examine
-from convq.cli.models import models_option
+from convq.cli.models.folder import models_option
 from convq.cli.output import for_programs, json_option, print_json
 from convq.client import DEFAULT_URL
 from convq.settings import facts

@@ -5,15 +5,14 @@ It knows nothing of onnxruntime: what the manifest claims is held against the gr
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from convq.errors import ModelBroken
+from convq.inference.toml_errors import explain
 
 FILE = "manifest.toml"
 
@@ -54,7 +53,8 @@ class Input(_Table):
     name: str | None = None
     """The graph's input. Left out: the only one it has."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
-    color: Literal["gray", "rgb", "bgr"] = "rgb"
+    color: Literal["gray", "rgb", "bgr", "none"] = "rgb"
+    """none: no image at all. The model takes tensors of any rank, and what else stands here about images is not used."""
     dtype: Literal["uint8", "float32"] | None = None
     """What the graph takes; the graph decides, and a value given here must agree with it."""
     height: Side | None = None
@@ -81,7 +81,7 @@ class Input(_Table):
 
     @property
     def channels(self) -> int:
-        """1 for gray, otherwise 3."""
+        """1 for gray, otherwise 3; for `color` none it means nothing."""
         return 1 if self.color == "gray" else 3
 
     @property
@@ -105,6 +105,9 @@ class Input(_Table):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
+        if self.color == "none" and self.model_fields_set - {"name", "color", "dtype"}:
+            odd = sorted(self.model_fields_set - {"name", "color", "dtype"})
+            raise ValueError(f"no {', '.join(odd)}, as color is none: there are no images")
         if self.color == "gray" and max(map(len, (self.mean, self.std, self.pad_value, self.background))) > 1:
             raise ValueError("one value each for mean, std, pad_value and background, as color is gray")
         for side, name in ((self.height, "height"), (self.width, "width")):
@@ -121,6 +124,8 @@ class Input(_Table):
 
     def sized(self, height: int | None, width: int | None) -> Input:
         """The same with the graph's `height` and `width` where the manifest leaves them out; None stays free."""
+        if self.color == "none":
+            return self
         known = {"height": self.height or height, "width": self.width or width}
         return Input.model_validate({**self.model_dump(), **known})
 
@@ -136,11 +141,16 @@ class Output(_Table):
     """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
 
     name: Annotated[str, Field(min_length=1)]
-    meaning: Literal["classes", "tensor"] = "tensor"
+    meaning: Literal["classes", "image", "tensor"] = "tensor"
+    """image: [n, channels, height, width], or channels last where the input has them last, with 1 or 3 channels in the
+    input's order of colours. A job gets it as a PNG."""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     """For classes: what turns the raw values into scores; softmax unless said."""
     labels: Annotated[InnerPath, Field(min_length=1)] | None = None
     """For classes: the file with one name a line, in the order of the output."""
+    scale: Number = 1.0
+    offset: Number = 0.0
+    """For images: level = value * scale + offset, rounded and cut to 0 to 255."""
 
     @field_validator("labels")
     @classmethod
@@ -153,6 +163,8 @@ class Output(_Table):
             raise ValueError("a labels file, as meaning is 'classes'")
         if self.meaning != "classes" and (self.labels or self.activation):
             raise ValueError("labels and activation only together with meaning = 'classes'")
+        if self.meaning != "image" and {"scale", "offset"} & self.model_fields_set:
+            raise ValueError("scale and offset only together with meaning = 'image'")
         return self
 
 
@@ -195,6 +207,34 @@ class WarmUp(_Table):
         return _inside(value)
 
 
+class Versions(_Table):
+    """`[versions]`: which versions stay loaded."""
+
+    keep: Annotated[int, Field(ge=1, le=16)] = 1
+    """The newest so many that are good: the newest of them answers, the others answer jobs that pin them."""
+
+
+class Rollout(_Table):
+    """`[rollout]`: try one version on live jobs before it becomes the one that answers."""
+
+    version: Annotated[int, Field(ge=1)]
+    """The candidate. The newest good version but this one answers everything else."""
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Share of the jobs that pin no version and go to the candidate, sticky by job id."""
+    shadow: bool = False
+    """The candidate runs beside what answers, on the same inputs; its answers are compared, never published."""
+    max_failure_ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Above this share of failed jobs (`model_error`, `non_finite`, `internal`) the candidate is taken back."""
+    min_jobs: Annotated[int, Field(ge=1)] = 20
+    """Not before it has had this many."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.shadow and self.percent:
+            raise ValueError("percent or shadow, not both: a shadow answers no jobs")
+        return self
+
+
 class Manifest(_Table):
     """The whole of one `manifest.toml`. Every table may be left out; the defaults are those of the fields above."""
 
@@ -203,11 +243,14 @@ class Manifest(_Table):
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_tuple)] = ()
     """Left out: every output of the graph, as tensors."""
     feature_maps: dict[str, str] = {}
-    """Name that a job asks for -> output of the graph. They are fetched only for batches in which a job asks."""
+    """Name that a job asks for -> output of the graph, or of `features.onnx` of the version where it has one: the same
+    network with these outputs. They are computed or fetched only for batches in which a job asks."""
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     warmup: WarmUp | None = None
+    versions: Versions = Versions()
+    rollout: Rollout | None = None
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -243,7 +286,7 @@ class Manifest(_Table):
         except tomllib.TOMLDecodeError as err:
             raise ModelBroken(f"{file}: is not TOML: {err}") from None
         except ValidationError as err:
-            raise ModelBroken(_explain(file, text, err)) from None
+            raise ModelBroken(explain(file, text, err)) from None
 
     def read_labels(self, folder: Path) -> tuple[str, ...]:
         """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
@@ -260,38 +303,3 @@ class Manifest(_Table):
             where = labels.index("") + 1 if labels else 1
             raise ModelBroken(f"{file}:{where}: is empty; expected one class name on every line")
         return labels
-
-
-def _explain(file: Path, text: str, err: ValidationError) -> str:
-    """One line for the first error; how many more there are is said, as they often vanish together."""
-    first, *rest = err.errors(include_url=False)
-    keys = tuple(first["loc"])
-    line = _line_of(text, keys)
-    where = f"{file}:{line}" if line else str(file)
-    dotted = ".".join(map(str, keys)) or "the manifest"
-    if first["type"] == "extra_forbidden":
-        what = "unknown key"
-    else:
-        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        what = what if what.startswith("expected") else f"expected {what}"
-        if not isinstance(first["input"], dict | BaseModel) and first["type"] != "missing":
-            what += f", found {str(first['input'])[:60]!r}"
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{where}: {dotted}: {what}{more}"
-
-
-def _line_of(text: str, keys: Sequence[int | str]) -> int | None:
-    """The line on which the last named key of `keys` stands, or its table begins; None where it is not plain."""
-    tables: dict[str, int] = {}
-    current: tuple[int | str, ...] = ()
-    best: int | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]", line):
-            name = header[2]
-            tables[name] = tables.get(name, -1) + 1
-            current = (name, tables[name]) if header[1] == "[[" else (name,)
-            if tuple(keys[: len(current)]) == current:
-                best = number
-        elif (entry := re.match(r"\s*([\w-]+)\s*=", line)) and (*current, entry[1]) == tuple(keys[: len(current) + 1]):
-            return number
-    return best

@@ -70,7 +70,7 @@ WRONG = {
     "width of a free width": ("[input]\nresize = 'height'\nwidth = 9", ":1: input: expected no width"),
     "second output": (
         "[[outputs]]\nname = 'a'\n[[outputs]]\nname = 'b'\nmeaning = 'label'",
-        ":5: outputs.1.meaning: expected 'classes' or 'tensor', found 'label'",
+        ":5: outputs.1.meaning: expected 'classes', 'image' or 'tensor', found 'label'",
     ),
     "nameless output": ("[[outputs]]\nmeaning = 'tensor'", ":1: outputs.0.name: expected Field required"),
     "no labels": ("[[outputs]]\nname = 'a'\nmeaning = 'classes'", ":1: outputs.0: expected a labels file"),

@@ -93,16 +93,16 @@ def test_a_commit_whose_reply_was_lost_with_its_worker_is_not_made_again(on_stag
 
 @pytest.mark.fault(5, "kill -9 of the supervisor alone", "SIGKILL under load, then a new service")
 def test_no_worker_goes_on_without_its_supervisor(on_stage: Staged, fault: Fault) -> None:
-    with on_stage() as stage:
+    with on_stage(lease=30.0) as stage:  # so long that no lease runs out here
         orphans = stage.service.worker_pids()
         stage.books.submit(5000)
         stage.service.signal(signal.SIGKILL)
         assert -signal.SIGKILL == stage.service.wait()
         fault.strike()
         wait_until(lambda: not any(state_of(pid) not in {"", "Z"} for pid in orphans), 1)
-        stage.service = RunningService(stage.proxy.url, CONVQ_LEASE="1")
+        stage.service = RunningService(stage.proxy.url, CONVQ_LEASE="30")
         with stage.service:
-            fault.recovered_when(lambda: stage.books.answered(stage.books.accepted), within_s=20)
+            fault.recovered_when(lambda: stage.books.answered(stage.books.accepted), within_s=10)
             stage.check()
 
 

@@ -77,6 +77,10 @@ class LeaseKeeper:
         gone = self._link.run(RENEW, [shard.leases, shard.cfg], [self._lease_ms, "renew", *incarnations])
         return [name.decode() for name in gone]
 
+    def incarnations(self, shard: Shard) -> list[str]:
+        """Who holds a lease, run out or not."""
+        return [name.decode() for name in self._link.call("ZRANGE", shard.leases, 0, -1)]
+
     def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str] = (), points: int = 0) -> int:
         """End the lease of a worker that is dead; return how many jobs it held. Others find them at once.
 

@@ -18,7 +18,7 @@ from convq.queue import LeaseKeeper, Shard
 from convq.queue.leases import ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.logs import event
-from convq.runtime.orders import worker_name
+from convq.runtime.orders import is_gone, worker_name
 from convq.runtime.slots import Slot
 from convq.settings import Settings
 
@@ -167,14 +167,27 @@ class Heartbeat:
         if held:
             facts = {"incarnation": dead.incarnation, "jobs": held, "suspects": len(dead.suspects)}
             event(log, logging.WARNING, "a dead worker's jobs are free for others", **facts)
+        self._ask_to_reclaim(dead.model)
+
+    def _fence_gone(self, index: int, shard: Shard) -> None:
+        """Fence workers of this machine whose process is gone: their service died before it could, all at once."""
+        gone = [incarnation for incarnation in self._keeper.incarnations(shard) if is_gone(incarnation)]
+        for incarnation in gone:
+            held = self._keeper.fence(shard, incarnation)
+            event(log, logging.WARNING, "a dead service's jobs are free for others", incarnation=incarnation, jobs=held)
+        if gone:
+            self._ask_to_reclaim(index)
+
+    def _ask_to_reclaim(self, index: int) -> None:
         for slot in self._slots:
-            row = self._board.row(slot.number, dead.model)
+            row = self._board.row(slot.number, index)
             row.set("pulse_reclaim", row.get("pulse_reclaim") + 1)
 
     def _beat(self) -> None:
         """Leases first: everything else may come late. What Redis refuses to one model must not stop the others."""
         for index, shard in enumerate(self._shards):
             self._renew(index, shard)
+            self._fence_gone(index, shard)
         for shard in self._shards:
             try:
                 self._announce(shard)

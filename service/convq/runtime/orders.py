@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import zlib
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}$")
+BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 class Orders(BaseModel):
@@ -29,5 +35,25 @@ class Orders(BaseModel):
 
 
 def worker_name(pid: int) -> str:
-    """The part of an incarnation that says which process it is: host and process id."""
-    return f"{socket.gethostname()[:80]}-{pid}"
+    """The part of an incarnation that says which process it is: host, boot and namespace, process id."""
+    host, tag = socket.gethostname()[:80], process_space()
+    return f"{host}.{tag}-{pid}" if tag else f"{host}-{pid}"
+
+
+@cache
+def process_space() -> str:
+    """8 hexadecimal digits for this boot of this machine and this namespace of process ids; empty elsewhere than on Linux.
+
+    Only where they agree do two processes mean the same by a process id, whatever their hosts are called.
+    """
+    try:
+        facts = f"{BOOT_ID.read_text()} {PID_NAMESPACE.readlink()}"
+    except OSError:
+        return ""
+    return f"{zlib.crc32(facts.encode()):08x}"
+
+
+def is_gone(incarnation: str) -> bool:
+    """Whether a worker ran in this process space and does not exist any more. False where that cannot be told."""
+    found = INCARNATION.search(incarnation)
+    return found is not None and found["space"] == process_space() and not Path(f"/proc/{found['pid']}").exists()

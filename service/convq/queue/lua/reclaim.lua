@@ -11,8 +11,9 @@
 -- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most)
 -- Reply flat: lane (1..3), entry id, attempt, points of suspicion, …; the caller reads the entries itself, so that no image passes through Lua
 --
--- Where nobody was heard of for half a lease, or the clock went back, the leases say nothing about the workers: nobody is
--- declared dead then, nor in the grace that the next renew gives them.
+-- Where nobody was heard of for half a lease, or the clock went back, leases that ran out say nothing about the workers:
+-- nobody is declared dead then, nor in the grace that the next renew gives them. Whoever has no lease at all was declared dead
+-- before, or lost it with the server's memory: it can commit nothing, so its jobs are free at any time.
 
 local leases, cfg = KEYS[1], KEYS[2]
 local group, me, lease_ms, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -21,12 +22,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local facts = redis.call('HMGET', cfg, 'heard_ms', 'grace_ms')
 local heard, grace = tonumber(facts[1] or 0), tonumber(facts[2] or 0)
-if now < heard or now - heard > lease_ms / 2 or (now < grace and grace - now <= lease_ms) then
-  return {}
-end
-
-for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. now)) do
-  redis.call('ZREM', leases, incarnation)
+if not (now < heard or now - heard > lease_ms / 2 or (now < grace and grace - now <= lease_ms)) then
+  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. now)) do
+    redis.call('ZREM', leases, incarnation)
+  end
 end
 
 local taken = {}

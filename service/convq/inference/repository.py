@@ -76,13 +76,18 @@ def default_root() -> Path:
     return here.parents[1] / "models"
 
 
+def versions_in(path: Path) -> tuple[int, ...]:
+    """The numbers of the version folders of one model, ascending. Raises OSError where the folder cannot be read."""
+    return tuple(sorted(int(sub.name) for sub in path.iterdir() if _VERSION.fullmatch(sub.name) and sub.is_dir()))
+
+
 def _examine(path: Path) -> ModelFolder:
     if not NAME.fullmatch(path.name):
         raise ModelBroken(f"{path}: the folder's name is the model's; expected [a-z0-9][a-z0-9_-]{{0,63}}")
-    versions = sorted(int(sub.name) for sub in path.iterdir() if _VERSION.fullmatch(sub.name) and sub.is_dir())
+    versions = versions_in(path)
     if not versions:
         raise ModelBroken(f"{path}: holds no version; expected a folder such as 1 with model.onnx and report.json")
-    return ModelFolder(path.name, path, tuple(versions), Manifest.read(path))
+    return ModelFolder(path.name, path, versions, Manifest.read(path))
 
 
 def _no_such(name: str, names: list[str]) -> str:

@@ -57,6 +57,12 @@ class Batcher(Generic[T]):
         self._closed = False
         self._changed = threading.Condition()
 
+    def resize(self, max_batch: int) -> None:
+        """Take another limit from the next batch on; what waits already may be more than it."""
+        with self._changed:
+            self._max_batch = max_batch
+            self._changed.notify_all()
+
     def put(self, items: Sequence[T]) -> None:
         """Add items. Never blocks: the caller asked for `room` first."""
         if not items:

@@ -24,6 +24,7 @@ OUTCOMES = ("ok", "error", "invalid", "timeout", "expired", "cancelled", "dead_l
 STAGES = ("queue", "fetch", "decode", "preprocess", "batch_wait", "inference", "postprocess", "publish")
 STATES = ("starting", "ready", "draining")
 DEAD_REASONS = ("poisoned", "unreadable")
+ROLES = ("serving", "candidate", "shadow", "kept")
 COMMAND_ERRORS = ("unavailable", "refused", "lease_lost")
 
 # Jobs take milliseconds, queues may take minutes.
@@ -67,6 +68,19 @@ WORKER_SERIES = (
         "counter",
         (("reason", ("bad_field", "bad_image", "image_too_large", "bad_tensor", "unknown_version", "unknown_output")),),
     ),
+    Series(
+        "convq_version_jobs",
+        "Jobs that a version ran, by what it is for; a shadow's answers differ from what was answered, or do not.",
+        "counter",
+        (("role", ROLES), ("outcome", ("ok", "failed", "differs"))),
+    ),
+    Series(
+        "convq_version_inference_seconds",
+        "Seconds in the network for each job's batch, by what the version is for.",
+        "histogram",
+        (("role", ROLES),),
+        STAGE_BUCKETS,
+    ),
     Series("convq_redis_reconnects", "Connections to Redis opened again.", "counter"),
     Series(
         "convq_redis_command_errors", "Commands that Redis did not carry out.", "counter", (("error", COMMAND_ERRORS),)
@@ -82,6 +96,7 @@ PULSE_SERIES = (
     Series("pulse_incarnation", "Random part of the lease's name, as a number; 0: no lease.", "gauge"),
     Series("pulse_fenced", "An incarnation that the supervisor found without its lease.", "gauge"),
     Series("pulse_busy_since_s", "Monotonic seconds at which the running batch began; 0: idle.", "gauge"),
+    Series("pulse_running_version", "The version that ran last, or runs.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run.", "gauge"),
     Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
     Series(
@@ -161,7 +176,8 @@ SERVICE_GAUGES: dict[str, str] = {
     "convq_worker_restarts_total": "Workers that died and were started again.",
     "convq_worker_cpu_seconds_total": "Processor time of each worker process.",
     "convq_worker_resident_memory_bytes": "Resident memory of each worker process.",
-    "convq_model_info": "Which network runs, and where.",
+    "convq_model_info": "Which networks are loaded, where they run and what for.",
+    "convq_model_version_state": "1 for what each version is: serving, candidate, shadow, kept or refused.",
     "convq_build_info": "Versions of convq, onnxruntime and Python.",
 }
 """Known to the supervisor alone."""

@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from convq.runtime.plans import Plan
+
 INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}$")
 BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
@@ -27,11 +29,24 @@ class Orders(BaseModel):
     redis: str
     repository: Path
     models: tuple[str, ...]
+    plans: dict[str, Plan]
+    """Model -> what to do with it, at first."""
     device: Literal["auto", "cpu", "cuda"]
     lease_ms: int
     result_ttl_ms: int
     drain_s: float
     log: Literal["auto", "console", "json"]
+
+
+class Change(BaseModel):
+    """What a supervisor tells a worker that runs: follow this plan now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    plan: Plan
+    checked: dict[int, str]
+    """Version -> SHA-256 of the file that the supervisor has tried."""
 
 
 def worker_name(pid: int) -> str:

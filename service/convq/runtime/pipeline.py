@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from convq.errors import ConvqError, ModelFault, RedisUnavailable
-from convq.inference.session import Engine
+from convq.inference.session import Prepared
 from convq.protocol import Status
 from convq.queue import Commits, Delivery, Lease, WorkQueue
 from convq.runtime.batcher import Batch, Batcher
@@ -24,7 +24,10 @@ from convq.runtime.logs import event
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
 from convq.runtime.publisher import BACK_OFF_S, Publisher
-from convq.runtime.tickets import Admission, Answerer, Answers, Tally, Ticket
+from convq.runtime.serving import Role, Serving
+from convq.runtime.shadow import Shadow, in_network
+from convq.runtime.tally import Tally
+from convq.runtime.tickets import Admission, Answerer, Answers, Ticket
 
 log = logging.getLogger("convq.worker")
 
@@ -43,18 +46,19 @@ EXPIRED_BACKLOG = 4
 class Pipeline:
     """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
 
-    def __init__(self, engine: Engine, work: WorkQueue, commits: Commits, row: Row, worker: str, gate: Gate) -> None:
-        self.engine = engine
+    def __init__(self, serving: Serving, work: WorkQueue, commits: Commits, row: Row, worker: str, gate: Gate) -> None:
+        self.model = serving.engine.name
         self.failed: BaseException | None = None
         self._work = work
         self._commits = commits
         self._row = row
         self._gate = gate
-        self._admission = Admission(engine, row.decoding)
+        self._admission = Admission(serving, row.decoding)
+        self._shadow = Shadow(row)
         self._tally = Tally(row)
-        self._publisher = Publisher(engine.name, Answerer(engine, worker), commits, self._tally)
-        max_wait_s = engine.manifest.batching.max_wait_ms / 1e3
-        self._batcher: Batcher[Ticket] = Batcher(engine.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
+        self._publisher = Publisher(self.model, Answerer(self.model, worker), commits, self._tally)
+        max_wait_s = serving.engine.manifest.batching.max_wait_ms / 1e3
+        self._batcher: Batcher[Ticket] = Batcher(serving.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
         self._lease: Lease | None = None
         self._resume = False
@@ -69,7 +73,7 @@ class Pipeline:
         self._ready = threading.Event()
         self._fetch_over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._guard, args=(work_of,), name=f"{engine.name}-{name}", daemon=True)
+            threading.Thread(target=self._guard, args=(work_of,), name=f"{self.model}-{name}", daemon=True)
             for name, work_of in (("fetch", self._fetch), ("run", self._run), ("publish", self._publish))
         ]
 
@@ -77,10 +81,21 @@ class Pipeline:
 
     def start(self) -> None:
         """Start the three threads."""
-        self._row.set("pulse_limit_s", self.engine.manifest.limits.max_batch_s)
-        self._row.set("convq_model_load_duration_seconds", self.engine.load_s)
+        self.adopt(self.serving)
         for thread in self._threads:
             thread.start()
+
+    @property
+    def serving(self) -> Serving:
+        """What jobs that are admitted now are admitted for."""
+        return self._admission.serving
+
+    def adopt(self, serving: Serving) -> None:
+        """Follow another plan from the next job on; what is admitted already ends with the version that it was given."""
+        self._row.set("pulse_limit_s", max(serving.max_batch_s, self.serving.max_batch_s))
+        self._row.set("convq_model_load_duration_seconds", serving.engine.load_s)
+        self._batcher.resize(serving.max_batch)
+        self._admission.serving = serving
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Whether the worker has its lease and asks for jobs, waiting up to `timeout_s`."""
@@ -145,7 +160,7 @@ class Pipeline:
                     log,
                     logging.WARNING,
                     "took over jobs of a dead worker",
-                    model=self.engine.name,
+                    model=self.model,
                     jobs=len(delivery.jobs),
                 )
             self._accept(lease, delivery)
@@ -166,7 +181,7 @@ class Pipeline:
             what = (
                 "a key that should be a job stream holds something else" if strange else "every job stream is one again"
             )
-            event(log, logging.ERROR if strange else logging.WARNING, what, model=self.engine.name, keys=strange)
+            event(log, logging.ERROR if strange else logging.WARNING, what, model=self.model, keys=strange)
 
     def _expire(self, lease: Lease, room: int) -> None:
         """While what comes is mostly expired, it is answered where it lies: nobody waits for these images to be moved."""
@@ -215,7 +230,10 @@ class Pipeline:
     def _run(self) -> None:
         while (batch := self._batcher.collect()) is not None:
             for answers in self._infer(batch):
+                inputs, answers.inputs = answers.inputs, None
                 self._handover.put(answers)
+                if inputs is not None:  # nobody waits for what a shadow says
+                    self._compare(answers, inputs)
         self._fetch_over.wait()
         self._handover.put(None)
 
@@ -225,18 +243,22 @@ class Pipeline:
         late = [ticket for ticket in batch.items if ticket.expires_s <= now_s]
         for ticket in late:
             ticket.status = Status.EXPIRED
-        tickets = [ticket for ticket in batch.items if ticket.status is Status.OK]
         answers = [Answers(late)] if late else []
-        if tickets:
-            try:
-                run = self._run_alone if tickets[0].alone else self._run_together
-                answers.append(run(tickets, batch))
-            except ModelFault as error:
-                if len(tickets) > 1:
-                    return answers + [one for ticket in tickets for one in self._infer(Batch([ticket], batch.reason))]
-                tickets[0].refuse(error)
-                answers.append(Answers(tickets))
-        return answers
+        tickets = [ticket for ticket in batch.items if ticket.status is Status.OK]
+        if not tickets:
+            return answers
+        most = tickets[0].engine.max_batch if tickets[0].engine else 1
+        if len(tickets) > most:  # formed for another version, which takes more at once
+            parts = (Batch(tickets[i : i + most], batch.reason) for i in range(0, len(tickets), most))
+            return answers + [one for part in parts for one in self._infer(part)]
+        try:
+            run = self._run_alone if tickets[0].alone else self._run_together
+            return [*answers, run(tickets, batch)]
+        except ModelFault as error:
+            if len(tickets) > 1:
+                return answers + [one for ticket in tickets for one in self._infer(Batch([ticket], batch.reason))]
+            tickets[0].refuse(error)
+            return [*answers, Answers(tickets, engine=tickets[0].engine, role=self._role(tickets[0]))]
 
     def _run_together(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
         with self._gate.shared():
@@ -253,21 +275,29 @@ class Pipeline:
             return self._run_network(tickets, batch)
 
     def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
+        engine, inputs = tickets[0].engine, [ticket.prepared for ticket in tickets if ticket.prepared is not None]
+        assert engine is not None  # noqa: S101 - `prepare` gives a ticket both, or refuses it
         wanted = {name for ticket in tickets for name in ticket.job.outputs}
         began = time.perf_counter()
-        self._row.running.set([ticket.name for ticket in tickets])
-        self._row.set("pulse_busy_since_s", time.monotonic())
-        try:
-            outputs = self.engine.run([ticket.prepared for ticket in tickets if ticket.prepared is not None], wanted)
-        finally:
-            self._row.set("pulse_busy_since_s", 0.0)
-            self._row.running.clear()
+        with in_network(self._row, engine, [ticket.name for ticket in tickets]):
+            outputs = engine.run(inputs, wanted)
         infer_s = time.perf_counter() - began
         for ticket in tickets:
             ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
             ticket.infer_s = infer_s
             ticket.prepared = None
-        return Answers(tickets, outputs, batch)
+        role = self._role(tickets[0])
+        shadowed = role == "serving" and self.serving.shadow is not None and not tickets[0].alone
+        return Answers(tickets, outputs, batch, engine, role, inputs if shadowed else None)
+
+    def _role(self, ticket: Ticket) -> Role | None:
+        return None if ticket.engine is None else self.serving.role_of(ticket.engine)
+
+    def _compare(self, answers: Answers, inputs: list[Prepared]) -> None:
+        shadow = self.serving.shadow
+        if shadow is not None:
+            with self._gate.shared():
+                self._shadow.compare(answers, inputs, shadow)
 
     # -- publish --------------------------------------------------------------------------------------------------
 
@@ -289,4 +319,4 @@ class Pipeline:
 
     def _note_trouble(self, error: ConvqError, where: str) -> None:
         self._tally.trouble(error)
-        event(log, logging.WARNING, str(error), model=self.engine.name, during=where)
+        event(log, logging.WARNING, str(error), model=self.model, during=where)

@@ -11,7 +11,8 @@ from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import Status
 from convq.queue import Commits, Completion, Lease, Received, refuse_inbox
 from convq.runtime.logs import event
-from convq.runtime.tickets import Answerer, Answers, Tally, Ticket
+from convq.runtime.tally import Tally
+from convq.runtime.tickets import Answerer, Answers, Ticket
 
 T = TypeVar("T")
 

@@ -17,14 +17,25 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def service_families(
-    depths: Mapping[str, ShardDepth], models: Sequence[str], slots: Sequence[Slot], suspended: Collection[str]
+    depths: Mapping[str, ShardDepth],
+    slots: Sequence[Slot],
+    suspended: Collection[str],
+    versions: Mapping[str, Mapping[int, str]],
 ) -> list[Metric]:
-    """Every family of the supervisor, as of now."""
+    """Every family of the supervisor, as of now. `versions`: model -> version -> state."""
+    models = tuple(versions)
     name = "convq_model_suspended"
     pauses = GaugeMetricFamily(name, SERVICE_GAUGES[name], labels=["model"])
     for model in models:
         pauses.add_metric([model], float(model in suspended))
-    return [*queue_families(dict(depths)), *_worker_families(models, slots), pauses, _model_info(slots), _build_info()]
+    return [
+        *queue_families(dict(depths)),
+        *_worker_families(models, slots),
+        pauses,
+        _model_info(slots),
+        _states(versions),
+        _build_info(),
+    ]
 
 
 def _worker_families(models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:
@@ -50,11 +61,21 @@ def _counter(name: str) -> CounterMetricFamily:
 
 
 def _model_info(slots: Sequence[Slot]) -> Metric:
-    names = ["model", "version", "sha256", "provider", "requested_provider"]
-    family = GaugeMetricFamily("convq_model_info", SERVICE_GAUGES["convq_model_info"], labels=names)
-    seen = {(model, *report["info"].values()) for slot in slots for model, report in slot.models.items()}
+    names = ["version", "sha256", "provider", "requested_provider", "role"]
+    family = GaugeMetricFamily("convq_model_info", SERVICE_GAUGES["convq_model_info"], labels=["model", *names])
+    reports = [(model, row) for slot in slots for model, report in slot.models.items() for row in report["engines"]]
+    seen = {(model, *(row[name] for name in names)) for model, row in reports}
     for labels in sorted(seen):
         family.add_metric(labels, 1)
+    return family
+
+
+def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
+    name = "convq_model_version_state"
+    family = GaugeMetricFamily(name, SERVICE_GAUGES[name], labels=["model", "version", "state"])
+    for model, states in versions.items():
+        for number, state in sorted(states.items()):
+            family.add_metric([model, str(number), state], 1)
     return family
 
 

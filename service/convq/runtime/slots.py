@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from convq.runtime.orders import Change
+from convq.runtime.plans import Plan
 
 
 @dataclass(slots=True)
@@ -22,11 +27,36 @@ class Slot:
     stopped: bool = False
     hung: bool = False
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Model -> what its worker last said that it has loaded."""
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """Model -> the plan that its worker follows."""
+    told: dict[str, tuple[Plan, float]] = field(default_factory=dict)
+    """Model -> the plan that its worker was last told to follow, and when, by `time.monotonic`."""
 
     @property
     def pid(self) -> int | None:
         """The process id of the living worker."""
         return self.process.pid if self.process is not None else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether its worker can follow orders: it is ready and not stopped."""
+        return self.ready_since_s is not None and not self.stopped and self.process is not None
+
+    def tell(self, change: Change) -> None:
+        """Pass on a change of plan. A worker that is gone meanwhile is started with the new plan anyway."""
+        self.told[change.model] = (change.plan, time.monotonic())
+        process = self.process
+        if process is not None and process.stdin is not None:
+            with suppress(OSError, ValueError):
+                process.stdin.write(change.model_dump_json().encode() + b"\n")
+                process.stdin.flush()
+
+    def forget(self) -> None:
+        """Its worker is another one now."""
+        self.ready_since_s, self.failure, self.stopped, self.hung = None, None, False, False
+        self.plans.clear()
+        self.told.clear()
 
     def note_stops(self) -> None:
         """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""

@@ -31,6 +31,7 @@ from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
+from convq.runtime.versions import VersionKeeper
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -85,11 +86,16 @@ class Supervisor:
         self._ticked_s = time.monotonic()
         self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots)
         self._crashes = CrashWatch(self._board, models, workers)
+        self._versions = VersionKeeper(
+            repository, models, settings.device, self._slots, self._board, self.heartbeat.describe
+        )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(BoardCollector(self._board, models, workers))
         registry.register(
             FunctionCollector(
-                lambda: service_families(self.heartbeat.depths, models, self._slots, self._crashes.suspended())
+                lambda: service_families(
+                    self.heartbeat.depths, self._slots, self._crashes.suspended(), self._versions.states()
+                )
             )
         )
         self.probes = Probes(settings.http_address, registry, self._live, self._ready)
@@ -100,6 +106,7 @@ class Supervisor:
             signal.signal(one, lambda number, _: self._signals.append(number))
         self.probes.start()
         self.heartbeat.start()
+        self._versions.start()
         event(log, logging.INFO, "listening", http=self.probes.url, pid=os.getpid())
         try:
             while self._tick():
@@ -159,7 +166,7 @@ class Supervisor:
             self._bury(slot, status)
 
     def _start(self, slot: Slot) -> None:
-        orders = Orders.model_validate({"slot": slot.number, **self._orders})
+        orders = Orders.model_validate({"slot": slot.number, "plans": self._versions.plans(), **self._orders})
         environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
         if self._settings.device != "cpu":
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -170,7 +177,7 @@ class Supervisor:
             pass_fds=[self._board.descriptor],
             env=environment,
         )
-        slot.ready_since_s, slot.failure, slot.stopped, slot.hung = None, None, False, False
+        slot.forget()
         process = slot.process
         if process.stdin and process.stdout:
             process.stdin.write(orders.model_dump_json().encode() + b"\n")
@@ -182,8 +189,9 @@ class Supervisor:
         for line in reports:
             report = json.loads(line)
             if report["event"] == "loaded":
-                slot.models[report["model"]] = report
-                self.heartbeat.describe(report["model"], report["description"])
+                self._versions.note_loaded(slot, report)
+            elif report["event"] == "refused":
+                self._versions.note_refused(slot, report)
             elif report["event"] == "ready":
                 slot.ready_since_s = time.monotonic()
             elif report["event"] == "failed":
@@ -200,6 +208,7 @@ class Supervisor:
         points = points_of(status, hung=slot.hung) if self._draining_since_s is None else 0
         if points >= CRASH_POINTS:
             self._crashes.note_death(slot.number)
+            self._versions.note_death(slot.number, "it hung" if slot.hung else _ending(status))
         self.heartbeat.fence(slot.number, process.pid, points)
         if self._draining_since_s is not None:
             return
@@ -275,6 +284,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Workers first, then the list of models (nobody serves them now), then the listener, last of all."""
+        self._versions.stop()
         self._kill_all()
         for slot in self._slots:
             if slot.process is not None:

@@ -1,7 +1,7 @@
 """One worker process: loads its models, runs one pipeline per model, drains on SIGTERM, dies with its supervisor.
 
 Started by the supervisor as ``python -m convq.runtime.worker``: the first line of standard input is its `Orders` as JSON,
-the end of standard input means that the supervisor is gone. What it reports goes to standard output, one JSON line each.
+each later one a `Change`; the end of standard input means that the supervisor is gone. What it reports goes to standard output, one JSON line each.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import gc
 import json
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convq.errors import ConvqError
 from convq.queue import Commits, Shard, WorkQueue
@@ -23,14 +24,18 @@ from convq.runtime import logs
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES
 from convq.runtime.native import Gate
-from convq.runtime.orders import Orders, worker_name
-from convq.runtime.pipeline import Pipeline
+from convq.runtime.orders import Change, Orders, worker_name
+
+if TYPE_CHECKING:
+    from convq.runtime.pipeline import Pipeline
+    from convq.runtime.serving import Serving
 
 log = logging.getLogger("convq.worker")
 
 PR_SET_PDEATHSIG = 1
 OUTLIVES = ("pulse_reclaim", "pulse_suspended_until_s")
 """What the supervisor writes for whoever has this slot."""
+REPORTING = threading.Lock()
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
 
@@ -42,65 +47,74 @@ class Worker:
         board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
         self._orders = orders
         self._rows = [board.row(orders.slot, index) for index in range(len(orders.models))]
-        self._pipelines: list[Pipeline] = []
+        self._pipelines: dict[str, Pipeline] = {}
+        self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._stop = threading.Event()
 
     def run(self) -> int:
         """Load, serve until told to stop, drain. Returns the exit status."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor decides
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-        threading.Thread(target=_die_at_end_of_input, daemon=True).start()
+        threading.Thread(target=_listen, args=(self._changes,), daemon=True).start()
         for row in self._rows:
             _reset(row)
         self._load()
         # What is loaded stays: the collector need not look at it again, nor run every few hundred jobs.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
-        for pipeline in self._pipelines:
+        for pipeline in self._pipelines.values():
             pipeline.start()
         self._wait_until_asking()
         self._say("ready")
+        threading.Thread(target=self._follow, daemon=True).start()
         while not self._stop.wait(0.1):
-            if any(pipeline.failed for pipeline in self._pipelines):
+            if any(pipeline.failed for pipeline in self._pipelines.values()):
                 return DEFECT
         return self._drain()
 
     def _load(self) -> None:
         """Load and warm up every model, and tell the supervisor what it is."""
-        from convq.inference.repository import ModelRepository  # noqa: PLC0415 - the supervisor's checks come first
-        from convq.inference.session import Engine  # noqa: PLC0415
+        from convq.runtime.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
+        from convq.runtime.serving import Serving  # noqa: PLC0415
 
         orders = self._orders
-        repository = ModelRepository.open(orders.repository, only=orders.models)
         name, gate = worker_name(os.getpid()), Gate()
         for index, model in enumerate(orders.models):
-            folder = repository[model]
-            engine = Engine.load(folder.path, folder.newest, device=orders.device)
-            engine.warm_up()
+            serving = Serving.load(orders.repository / model, orders.plans[model], orders.device)
             work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
             commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
-            self._pipelines.append(Pipeline(engine, work, commits, self._rows[index], name, gate))
-            _report(
-                event="loaded",
-                model=model,
-                description={"versions": [engine.version], "shards": 1, **engine.describe()},
-                info=_info(engine),
-            )
+            self._pipelines[model] = Pipeline(serving, work, commits, self._rows[index], name, gate)
+            _report_serving(model, serving)
+
+    def _follow(self) -> None:
+        """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""
+        while True:
+            change = self._changes.get()
+            pipeline, folder = self._pipelines[change.model], self._orders.repository / change.model
+            try:
+                serving = pipeline.serving.follow(change.plan, folder, self._orders.device, change.checked)
+            except ConvqError as error:
+                _report(event="refused", model=change.model, plan=change.plan.model_dump(), message=str(error))
+                continue
+            pipeline.adopt(serving)
+            _report_serving(change.model, serving)
 
     def _wait_until_asking(self) -> None:
         """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
-        while not self._stop.is_set() and not all(pipeline.wait_ready(0.05) for pipeline in self._pipelines):
-            if any(pipeline.failed for pipeline in self._pipelines):
+        pipelines = self._pipelines.values()
+        while not self._stop.is_set() and not all(pipeline.wait_ready(0.05) for pipeline in pipelines):
+            if any(pipeline.failed for pipeline in pipelines):
                 return
 
     def _drain(self) -> int:
         """Stop claiming first, so that nothing new comes; then finish, publish and give the leases back."""
         self._say("draining")
         deadline = time.monotonic() + self._orders.drain_s
-        for pipeline in self._pipelines:
+        pipelines = self._pipelines.values()
+        for pipeline in pipelines:
             pipeline.drain()
-        done = [pipeline.join(max(0.0, deadline - time.monotonic())) for pipeline in self._pipelines]
-        return 0 if all(done) and not any(pipeline.failed for pipeline in self._pipelines) else DEFECT
+        done = [pipeline.join(max(0.0, deadline - time.monotonic())) for pipeline in pipelines]
+        return 0 if all(done) and not any(pipeline.failed for pipeline in pipelines) else DEFECT
 
     def _say(self, state: str) -> None:
         for row in self._rows:
@@ -109,14 +123,11 @@ class Worker:
         _report(event=state)
 
 
-def _info(engine: Any) -> dict[str, str]:
-    """The labels of convq_model_info."""
-    return {
-        "version": str(engine.version),
-        "sha256": engine.sha256[:12],
-        "provider": engine.provider,
-        "requested_provider": engine.requested_provider,
-    }
+def _report_serving(model: str, serving: Serving) -> None:
+    """Tell the supervisor what is loaded now, and what clients may know of it."""
+    description = {"shards": 1, **serving.engine.describe()}
+    engines = list(serving.describe())
+    _report(event="loaded", model=model, plan=serving.plan.model_dump(), description=description, engines=engines)
 
 
 def _reset(row: Row) -> None:
@@ -131,14 +142,17 @@ def _reset(row: Row) -> None:
 
 
 def _report(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    """One line to the supervisor."""
+    with REPORTING:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
 
 
-def _die_at_end_of_input() -> None:
-    """The supervisor holds the other end: when it is gone, whatever killed it, this worker must not go on claiming."""
-    while os.read(0, 4096):
-        pass
+def _listen(changes: queue.SimpleQueue[Change]) -> None:
+    """Pass on what the supervisor says. When it is gone, whatever killed it, this worker must not go on claiming."""
+    with os.fdopen(0, "rb", closefd=False) as lines:
+        for line in lines:
+            changes.put(Change.model_validate_json(line))
     os._exit(1)
 
 

@@ -1,0 +1,66 @@
+"""Which versions of a model are loaded, and which of them answers a job: decided by the supervisor, followed by workers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from convq.inference.manifest import Manifest
+
+STEPS = 10_000
+"""Shares of jobs are told apart to a hundredth of a percent."""
+
+
+class Plan(BaseModel):
+    """What every worker of a service does with one model. Two plans are equal where nothing is to be changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    serve: int
+    """The version that answers, unless a job pins another."""
+    kept: tuple[int, ...] = ()
+    """Loaded besides, for jobs that pin them; ascending."""
+    candidate: int | None = None
+    """Tried on live jobs: gets `percent` of those that pin no version, or with `shadow` runs beside `serve`."""
+    percent: float = 0.0
+    shadow: bool = False
+
+    @property
+    def loaded(self) -> tuple[int, ...]:
+        """Every version that is loaded, ascending."""
+        return tuple(sorted({self.serve, *self.kept, *(() if self.candidate is None else (self.candidate,))}))
+
+    @property
+    def shadowed(self) -> int | None:
+        """The version that runs beside what answers and whose answers are never published."""
+        return self.candidate if self.shadow else None
+
+    def version_of(self, job_id: str) -> int:
+        """The version for a job that pins none: the same for the same id, whichever worker asks, however often."""
+        if self.candidate is None or not self.percent:
+            return self.serve
+        # crc32 spreads ids evenly and is the same in every process, which hash() of a text is not.
+        return self.candidate if zlib.crc32(job_id.encode()) % STEPS < self.percent * STEPS / 100 else self.serve
+
+    def with_loaded(self, versions: Sequence[int]) -> Plan:
+        """The same, with these versions loaded besides."""
+        named = {self.serve, self.candidate}
+        kept = tuple(sorted({*self.kept, *versions} - named))
+        return self.model_copy(update={"kept": kept})
+
+
+def plan_of(manifest: Manifest, versions: Sequence[int]) -> Plan:
+    """What the manifest asks for, of the versions that may be served (at least one)."""
+    rollout = manifest.rollout
+    tried = rollout.version if rollout is not None and (rollout.percent or rollout.shadow) else None
+    stable = sorted(version for version in versions if rollout is None or version != rollout.version)
+    if not stable:  # nothing else to serve: it is no candidate any more
+        return Plan(serve=max(versions))
+    kept = tuple(stable[-manifest.versions.keep : -1])
+    if rollout is None or tried not in versions:
+        return Plan(serve=stable[-1], kept=kept)
+    return Plan(serve=stable[-1], kept=kept, candidate=tried, percent=rollout.percent, shadow=rollout.shadow)

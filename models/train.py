@@ -10,6 +10,7 @@ manifest says, so that the network trains on what it will be served.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import data  # type: ignore[import-not-found]
@@ -40,14 +41,18 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with the IDX files, plain or .gz"
     )
-    parser.add_argument("--dataset", choices=["mnist", "fashion"], default="mnist", help="mnist is checked by SHA-256")
+    parser.add_argument("--dataset", choices=["mnist", "fashion"], default="mnist")
     parser.add_argument("--out", type=Path, default=HERE / "lenet" / "weights.safetensors")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     args = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
 
-    images, labels = load(args.data, "train", args.dataset)
+    try:
+        images, labels = load(args.data, "train", args.dataset)
+        test_images, test_labels = load(args.data, "t10k", args.dataset)
+    except ValueError as err:
+        sys.exit(f"train: {err}")
     net = LeNet()
     print(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
@@ -67,7 +72,6 @@ def main() -> None:
                 schedule.step()
                 progress.update(task, advance=1, description=f"epoch {epoch + 1}: loss {loss.item():.3f}")
 
-    test_images, test_labels = load(args.data, "t10k", args.dataset)
     net.eval()
     with torch.no_grad():
         right = (net(normalised(test_images)).argmax(1) == test_labels).sum().item()

@@ -126,6 +126,12 @@ class Output(BaseModel):
     shape: tuple[int, ...] | None = None
     format: Literal["png"] | None = None
 
+    def png(self) -> bytes:
+        """The PNG file of an image output, ready to be written or decoded. ValueError for an array."""
+        if self.format is None:
+            raise ValueError(f"output {self.name} is an array ({self.dtype}): use array()")
+        return self.bytes()
+
     def bytes(self) -> bytes:
         """The decoded bytes."""
         return base64.b64decode(self.data)
@@ -135,7 +141,7 @@ class Output(BaseModel):
         import numpy as np  # noqa: PLC0415 - the base install has no numpy
 
         if self.dtype is None or self.shape is None:
-            raise ValueError(f"output {self.name} is an image ({self.format}): use bytes()")
+            raise ValueError(f"output {self.name} is an image ({self.format}): use png()")
         return np.frombuffer(self.bytes(), np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
 
 

@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import redis
 
 from convq.embedded import EmbeddedServer
+from convq.inference.opening import MODEL, open_session, read_verified
 from convq.inference.repository import ModelRepository, default_root
-from convq.inference.session import Engine
 from convq.queue import Shard
 
 BARE_BATCH = 64
@@ -50,9 +51,8 @@ class Pair:
     ratio: float
 
 
-def bare_images_per_s(engine: Engine) -> float:
+def bare_images_per_s(session: Any) -> float:
     """Images per second of the session alone, one thread, batch 64."""
-    session = engine._session
     batch = np.random.default_rng(0).integers(0, 255, (BARE_BATCH, 1, 32, 32), dtype=np.uint8)
     name = session.get_inputs()[0].name
     deadline = time.perf_counter() + 0.2
@@ -125,13 +125,14 @@ def batches(http: str) -> str:
 def measure(pairs: int, jobs: int, workers: int) -> dict[str, object]:
     """Alternate A and B and return the report."""
     folder = ModelRepository.open(default_root(), only=["lenet"])["lenet"]
-    engine = Engine.load(folder.path, folder.newest, device="cpu")
+    file = folder.path / str(folder.newest) / MODEL
+    session = open_session(read_verified(file)[0], file, "cpu", 1)
     measured: list[Pair] = []
     with tempfile.TemporaryDirectory() as data, EmbeddedServer.start(Path(data)) as server:
         with service(server.url, workers) as http:
             service_images_per_s(server.url, jobs // 4)
             for number in range(pairs):
-                bare = bare_images_per_s(engine)
+                bare = bare_images_per_s(session)
                 served = service_images_per_s(server.url, jobs)
                 measured.append(Pair(bare, served, served / bare))
                 print(

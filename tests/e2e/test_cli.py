@@ -252,7 +252,7 @@ def test_models_list_has_a_line_for_every_model() -> None:
 
     assert 0 == done.returncode
     (lenet,) = [one for one in documents(done) if one["name"] == "lenet"]
-    assert [1] == lenet["versions"]
+    assert [{"version": 1, "state": "ok"}] == lenet["versions"]
     assert 10 == lenet["labels"]
     assert lenet["accuracy"]["share"] >= 0.99
 

@@ -16,7 +16,7 @@ import pytest
 from services import MODELS, digits, tensor_of
 
 TENSOR = tensor_of(digits()[0])
-JOB = {"tensor": TENSOR, "dtype": "uint8", "shape": "1,32,32", "outputs": "logits"}
+JOB: dict[str, str | bytes] = {"tensor": TENSOR, "dtype": "uint8", "shape": "1,32,32", "outputs": "logits"}
 
 
 def repository(folder: Path) -> Path:

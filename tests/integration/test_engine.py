@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from convq.errors import BadTensor, ModelBroken, ModelFault, SettingsError
+from convq.inference.external_data import External, external_files, inlined
 from convq.inference.outputs import rank
 from convq.inference.repository import default_root
 from convq.inference.session import Engine, Prepared
+from onnx_models import FLOAT, STRING, UINT8, graph, identity, model_folder, resealed
 
 LENET = default_root() / "lenet"
 SAMPLE = LENET / "sample"
@@ -67,7 +72,7 @@ def test_it_says_what_it_is(engine: Engine) -> None:
 
     assert ("lenet", 1, "cpu", "auto") == (engine.name, engine.version, engine.provider, engine.requested_provider)
     assert tuple("0123456789") == engine.labels
-    assert (("logits",), "logits", (), "softmax") == (
+    assert (("logits", "conv1", "conv2"), "logits", (), "softmax") == (
         engine.outputs,
         engine.classes,
         engine.default_outputs,
@@ -79,7 +84,8 @@ def test_it_says_what_it_is(engine: Engine) -> None:
     described: Any = json.loads(json.dumps(engine.describe()))
     assert [1, 32, 32] == described["inputs"][0]["shape"]
     assert (10, 128) == (described["labels"], described["limits"]["max_batch"])
-    assert [{"name": "logits", "dtype": "float32", "shape": [10]}] == described["outputs"]
+    logits = {"name": "logits", "meaning": "classes", "dtype": "float32", "shape": [10]}
+    assert logits == described["outputs"][0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 128])
@@ -176,13 +182,6 @@ def test_importing_the_package_turns_the_telemetry_of_onnxruntime_off_first() ->
     assert ["1", "[]"] == done.stdout.splitlines()
 
 
-def resealed(folder: Path) -> Path:
-    """The report fits the model again, as if this had been exported."""
-    digest = hashlib.sha256((folder / "1" / "model.onnx").read_bytes()).hexdigest()
-    (folder / "1" / "report.json").write_text(json.dumps({"sha256": digest}))
-    return folder
-
-
 def edited(folder: Path, old: str, new: str) -> Path:
     manifest = folder / "manifest.toml"
     text = manifest.read_text()
@@ -199,12 +198,27 @@ def test_a_model_that_is_not_the_reported_one_is_refused(copy: Path) -> None:
         Engine.load(copy, 1)
 
 
-def test_a_truncated_graph_is_refused(copy: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+def test_a_truncated_graph_is_refused(copy: Path, kept: int) -> None:
     model = copy / "1" / "model.onnx"
-    model.write_bytes(model.read_bytes()[:1000])
+    model.write_bytes(model.read_bytes()[:kept])
 
-    with pytest.raises(ModelBroken, match=r"model\.onnx: onnxruntime refuses it: "):
+    with pytest.raises(ModelBroken, match=r"model\.onnx: (is cut off|onnxruntime refuses it: )"):
         Engine.load(resealed(copy), 1)
+
+
+@pytest.mark.parametrize("kept", [1, 5, 20, 24, 100, 300_000, -1])  # not 2, 11 and 23, where a field ends
+def test_an_end_within_a_field_is_seen(kept: int) -> None:
+    with pytest.raises(ValueError, match="is cut off"):
+        external_files((LENET / "1" / "model.onnx").read_bytes()[:kept])
+
+
+def test_what_is_no_onnx_file_is_refused(copy: Path) -> None:
+    for content in (b"%PDF-1.7\n", b"\x89PNG\r\n\x1a\n", b"<html>", b"\xff" * 64):
+        (copy / "1" / "model.onnx").write_bytes(content)
+
+        with pytest.raises(ModelBroken, match=r"model\.onnx: (is |onnxruntime refuses it: )"):
+            Engine.load(resealed(copy), 1)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.json"])
@@ -295,29 +309,10 @@ def test_a_device_that_is_not_there_is_an_error_and_not_a_silent_cpu(copy: Path)
 
 # Graphs of other shapes: built with the onnx package where it is installed, by what they compute.
 
-FLOAT, UINT8, STRING = 1, 2, 8
-
-
-def built(folder: Path, manifest: str, nodes: list[Any], inputs: list[Any], outputs: list[Any]) -> Path:
-    """A model folder with a graph of `nodes`, where inputs and outputs are (name, type, shape)."""
-    onnx = pytest.importorskip("onnx")
-    helper = onnx.helper
-    infos = [[helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)]
-    graph = helper.make_graph([helper.make_node(*node[:3], **node[3]) for node in nodes], "g", *infos)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
-    (folder / "manifest.toml").write_text(manifest)
-    return resealed(folder)
-
-
-def identity(folder: Path, manifest: str, shape: list[Any], kind: int = FLOAT) -> Path:
-    return built(folder, manifest, [("Identity", ["x"], ["y"], {})], [("x", kind, shape)], [("y", kind, shape)])
-
 
 def test_a_uint8_tensor_for_a_float_graph_is_an_image_and_is_normalised_as_one(tmp_path: Path) -> None:
     manifest = "[input]\nscale = 0.5\nmean = [1, 2, 3]\nstd = [1, 2, 4]\n"
-    engine = Engine.load(identity(tmp_path / "m", manifest, ["n", 3, 4, 5]), 1)
+    engine = Engine.load(model_folder(tmp_path / "m", manifest, identity(["n", 3, 4, 5])), 1)
     pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
     expected = (pixels * 0.5 - np.array([1, 2, 3]).reshape(3, 1, 1)) / np.array([1, 2, 4]).reshape(3, 1, 1)
 
@@ -332,7 +327,7 @@ def test_a_uint8_tensor_for_a_float_graph_is_an_image_and_is_normalised_as_one(t
 
 def test_free_sides_admit_any_size_of_the_right_multiple(tmp_path: Path) -> None:
     manifest = "[input]\nresize = 'none'\nmultiple_of = 4\nlayout = 'NHWC'\n[limits]\nmax_pixels = 100\nmax_batch = 2\n"
-    engine = Engine.load(identity(tmp_path / "m", manifest, ["n", "h", "w", 3]), 1)
+    engine = Engine.load(model_folder(tmp_path / "m", manifest, identity(["n", "h", "w", 3])), 1)
     engine.warm_up()
 
     assert (4, 8, 3) == engine.admit(bytes(4 * 4 * 8 * 3), "float32", "4,8,3").shape
@@ -346,7 +341,7 @@ def test_free_sides_admit_any_size_of_the_right_multiple(tmp_path: Path) -> None
 
 
 def test_a_fixed_batch_of_one_is_never_batched(tmp_path: Path) -> None:
-    engine = Engine.load(identity(tmp_path / "m", "[limits]\nmax_batch = 8\n", [1, 3, 4, 4]), 1)
+    engine = Engine.load(model_folder(tmp_path / "m", "[limits]\nmax_batch = 8\n", identity([1, 3, 4, 4])), 1)
     engine.warm_up()
 
     assert 1 == engine.max_batch
@@ -354,17 +349,18 @@ def test_a_fixed_batch_of_one_is_never_batched(tmp_path: Path) -> None:
 
 def test_an_output_whose_first_axis_is_not_the_batch_is_refused(tmp_path: Path) -> None:
     turn = [("Transpose", ["x"], ["y"], {"perm": [1, 0, 2, 3]})]
-    folder = built(tmp_path / "m", "", turn, [("x", FLOAT, ["n", 3, 4, 4])], [("y", FLOAT, [3, "n", 4, 4])])
+    model = graph(turn, [("x", FLOAT, ["n", 3, 4, 4])], [("y", FLOAT, [3, "n", 4, 4])])
 
     with pytest.raises(ModelBroken, match=r"output y has shape \[3, 1, 4, 4\] for a batch of 1"):
-        Engine.load(folder, 1).warm_up()
+        Engine.load(model_folder(tmp_path / "m", "", model), 1).warm_up()
 
 
 def test_feature_maps_are_fetched_by_their_name_when_they_are_wanted(tmp_path: Path) -> None:
     manifest = "[[outputs]]\nname = 'y'\n[feature_maps]\nfirst = 'relu:0'\n"
-    nodes: list[Any] = [("Relu", ["x"], ["relu:0"], {}), ("Neg", ["relu:0"], ["y"], {})]
-    outputs = [("y", FLOAT, ["n", 3, 2, 2]), ("relu:0", FLOAT, ["n", 3, 2, 2])]
-    engine = Engine.load(built(tmp_path / "m", manifest, nodes, [("x", FLOAT, ["n", 3, 2, 2])], outputs), 1)
+    side = ["n", 3, 2, 2]
+    nodes = [("Relu", ["x"], ["relu:0"]), ("Neg", ["relu:0"], ["y"])]
+    model = graph(nodes, [("x", FLOAT, side)], [("y", FLOAT, side), ("relu:0", FLOAT, side)])
+    engine = Engine.load(model_folder(tmp_path / "m", manifest, model), 1)
     engine.warm_up()
     inputs = [engine.admit(np.full((3, 2, 2), 2, dtype="<f4").tobytes(), "float32", "3,2,2")]
 
@@ -388,13 +384,181 @@ def test_a_graph_that_cannot_be_served_is_refused(
     tmp_path: Path, manifest: str, shape: list[Any], kind: int, expected: str
 ) -> None:
     with pytest.raises(ModelBroken, match=expected):
-        Engine.load(identity(tmp_path / "m", manifest, shape, kind), 1)
+        Engine.load(model_folder(tmp_path / "m", manifest, identity(shape, kind)), 1)
 
 
 def test_a_graph_of_two_inputs_is_refused_with_their_names(tmp_path: Path) -> None:
     side = ["n", 3, 2, 2]
-    add: list[Any] = [("Add", ["a", "b"], ["y"], {})]
-    folder = built(tmp_path / "m", "", add, [("a", FLOAT, side), ("b", FLOAT, side)], [("y", FLOAT, side)])
+    model = graph([("Add", ["a", "b"], ["y"])], [("a", FLOAT, side), ("b", FLOAT, side)], [("y", FLOAT, side)])
 
     with pytest.raises(ModelBroken, match=r"has 2 inputs \(a, b\); expected exactly one"):
-        Engine.load(folder, 1)
+        Engine.load(model_folder(tmp_path / "m", "", model), 1)
+
+
+PIXELS = ["n", 3, 8, 8]
+
+
+def refused(folder: Path, model: bytes, manifest: str = "") -> str:
+    """Why a version with this graph is not served."""
+    with pytest.raises(ModelBroken) as caught:
+        Engine.load(model_folder(folder, manifest, model), 1).warm_up()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "kind", "shape", "expected"),
+    [
+        (("Sharpen", ["x"], ["y"]), FLOAT, PIXELS, "onnxruntime refuses it: "),
+        (("Relu", ["x"], ["y"], {"domain": "com.example"}), FLOAT, PIXELS, "onnxruntime refuses it: "),
+        (("Conv", ["x", "w"], ["y"]), UINT8, PIXELS, "onnxruntime refuses it: "),
+        (("Gemm", ["x", "w"], ["y"]), FLOAT, PIXELS, "onnxruntime refuses it: "),
+        (("Conv", ["x", "w"], ["y"]), FLOAT, ["n", "c", 8, 8], "warm-up failed: "),
+        (("Conv", ["x", "w"], ["y"]), FLOAT, PIXELS, "warm-up failed: "),
+        (("Relu", ["z"], ["y"]), FLOAT, PIXELS, "onnxruntime refuses it: "),
+    ],
+)
+def test_a_graph_that_contradicts_itself_is_refused_before_any_job_meets_it(
+    tmp_path: Path, node: tuple[Any, ...], kind: int, shape: list[Any], expected: str
+) -> None:
+    weights = {"w": np.zeros((2, 1, 3, 3), dtype=np.float32)}
+
+    said = refused(tmp_path / "m", graph([node], [("x", kind, shape)], [("y", FLOAT, None)], weights))
+
+    assert f"{tmp_path / 'm' / '1' / 'model.onnx'}: {expected}" in said
+
+
+# Weights in other files: what the exporters write by default, and no checksum covers.
+
+W = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
+
+
+def scattered(location: str, **more: int) -> bytes:
+    """y = x + w, where w lies in another file."""
+    onnx = pytest.importorskip("onnx")
+    side = ["n", 3, 4, 4]
+    model = onnx.ModelProto.FromString(
+        graph([("Add", ["x", "w"], ["y"])], [("x", FLOAT, side)], [("y", FLOAT, side)], {"w": W})
+    )
+    put_elsewhere(onnx, model.graph.initializer[0], location, **more)
+    return bytes(model.SerializeToString())
+
+
+def put_elsewhere(onnx: Any, tensor: Any, location: str, **more: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, **more}.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+@pytest.mark.parametrize("location", ["w.bin", "../../w.bin", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "", "a\nb\x1b[31m"])
+def test_weights_in_another_file_are_refused_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    # Found beside the graph, two folders up, and in the working folder alike, so that not finding it is not the reason.
+    model = scattered(location, offset=0, length=W.nbytes)
+    for folder in (tmp_path / "m" / "1", tmp_path):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "w.bin").write_bytes(W.tobytes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(model)
+    (tmp_path / "m" / "manifest.toml").touch()
+
+    with pytest.raises(ModelBroken) as caught:
+        Engine.load(resealed(tmp_path / "m"), 1)
+
+    assert "model.onnx: has weights in other files (" in str(caught.value)
+    assert str(caught.value).endswith("); expected one file that holds all of them")
+    assert str(caught.value).isprintable()
+
+
+def test_weights_elsewhere_are_found_wherever_a_graph_can_hold_a_tensor() -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    tensor = onnx.numpy_helper.from_array(W, "t")
+    graphs = {}
+    for name, holder in (("constant", {"value": tensor}), ("list", {"values": [tensor]})):
+        node = helper.make_node("Constant", [], ["t"], **holder)
+        graphs[name] = helper.make_model(helper.make_graph([node], "g", [], []))
+    inner = helper.make_graph([], "inner", [], [], [tensor])
+    graphs["branch"] = helper.make_model(
+        helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)], "g", [], [])
+    )
+    constant = helper.make_node("Constant", [], ["t"], value=tensor)
+    function = helper.make_function("f", "F", [], ["t"], [constant], [helper.make_opsetid("", 17)])
+    graphs["function"] = helper.make_model(helper.make_graph([], "g", [], []), functions=[function])
+    sparse = helper.make_sparse_tensor(tensor, onnx.numpy_helper.from_array(np.arange(48), "i"), [48])
+    for name, holder in (("sparse constant", {"value": sparse}), ("sparse list", {"values": [sparse]})):
+        node = helper.make_node("Constant", [], ["t"], **holder)
+        graphs[name] = helper.make_model(helper.make_graph([node], "g", [], []))
+    graphs["sparse"] = helper.make_model(helper.make_graph([], "g", [], [], sparse_initializer=[sparse]))
+
+    for name, model in graphs.items():
+        assert () == external_files(model.SerializeToString()), name
+        for holder in tensors_in(model):
+            put_elsewhere(onnx, holder, f"{name}.bin")
+        assert (f"{name}.bin",) == external_files(model.SerializeToString()), name
+
+
+def tensors_in(message: Any) -> Iterator[Any]:
+    """Every tensor called t in a message of protocol buffers, by reflection."""
+    for field, value in message.ListFields():
+        for one in value if field.is_repeated else [value]:
+            if field.message_type is not None and field.message_type.name == "TensorProto" and one.name == "t":
+                yield one
+            elif field.message_type is not None:
+                yield from tensors_in(one)
+
+
+def test_one_file_can_be_made_of_several(tmp_path: Path) -> None:
+    def read(external: External) -> bytes:
+        assert External("weights/w.bin", 8, W.nbytes) == external
+        return W.tobytes()
+
+    whole = inlined(scattered("weights/w.bin", offset=8, length=W.nbytes), read)
+    engine = Engine.load(model_folder(tmp_path / "m", "", whole), 1)
+    made = engine.run([engine.admit(bytes(W.nbytes), "float32", "3,4,4")])
+
+    np.testing.assert_array_equal(W, made["y"][0])
+    assert whole == inlined(whole, read)
+
+
+def test_a_model_in_one_file_is_left_as_it_is() -> None:
+    content = (LENET / "1" / "model.onnx").read_bytes()
+
+    assert content == inlined(content, lambda external: pytest.fail(f"{external} was asked for"))
+
+
+@pytest.mark.parametrize("more", [{"offset": -1}, {"length": 10**20}])
+def test_an_external_tensor_that_starts_or_ends_nowhere_is_refused(tmp_path: Path, more: dict[str, int]) -> None:
+    said = refused(tmp_path / "m", scattered("w.bin", **more))
+
+    assert said.endswith("model.onnx: has an external tensor whose offset or length is no number")
+
+
+@given(st.binary(max_size=200), st.integers(0, 400_000), st.integers(0, 100))
+@settings(max_examples=300, deadline=None)
+def test_damaged_files_are_read_to_an_answer_or_refused(noise: bytes, position: int, cut: int) -> None:
+    whole = (LENET / "1" / "model.onnx").read_bytes()
+    at = position % len(whole)
+
+    for damaged in (noise, whole[:at] + noise + whole[at + cut :], whole[: at + 1]):
+        with suppress(ValueError):
+            assert all(isinstance(name, str) for name in external_files(damaged))
+
+
+def test_messages_without_end_are_refused() -> None:
+    content = b""
+    for _ in range(200):  # a graph within a graph: node, its attribute, the graph of that
+        for field in (6, 5, 1):
+            content = bytes([field << 3 | 2]) + varint(len(content)) + content
+
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        external_files(bytes([7 << 3 | 2]) + varint(len(content)) + content)
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])

@@ -77,6 +77,26 @@ def test_the_exported_graph_computes_what_pytorch_computes(net: Any, engine: Eng
     assert engine.max_batch == 128
 
 
+def test_feature_maps_are_what_the_two_convolutions_gave(net: Any, engine: Engine) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8)
+    seen: dict[str, Any] = {}
+    hooks = [
+        getattr(net, name).register_forward_hook(lambda _layer, _in, out, name=name: seen.update({name: out.detach()}))
+        for name in ("conv1", "conv2")
+    ]
+    net((torch.from_numpy(pixels).float() / 255 - net.mean) / net.std)
+    for hook in hooks:
+        hook.remove()
+
+    made = engine.run([engine.admit(image.tobytes(), "uint8", "1,32,32") for image in pixels], ["conv1", "conv2"])
+
+    assert {"conv1": (5, 6, 30, 30), "conv2": (5, 16, 13, 13), "logits": (5, 10)} == {
+        name: values.shape for name, values in made.items()
+    }
+    for name, expected in seen.items():
+        assert PARITY > np.abs(expected.numpy() - made[name]).max()
+
+
 def test_the_report_is_about_this_file_and_says_what_was_proven() -> None:
     report = json.loads((LENET / "1" / "report.json").read_text())
     model = (LENET / "1" / "model.onnx").read_bytes()
@@ -85,12 +105,14 @@ def test_the_report_is_about_this_file_and_says_what_was_proven() -> None:
     assert ["1", "2", "7", "128"] == list(report["max_difference"])
     assert PARITY > max(report["max_difference"].values())
     assert 81_194 == report["parameters"]
+    assert 274_656 == report["macs"] == sum(layer["macs"] for layer in report["layers"])
     assert 10_000 == report["accuracy"]["images"]
     assert 0.99 <= report["accuracy"]["share"]
 
 
-def test_the_exported_file_tells_nothing_about_the_machine_that_made_it() -> None:
-    model = (LENET / "1" / "model.onnx").read_bytes()
+@pytest.mark.parametrize("name", ["model.onnx", "features.onnx"])
+def test_the_exported_file_tells_nothing_about_the_machine_that_made_it(name: str) -> None:
+    model = (LENET / "1" / name).read_bytes()
 
     for trace in (b"/home/", b"/root/", b"/work/", b"/usr/", b"site-packages", b".py"):
         assert trace not in model

@@ -43,6 +43,22 @@ def test_one_number_is_a_value_for_every_channel(tmp_path: Path) -> None:
     assert manifest.input.normalises
 
 
+def test_an_output_may_be_an_image_of_other_levels(tmp_path: Path) -> None:
+    text = "[[outputs]]\nname = 'y'\nmeaning = 'image'\nscale = 255\noffset = -0.5\n[[outputs]]\nname = 'z'\n"
+    manifest = Manifest.read(written(tmp_path, text))
+
+    assert [("image", 255.0, -0.5), ("tensor", 1.0, 0.0)] == [
+        (output.meaning, output.scale, output.offset) for output in manifest.outputs
+    ]
+
+
+def test_a_model_may_take_no_images_at_all(tmp_path: Path) -> None:
+    spec = Manifest.read(written(tmp_path, "[input]\ncolor = 'none'\nname = 'x'\ndtype = 'float32'\n")).input
+
+    assert ("none", "x", "float32", False) == (spec.color, spec.name, spec.dtype, spec.normalises)
+    assert spec is spec.sized(None, None)
+
+
 def test_a_manifest_cannot_be_changed(tmp_path: Path) -> None:
     manifest: Any = Manifest.read(written(tmp_path, ""))
 
@@ -75,6 +91,22 @@ WRONG = {
     "nameless output": ("[[outputs]]\nmeaning = 'tensor'", ":1: outputs.0.name: expected Field required"),
     "no labels": ("[[outputs]]\nname = 'a'\nmeaning = 'classes'", ":1: outputs.0: expected a labels file"),
     "labels of a tensor": ("[[outputs]]\nname = 'a'\nlabels = 'l.txt'", "labels and activation only together"),
+    "scale of a tensor": (
+        "[[outputs]]\nname = 'a'\nscale = 2",
+        ":1: outputs.0: expected scale and offset only together with meaning = 'image'",
+    ),
+    "infinite offset": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'image'\noffset = nan",
+        ":4: outputs.0.offset: expected a finite number",
+    ),
+    "labels of an image": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'image'\nlabels = 'l.txt'",
+        "labels and activation only together",
+    ),
+    "pixels of no image": (
+        "[input]\ncolor = 'none'\nlayout = 'NHWC'\nheight = 3",
+        ":1: input: expected no height, layout, as color is none: there are no images",
+    ),
     "labels elsewhere": (
         "[[outputs]]\nname = 'a'\nmeaning = 'classes'\nlabels = '../l.txt'",
         ":4: outputs.0.labels: expected a path inside",

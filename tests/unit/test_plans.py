@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,7 +90,7 @@ def test_on_the_way_to_another_plan_nothing_answers_that_is_not_loaded_everywher
         steps.append(next_step(steps[-1], target))
         assert len(steps) <= 4, "load, switch, release"
 
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         added = set(after.loaded) - set(before.loaded)
         assert not added or (before.serve, before.candidate) == (after.serve, after.candidate), "loads, or switches"
         assert after.serve in before.loaded or after.serve in target.loaded

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from convq.client import DEFAULT_URL, Client
+from convq.client.calls import meant
 from convq.errors import RedisUnavailable
 from convq.queue.address import shown
 from convq.settings import facts
@@ -39,7 +40,7 @@ def redis_option(command: Command) -> Command:
 
 def model_option(command: Command) -> Command:
     """`--model NAME`."""
-    text = "Which model; not needed where only one is served."
+    text = "Which model; not needed where only one is served, or only one that yields classes."
     return click.option("--model", metavar="NAME", default=None, help=text)(command)
 
 
@@ -59,11 +60,12 @@ def choose_model(client: Client, model: str | None, *, must_be_served: bool = Tr
         return model
     give_up_at = time.monotonic() + ANNOUNCED_WITHIN_S
     while True:
-        served = sorted(client.served())
+        described = client.served()
+        served = sorted(described)
         if model in served:
             return str(model)
-        if model is None and len(served) == 1:
-            return served[0]
+        if model is None and (name := meant(described)) is not None:
+            return name
         if served or time.monotonic() >= give_up_at:
             raise click.ClickException(_not_served(model, served, must_be_served=must_be_served))
         time.sleep(ASK_AGAIN_S)

@@ -29,8 +29,11 @@ def print_json(documents: Iterable[Mapping[str, Any]]) -> None:
         click.echo(json.dumps(document, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns; those whose header begins with > are numbers, and stand to the right."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, min_width: int = 0) -> None:
+    """Aligned columns; those whose header begins with > are numbers, and stand to the right.
+
+    Where `min_width` characters are more than the terminal has, it breaks the lines itself: cells are not folded below.
+    """
     from rich.console import Console  # noqa: PLC0415 - not needed in a pipe
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -41,7 +44,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column.removeprefix(">"), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: names of files are no markup
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = max(console.width, min_width)
+    console.print(table)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

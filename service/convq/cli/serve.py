@@ -162,8 +162,8 @@ def _to_paste(url: str, repository: ModelRepository) -> tuple[str, list[str]]:
 
 
 def _sample(repository: ModelRepository) -> tuple[str, str]:
-    """A model and a picture for it; a stand-in for the picture where no model brings one."""
-    for name, folder in repository.models.items():
+    """A model, if possible one that says what it sees, and a picture for it; a stand-in where no model brings one."""
+    for name, folder in sorted(repository.models.items(), key=lambda item: item[1].manifest.classes is None):
         warmup = folder.manifest.warmup
         if warmup is not None and (folder.path / warmup.sample).is_file():
             return name, shlex.quote(str((folder.path / warmup.sample).resolve()))

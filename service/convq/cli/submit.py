@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,8 +13,9 @@ import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_option
 from convq.cli.output import for_programs, json_option, print_json, print_table, progress
+from convq.cli.saving import MapSaver
 from convq.client import DEFAULT_TIMEOUT_S, Client
-from convq.protocol import Priority, Result
+from convq.protocol import Output, Priority, Result
 
 STDIN = "-"
 CHUNK = 64
@@ -32,7 +34,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 @click.option("--priority", type=click.Choice([str(lane) for lane in Priority]), default="normal", show_default=True)
 @click.option("--id", "job_id", metavar="ID", help="Your own id, for one image: may be submitted again, stays one job.")
 @click.option("--version", metavar="N", type=click.IntRange(min=1), help="Pin a version of the model (the newest).")
-@click.option("--outputs", metavar="A,B", help="Raw outputs wanted besides the classes.")
+@click.option("--outputs", metavar="A,B", help="Raw outputs or feature maps wanted besides the classes.")
+@click.option(
+    "--save-maps",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write image outputs there, and each set of maps as one grid of tiles (PNG).",
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print job ids.")
 @click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait.")
 @json_option
@@ -42,8 +50,14 @@ def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -
     IMAGE is a file, a folder of them, or - for standard input. On a terminal the answer is a table; in a pipe, or with
     --json, one line of JSON per picture: the result document and the name of the file. Ends with 1 if any job failed.
 
+    What the convolution layers of a network see is in their maps; `convq models show NAME` says which there are.
+    --save-maps DIR writes those that --outputs names as DIR/seven.conv1.png and so on. Without --outputs it writes what
+    the model gives by itself, such as the blurred image.
+
     \b
     convq submit seven.png
+    convq submit seven.png --outputs conv1,conv2 --save-maps maps/
+    convq submit photo.jpg --model gaussian_blur --save-maps blurred/
     convq submit digits/ --model lenet --top-k 1
     convq submit --json *.png | jq -r '[.file, .predictions[0].label] | @tsv'
     curl -s https://example.org/cat.jpg | convq submit - --model resnet18
@@ -54,13 +68,16 @@ def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -
     names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs"}
     options = {name: given[name] for name in names if given[name] is not None}
     programs = for_programs(as_json=given["as_json"])
+    if given["save_maps"] is not None and not given["wait"]:
+        raise click.UsageError("--save-maps needs the results: leave --no-wait out")
     with connected(url) as client:
         chosen = choose_model(client, model, must_be_served=given["wait"])
         if not given["wait"]:
             _show_ids(_submit(client, files, chosen, given, options), programs=programs)
             return
-        answers = progress(_results(client, files, chosen, given, options), len(files), "classifying")
-        failed = _show(files, answers, programs=programs)
+        saver = _saver(client, chosen, given)
+        answers = progress(_results(client, files, chosen, given, options), len(files), "computing")
+        failed = _show(files, answers, saver, programs=programs)
     if failed:
         what = "the job" if len(files) == 1 else f"{failed} of {len(files)} jobs"
         raise click.ClickException(f"{what} did not end as ok; the answer says why")
@@ -117,30 +134,43 @@ def _show_ids(jobs: Iterable[dict[str, Any]], *, programs: bool) -> None:
         print_table(["file", "model", "id"], [[job["file"], job["model"], job["id"]] for job in jobs])
 
 
-def _show(files: list[str], results: Iterable[Result], *, programs: bool) -> int:
+def _saver(client: Client, model: str, given: dict[str, Any]) -> MapSaver | None:
+    if given["save_maps"] is None:
+        return None
+    asked = [name.strip() for name in (given["outputs"] or "").split(",") if name.strip()]
+    return MapSaver(given["save_maps"], asked, client.served().get(model, {}))
+
+
+def _show(files: list[str], results: Iterable[Result], saver: MapSaver | None, *, programs: bool) -> int:
     """Print every result and return how many were not ok."""
     failed = 0
     rows: list[list[str]] = []
     for name, result in zip(files, results, strict=True):
         failed += not result.ok
+        saved = {"saved": saver.save(name, result)} if saver else {}
         if programs:
-            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True)}])
+            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True), **saved}])
         else:
             rows.append([name, *_cells(result)])
     if rows:
-        print_table(["file", "class", ">score", ">ms"], rows)
+        columns = ["file", "class", ">score", "outputs", ">ms"]
+        shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+        print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+        if saver:
+            click.echo(f"{saver.written} file{'' if saver.written == 1 else 's'} written to {saver.folder}")
     return failed
 
 
 def _cells(result: Result) -> list[str]:
-    spent = f"{result.timing_ms.total:.1f}"
-    if result.ok and result.predictions:
-        best = result.predictions[0]
-        return [best.label, f"{best.score:.1%}", spent]
-    if result.ok:
-        shapes = (
-            f"{output.name} {'x'.join(map(str, output.shape or ())) or output.format}"
-            for output in result.outputs or ()
-        )
-        return [", ".join(shapes), "", spent]
-    return [result.explain(), "", spent]
+    """Class or what went wrong, score, outputs, milliseconds."""
+    best = result.predictions[0] if result.ok and result.predictions else None
+    first = [best.label, f"{best.score:.1%}"] if best else ["" if result.ok else result.explain(), ""]
+    return [*first, "\n".join(map(_summary, result.outputs or ())), f"{result.timing_ms.total:.1f}"]
+
+
+def _summary(output: Output) -> str:
+    """Name, type and size of an output."""
+    if output.format is not None:
+        width, height = struct.unpack(">II", output.png()[16:24])  # where a PNG says so
+        return f"{output.name} {output.format} {width}x{height}"
+    return f"{output.name} {output.dtype} {'x'.join(map(str, output.shape or ())) or 'number'}"

@@ -21,7 +21,7 @@ class Client:
     """A blocking client. May be shared by threads.
 
     `url` is a Redis URL (redis://, rediss://, unix://); `model` the model that calls mean when they name none. Where
-    neither names one, it is the only model that is served.
+    neither names one, it is the only model that is served, or the only one that yields classes.
 
     Every call may raise RedisUnavailable or RedisRefused. An image is encoded bytes, a path, a PIL image, or a numpy
     array of dtype uint8 or float32 in the layout of the model's input without the batch axis, for example (1, 32, 32).

@@ -6,7 +6,7 @@ import difflib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,12 @@ class _Mapped:
         return max(0.0, self.offer_s - time.monotonic())
 
 
+def meant(served: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The model that somebody means who names none: the only one, or the only one that yields classes; else None."""
+    names = list(served) if len(served) == 1 else [name for name, said in served.items() if said.get("classes")]
+    return names[0] if len(names) == 1 else None
+
+
 class Calls:
     """What both clients do, over either wire."""
 
@@ -50,13 +56,13 @@ class Calls:
         self._producers: dict[str, Producer] = {}
 
     async def producer(self, model: str | None) -> Producer:
-        """The producer of that model, of the client's own, or of the only one that is served."""
+        """The producer of that model, of the client's own, or the one that is `meant`. Raises BadField."""
         name = model or self._model
         if name is None:
-            served = sorted(await self._any().served())
-            if len(served) != 1:
-                raise BadField(f"say which model: {', '.join(served) if served else 'no worker serves any now'}")
-            name = self._model = served[0]
+            served = await self._any().served()
+            name = self._model = meant(served)
+            if name is None:
+                raise BadField(f"say which model: {', '.join(sorted(served)) or 'no worker serves any now'}")
         if name not in self._producers:
             self._producers[name] = Producer(self._wire, Shard(name))
         return self._producers[name]

@@ -1,4 +1,4 @@
-"""What a graph takes and yields, held against what its manifest claims. Knows nothing of onnxruntime but two shapes.
+"""What a graph takes and yields, held against what its manifest claims. Knows nothing of onnxruntime but its words.
 
 onnxruntime describes each input and output by a name, a type such as "tensor(uint8)", and a shape whose free axes are
 text or None; `Node` is just that, so this module imports no runtime.
@@ -6,17 +6,24 @@ text or None; `Node` is just that, so this module imports no runtime.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import Input, Manifest
+from convq.inference.pictures import Picture
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 """The input types that are served: those of the protocol's `tensor` field."""
 
 IMAGE_RANK = 4
+TENSOR_RANKS = range(2, 7)
+"""Axes of an input that is no image, the batch included."""
+FREE_SIDES = (224, 128, 64, 32, 16, 8, 4, 2, 1)
+"""What a free side of a tensor is warmed up with: the largest that leaves all of them with no more than a photograph."""
+EXAMPLE_ELEMENTS = 3 * 224 * 224
 NUMERIC = frozenset(
     ["bool", "float16", "float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 )
@@ -42,28 +49,53 @@ class Graph:
     dtype: str
     """uint8 or float32."""
     shape: tuple[int | None, ...]
-    """One image in the layout of the model, without the batch axis; None is a free side."""
+    """One input in the layout of the model, without the batch axis; None is a free side."""
     input: Input
     """The manifest's input with the graph's sizes filled in."""
     max_batch: int
     fetched: tuple[str, ...]
     """The outputs that every batch yields."""
     feature_maps: Mapping[str, str]
-    """Name that jobs use -> the graph's output."""
+    """Name that jobs use -> this graph's output."""
     nodes: Mapping[str, dict[str, Any]]
-    """The graph's outputs: dtype, and shape without the batch axis."""
+    """By the names that jobs use: dtype, and shape without the batch axis; what is no number in it is a free side."""
+    pictures: Mapping[str, Picture]
+    """Those of `fetched` that are images."""
 
-    def example_shape(self) -> tuple[int, ...]:
-        """A shape to warm up with: 224 or so for every free side."""
-        step = self.input.multiple_of
-        return tuple(side if side is not None else max(1, 224 // step) * step for side in self.shape)
+    @property
+    def takes_images(self) -> bool:
+        """Whether a job may bring an image; otherwise only a tensor."""
+        return self.input.color != "none"
+
+    def example_shape(self, max_elements: int = EXAMPLE_ELEMENTS) -> tuple[int, ...]:
+        """A shape to warm up with: 224 or so for every free side, less where the input is no image and has many."""
+        if self.takes_images:
+            step = self.input.multiple_of
+            return tuple(side if side is not None else max(1, 224 // step) * step for side in self.shape)
+        fixed = math.prod(side for side in self.shape if side is not None)
+        free = self.shape.count(None)
+        most = min(max_elements, EXAMPLE_ELEMENTS)
+        example = next((side for side in FREE_SIDES if fixed * side**free <= most), 1)
+        return tuple(example if side is None else side for side in self.shape)
 
 
-def agree(manifest: Manifest, inputs: Sequence[Node], outputs: Sequence[Node], file: str) -> Graph:
-    """Hold the manifest against the graph. Raises ModelBroken, beginning with `file`, where one contradicts the other."""
+def agree(
+    manifest: Manifest,
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    file: str,
+    *,
+    fetched: Sequence[str] | None = None,
+    with_maps: bool = True,
+) -> Graph:
+    """Hold the manifest against the graph. Raises ModelBroken, beginning with `file`, where one contradicts the other.
+
+    `fetched` are the outputs that every batch yields (None: those of the manifest, or all there are); without
+    `with_maps` the feature maps come from another graph, and this one need not have them.
+    """
     if len(inputs) != 1:
         names = ", ".join(node.name for node in inputs) or "none"
-        raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one, the image")
+        raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one")
     node = inputs[0]
     _check_input(manifest.input, node, file)
     batch, *sides = [side if isinstance(side, int) else None for side in node.shape]
@@ -73,25 +105,43 @@ def agree(manifest: Manifest, inputs: Sequence[Node], outputs: Sequence[Node], f
         )
     spec, shape = _sized(manifest.input, sides, f"{file}: input {node.name}")
     known = {output.name: output for output in outputs}
-    fetched = tuple(output.name for output in manifest.outputs) or tuple(known)
-    for name in (*fetched, *manifest.feature_maps.values()):
-        if name not in known:
-            raise ModelBroken(
-                f"{file}: the graph has no output {name}, which the manifest names; it has {_list(known)}"
-            )
-        kind = known[name].type
-        if kind.removeprefix("tensor(").removesuffix(")") not in NUMERIC:
-            raise ModelBroken(f"{file}: output {name} is a {kind}; expected a tensor of numbers")
+    if fetched is None:
+        fetched = _fetched(manifest, known, file)
+    maps = manifest.feature_maps if with_maps else {}
+    raw = {**{name: name for name in fetched}, **maps}
+    for name in raw.values():
+        _check_output(known, name, file)
     return Graph(
         name=node.name,
         dtype=DTYPES[node.type],
         shape=shape,
         input=spec,
         max_batch=1 if batch == 1 else manifest.limits.max_batch,
-        fetched=fetched,
-        feature_maps=dict(manifest.feature_maps),
-        nodes={name: _describe(known[name]) for name in (*fetched, *manifest.feature_maps.values())},
+        fetched=tuple(fetched),
+        feature_maps=dict(maps),
+        nodes={name: _describe(known[output]) for name, output in raw.items()},
+        pictures=_pictures(manifest, known, file),
     )
+
+
+def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
+    """Raise ModelBroken, beginning with `file`, where the graph with the feature maps contradicts the one without.
+
+    Both have been held against the same manifest; what a graph leaves open contradicts nothing.
+    """
+    if (plain.name, plain.dtype) != (featured.name, featured.dtype):
+        raise ModelBroken(
+            f"{file}: its input is {featured.name}, {featured.dtype}; model.onnx has {plain.name}, {plain.dtype}"
+        )
+    if (plain.shape, plain.max_batch) != (featured.shape, featured.max_batch):
+        raise ModelBroken(f"{file}: its input is {_sides(featured)}; model.onnx has {_sides(plain)}")
+    for name in plain.fetched:
+        ours, theirs = plain.nodes[name], featured.nodes[name]
+        if ours["dtype"] != theirs["dtype"] or not _compatible(ours["shape"], theirs["shape"]):
+            raise ModelBroken(
+                f"{file}: output {name} is {theirs['dtype']} {theirs['shape']}; "
+                f"model.onnx has {ours['dtype']} {ours['shape']}"
+            )
 
 
 def _check_input(spec: Input, node: Node, file: str) -> None:
@@ -105,12 +155,17 @@ def _check_input(spec: Input, node: Node, file: str) -> None:
         raise ModelBroken(f"{where} is {dtype}; the manifest says input.dtype = {spec.dtype}")
     if dtype == "uint8" and spec.normalises:
         raise ModelBroken(f"{where} is uint8 and gets pixels as they are; the manifest has a scale, mean or std")
-    if len(node.shape) != IMAGE_RANK:
-        raise ModelBroken(f"{where} has {len(node.shape)} axes; expected 4 ({spec.layout})")
+    if spec.color == "none" and len(node.shape) not in TENSOR_RANKS:
+        raise ModelBroken(f"{where} has {len(node.shape)} axes; expected {TENSOR_RANKS[0]} to {TENSOR_RANKS[-1]}")
+    if spec.color != "none" and len(node.shape) != IMAGE_RANK:
+        hint = "; or input.color = 'none', for a model that takes tensors" if len(node.shape) in TENSOR_RANKS else ""
+        raise ModelBroken(f"{where} has {len(node.shape)} axes; expected 4 ({spec.layout}){hint}")
 
 
 def _sized(spec: Input, sides: Sequence[int | None], where: str) -> tuple[Input, tuple[int | None, ...]]:
-    """The manifest's input and the shape of one image, once channels and sizes agree."""
+    """The manifest's input and the shape of one input, once channels and sizes agree."""
+    if spec.color == "none":
+        return spec, tuple(sides)
     channels, height, width = sides if spec.layout == "NCHW" else (sides[2], sides[0], sides[1])
     if channels not in (None, spec.channels):
         hint = "; is its layout right?" if spec.channels in sides else ""
@@ -132,11 +187,54 @@ def _sized(spec: Input, sides: Sequence[int | None], where: str) -> tuple[Input,
     return sized, (spec.channels, *image) if spec.layout == "NCHW" else (*image, spec.channels)
 
 
+def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[str, Picture]:
+    """How each output that means an image becomes one."""
+    spec, pictures = manifest.input, {}
+    for output in manifest.outputs:
+        if output.meaning == "image":
+            made = Picture(spec.layout, spec.color == "bgr", output.scale, output.offset)
+            shape = _describe(known[output.name])["shape"]
+            # No axes at all is how onnxruntime shows an output whose shape only a run can tell.
+            if known[output.name].shape and (misfit := made.misfit(tuple(shape))):
+                raise ModelBroken(f"{file}: output {output.name} {misfit}")
+            pictures[output.name] = made
+    return pictures
+
+
+def _fetched(manifest: Manifest, known: Mapping[str, Node], file: str) -> tuple[str, ...]:
+    """The outputs that every batch yields: the declared ones, or else all that are no feature maps."""
+    if manifest.outputs:
+        return tuple(output.name for output in manifest.outputs)
+    fetched = tuple(name for name in known if name not in manifest.feature_maps.values())
+    if not fetched:
+        raise ModelBroken(f"{file}: all outputs of the graph are feature maps; expected one that every job gets")
+    if twice := [name for name in fetched if name in manifest.feature_maps]:
+        raise ModelBroken(f"{file}: {twice[0]} is an output of the graph, and the manifest calls a feature map so")
+    return fetched
+
+
+def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
+    if name not in known:
+        there = ", ".join(known)
+        raise ModelBroken(f"{file}: the graph has no output {name}, which the manifest names; it has {there}")
+    kind = known[name].type
+    if kind.removeprefix("tensor(").removesuffix(")") not in NUMERIC:
+        raise ModelBroken(f"{file}: output {name} is a {kind}; expected a tensor of numbers")
+
+
 def _describe(node: Node) -> dict[str, Any]:
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     shape = [side if isinstance(side, int) else None for side in node.shape[1:]]
     return {"dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype), "shape": shape}
 
 
-def _list(names: Mapping[str, Node]) -> str:
-    return ", ".join(names)
+def _compatible(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
+    """Whether two shapes may be one; none at all may be any."""
+    if not ours or not theirs:
+        return True
+    return len(ours) == len(theirs) and all(a == b or None in (a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _sides(graph: Graph) -> str:
+    batch = "1" if graph.max_batch == 1 else "batch"
+    return f"[{', '.join([batch, *('any' if side is None else str(side) for side in graph.shape)])}]"

@@ -195,7 +195,7 @@ class Runtime(_Table):
 
 
 class WarmUp(_Table):
-    """`[warmup]`: an image that goes through the whole engine before the model counts as ready."""
+    """`[warmup]`: an image, or a tensor as a `.npy` file, that goes through the engine before the model counts as ready."""
 
     sample: Annotated[InnerPath, Field(min_length=1)]
     golden: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,40 @@ def rank(raw: NDArray[Any], activation: str, k: int) -> Ranking:
     return Ranking(indices, scores.astype(np.float32, copy=False))
 
 
-def finite(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """[n] of bool: which jobs of the batch have no NaN and no infinity in any output. Integer outputs always pass."""
+def finite(
+    outputs: Mapping[str, NDArray[Any]],
+    optional: Collection[str] = (),
+    asked: Sequence[Collection[str]] = (),
+) -> NDArray[np.bool_]:
+    """[n] of bool: which jobs of the batch have no NaN and no infinity in any output. Integer outputs always pass.
+
+    An output in `optional` counts only for the jobs that asked for it, so that no job fails by what its neighbour
+    wanted; `asked` has one entry for each job then.
+    """
     fine: NDArray[np.bool_] | None = None
-    for raw in outputs.values():
+    for name, raw in outputs.items():
         if fine is None:
             fine = np.ones(raw.shape[0], dtype=np.bool_)
         if raw.dtype.kind == "f":
-            fine &= np.isfinite(raw).reshape(raw.shape[0], -1).all(axis=1)
+            passed = np.isfinite(raw).reshape(raw.shape[0], -1).all(axis=1)
+            if name in optional:
+                passed |= np.array([name not in names for names in asked], dtype=np.bool_)
+            fine &= passed
     return np.ones(0, dtype=np.bool_) if fine is None else fine
+
+
+def agrees(expected: NDArray[Any], found: NDArray[Any], tolerance: float = 0.01) -> bool:
+    """Whether two runs of one network on one input gave the same, but for roundings.
+
+    A graph whose inner values are outputs is optimised otherwise, so floating point numbers may differ by `tolerance` of
+    the largest among them; what is no floating point number needs only the same shape.
+    """
+    if expected.shape != found.shape:
+        return False
+    if expected.dtype.kind != "f" or not expected.size:
+        return True
+    most = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    return bool(np.allclose(expected, found, rtol=0.0, atol=tolerance * float(most), equal_nan=True))
 
 
 def _activate(picked: NDArray[Any], values: NDArray[Any], activation: str) -> NDArray[Any]:

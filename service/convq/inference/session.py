@@ -1,42 +1,48 @@
 """One loaded version of one model: decode and prepare its images, admit its tensors, run its batches.
 
-The only module that imports onnxruntime. It knows nothing of jobs, queues or time limits.
+It knows nothing of jobs, queues or time limits. onnxruntime is imported by `opening` alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 import convq.inference.image as images
-from convq.errors import JobError, ModelBroken, ModelFault, SettingsError
-from convq.inference.graph import Graph, agree
+from convq.errors import BadField, JobError, ModelBroken, ModelFault
+from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
-from convq.inference.outputs import finite, rank
-from convq.inference.tensors import Prepared, admit_slowly
+from convq.inference.opening import FEATURES, MODEL, PROVIDERS, REPORT, open_session, read_verified, without_paths
+from convq.inference.outputs import agrees, finite, rank
+from convq.inference.pictures import Picture
+from convq.inference.tensors import Prepared, admit_slowly, read_npy
 
-__all__ = ["MODEL", "REPORT", "Engine", "Prepared"]
+__all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 
-MODEL: Final = "model.onnx"
-REPORT: Final = "report.json"
+MAX_ANSWER_BYTES: Final = 256 * 2**20
+"""Of the outputs of one job, images counted as a byte a level: a result is one Redis value, and those end at 512 MB."""
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TENSOR_SAMPLE = ".npy"
+_SEED = 7
 _new_tuple = tuple.__new__
-_ERRORS_ONLY = 3
-_FATAL_ONLY = 4
+
+
+class _Network(NamedTuple):
+    """One session and what it is asked for."""
+
+    session: Any
+    graph: Graph
+    fetched: dict[str, str]
+    """Name that jobs use -> the graph's output."""
 
 
 class Engine:
-    """One version of one model on one onnxruntime session. Used by one thread at a time; not fork-safe.
+    """One version of one model in onnxruntime. Used by one thread at a time; not fork-safe.
 
     `load`, then `warm_up`, then any number of batches. The attributes never change after `warm_up`.
     """
@@ -54,8 +60,12 @@ class Engine:
     """Of `model.onnx`, as `report.json` says and as was verified."""
     outputs: tuple[str, ...]
     """Every raw output and feature map that a job may ask for by name."""
+    feature_maps: frozenset[str]
+    """Those of `outputs` that are computed or fetched only for batches in which a job asks."""
     default_outputs: tuple[str, ...]
     """What a job gets besides predictions when it asks for nothing: the declared outputs that are no classes."""
+    pictures: Mapping[str, Picture]
+    """Those of `outputs` that are images, and how each becomes one."""
     classes: str | None
     """The output that holds the classes, if any."""
     activation: str
@@ -65,20 +75,24 @@ class Engine:
     load_s: float
     """Seconds from `load` to the end of `warm_up`."""
 
-    def __init__(self, name: str, version: int, manifest: Manifest, file: Path, session: Any, graph: Graph) -> None:
+    def __init__(
+        self, name: str, version: int, manifest: Manifest, file: Path, plain: _Network, featured: _Network
+    ) -> None:
         """Not for callers: `load` checks what is assumed here."""
+        graph = plain.graph
         self.name, self.version, self.manifest = name, version, manifest
         self.labels, self.sha256, self.provider, self.requested_provider = (), "", "", ""
-        self.outputs = (*graph.fetched, *graph.feature_maps)
+        self.outputs = (*graph.fetched, *featured.graph.feature_maps)
+        self.feature_maps = frozenset(featured.graph.feature_maps)
         self.classes = manifest.classes.name if manifest.classes else None
         self.default_outputs = tuple(name for name in graph.fetched if name != self.classes)
+        self.pictures = graph.pictures
         self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
         self.max_batch = graph.max_batch
         self.load_s = 0.0
-        self._file, self._session, self._graph = file, session, graph
+        self._file, self._graph = file, graph
+        self._plain, self._featured = plain, featured
         self._began = time.monotonic()
-        self._fetched = {name: name for name in graph.fetched}
-        self._everything = {**self._fetched, **graph.feature_maps}
         self._dtype = np.dtype(graph.dtype)
         # What a tensor must say to go to the network without a second look; "" never matches where a side is free.
         fixed = [side for side in graph.shape if side is not None]
@@ -91,45 +105,67 @@ class Engine:
     def load(cls, folder: Path, version: int, *, device: str = "auto") -> Engine:
         """Open version `version` of the model in `folder`, on `device` auto, cpu or cuda.
 
-        `auto` is the manifest's `runtime.device`, and where that is auto too, CUDA if this machine has it.
+        `auto` is the manifest's `runtime.device`, and where that is auto too, CUDA if this machine has it. Where the
+        manifest names feature maps and the version has a `features.onnx`, they come from that, in a session of its own.
 
         Raises:
-            ModelBroken: a file is missing or damaged, or manifest and graph contradict each other.
+            ModelBroken: a file is missing or damaged, or manifest and graphs contradict each other.
             SettingsError: CUDA was asked for and is not there.
         """
         began = time.monotonic()
         manifest = Manifest.read(folder)
         labels = manifest.read_labels(folder)
         file = folder / str(version) / MODEL
-        content, sha256 = _read_verified(file)
+        features = file.with_name(FEATURES)
+        separate = bool(manifest.feature_maps) and features.exists()
         requested = manifest.runtime.device if device == "auto" else device
-        session = _open_session(content, file, requested, manifest.runtime.threads)
-        graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file))
-        engine = cls(folder.resolve().name, version, manifest, file, session, graph)
+        content, sha256 = read_verified(file)
+        session = open_session(content, file, requested, manifest.runtime.threads)
+        graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
+        plain = featured = _Network(session, graph, {name: name for name in graph.fetched})
+        if separate:
+            content, _ = read_verified(features)
+            second = open_session(content, features, requested, manifest.runtime.threads, seldom=True)
+            ends = second.get_inputs(), second.get_outputs()
+            graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
+            check_same_network(plain.graph, graph, str(features))
+            featured = _Network(second, graph, plain.fetched)
+        engine = cls(folder.resolve().name, version, manifest, file, plain, featured)
         engine.labels, engine.sha256, engine.requested_provider = labels, sha256, requested
-        engine.provider = "cuda" if session.get_providers()[0] == _PROVIDERS["cuda"] else "cpu"
+        engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
         engine._began = began
         return engine
 
     def warm_up(self) -> None:
-        """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails."""
-        shape = self._graph.example_shape()
-        blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
+        """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
+
+        A `features.onnx` runs too, and must say the same as `model.onnx`.
+        """
         try:
+            sample = self._read_sample()
+            shape = sample.shape if sample and not self._graph.takes_images else self._example_shape()
+            blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
             for size in sorted({1, self.max_batch}):
-                made = self.run([blank] * size)
+                made = self.run([blank] * size, ())
             if self.classes is not None and made[self.classes][0].size != len(self.labels):
                 count = made[self.classes][0].size
                 raise ModelBroken(
                     f"{self._file}: {self.classes} has {count} classes; there are {len(self.labels)} labels"
                 )
-            self._check_sample()
+            if sample is not None:
+                self._check_sample(sample)
+            if self.feature_maps:
+                self._check_features(blank, sample or self._noise(shape))
         except JobError as err:
             raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
-        """An encoded image as pixels: uint8 [h, w] or [h, w, 3]. Raises BadImage, ImageTooLarge."""
+        """An encoded image as pixels: uint8 [h, w] or [h, w, 3]. Raises BadField, BadImage, ImageTooLarge."""
+        if not self._graph.takes_images:
+            raise BadField(
+                "image is not for this model, which takes tensors only: give tensor, dtype and shape instead"
+            )
         return images.decode(image, self._graph.input, self.manifest.limits)
 
     def prepare(self, decoded: NDArray[np.uint8]) -> Prepared:
@@ -142,7 +178,8 @@ class Engine:
         """A job's raw tensor: little-endian, C order, in the layout of the model, without the batch axis.
 
         One of the graph's own dtype goes to the network as it is. uint8 for a float32 graph is a decoded image of the
-        input's size and is scaled and normalised as one. Raises BadTensor, which says what was expected.
+        input's size and is scaled and normalised as one; a model that takes no images refuses it. Raises BadTensor,
+        which says what was expected.
         """
         if shape == self._shape_text and dtype == self._dtype_text and len(tensor) == self._bytes:
             # Past the named tuple's own constructor, which would be two thirds of the time of this whole method.
@@ -152,38 +189,48 @@ class Engine:
     def run(self, inputs: Sequence[Prepared], wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run one batch: outputs and feature maps by name, each [n, ...] in the order of `inputs`.
 
-        All inputs have one shape, and there are 1 to `max_batch` of them. Of the feature maps only those in `wanted`
-        are fetched, where it is given; the declared outputs always are. Raises ModelFault when onnxruntime refuses,
-        or when an output does not have one entry for each job.
+        All inputs have one shape, and there are 1 to `max_batch` of them. The declared outputs are always there; of the
+        feature maps only those in `wanted`, or all of them where that is not given. All come from one run: that of
+        `features.onnx` where a map is among them and the version has one. Raises ModelFault when onnxruntime refuses, or
+        when an output is not what it was declared to be: one entry for each job, an image where it means one.
         """
         size = len(inputs)
         # The one copy of the batch: join takes bytes and arrays alike.
         parts: list[Any] = [item[0] for item in inputs]
-        batch = np.frombuffer(b"".join(parts), dtype=self._dtype)
-        fetched = self._everything
-        if wanted is not None and self._graph.feature_maps:
-            fetched = {name: raw for name, raw in fetched.items() if name in self._fetched or name in wanted}
+        batch = np.frombuffer(b"".join(parts), dtype=self._dtype).reshape(size, *inputs[0][1])
+        network, fetched = self._plain, self._plain.fetched
+        if self.feature_maps and (wanted is None or not self.feature_maps.isdisjoint(wanted)):
+            network = self._featured
+            maps = network.graph.feature_maps.items()
+            fetched = {**fetched, **{name: raw for name, raw in maps if wanted is None or name in wanted}}
         try:
-            made = self._session.run(list(fetched.values()), {self._graph.name: batch.reshape(size, *inputs[0][1])})
+            made = network.session.run(list(fetched.values()), {self._graph.name: batch})
         except Exception as err:  # noqa: BLE001
             # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
-            raise ModelFault(_without_paths(str(err))) from None
-        for name, raw in zip(fetched, made, strict=True):
-            if raw.ndim < 1 or raw.shape[0] != size:
-                raise ModelFault(
-                    f"output {name} has shape {list(raw.shape)} for a batch of {size}; expected {size} first"
-                )
-        return dict(zip(fetched, made, strict=True))
+            raise ModelFault(without_paths(str(err))) from None
+        outputs = dict(zip(fetched, made, strict=True))
+        self._check_outputs(outputs, size)
+        return outputs
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""
         graph, limits = self._graph, self.manifest.limits
         spec = graph.input
-        shown = {"name": graph.name, "dtype": graph.dtype, "shape": list(graph.shape), "layout": spec.layout}
+        shown: dict[str, Any] = {
+            "name": graph.name,
+            "dtype": graph.dtype,
+            "shape": list(graph.shape),
+            "color": spec.color,
+        }
+        if graph.takes_images:
+            shown |= {"layout": spec.layout, "multiple_of": spec.multiple_of}
         return {
             "description": self.manifest.description,
-            "inputs": [{**shown, "color": spec.color, "multiple_of": spec.multiple_of}],
-            "outputs": [{"name": name, **graph.nodes[raw]} for name, raw in self._everything.items()],
+            "inputs": [shown],
+            "outputs": [
+                {"name": name, "meaning": self._meaning(name), **self._featured.graph.nodes[name]}
+                for name in self.outputs
+            ],
             "classes": self.classes,
             "labels": len(self.labels),
             "limits": {**limits.model_dump(), "max_batch": self.max_batch},
@@ -191,17 +238,59 @@ class Engine:
             "sha256": self.sha256,
         }
 
-    def _check_sample(self) -> None:
-        """The manifest's sample must come out finite, and as the label that the manifest says."""
+    def _meaning(self, name: str) -> str:
+        if name in self.feature_maps:
+            return "feature_map"
+        return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
+
+    def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], size: int) -> None:
+        """Raise ModelFault for what the graph did not say of itself, and what no result can carry."""
+        answer_bytes = 0
+        for name, raw in outputs.items():
+            if raw.ndim < 1 or raw.shape[0] != size:
+                raise ModelFault(
+                    f"output {name} has shape {list(raw.shape)} for a batch of {size}; expected {size} first"
+                )
+            answer_bytes += raw.size if name in self.pictures else raw.nbytes
+        for name, picture in self.pictures.items():
+            if misfit := picture.misfit(outputs[name].shape[1:]):
+                raise ModelFault(f"output {name} {misfit}")
+        if answer_bytes > size * MAX_ANSWER_BYTES:
+            most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
+            raise ModelFault(f"the outputs for this input have {answer_bytes // size:,} bytes; {most}")
+
+    def _example_shape(self) -> tuple[int, ...]:
+        return self._graph.example_shape(self.manifest.limits.max_pixels)
+
+    def _noise(self, shape: tuple[int, ...]) -> Prepared:
+        """An input that is not the same everywhere, and always the same one."""
+        levels = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+        if self._graph.dtype == "uint8":
+            return Prepared(levels, shape)
+        if self._graph.takes_images:
+            return Prepared(images.normalise(levels, self._graph.input), shape)
+        return Prepared((levels / 256).astype(np.float32), shape)
+
+    def _read_sample(self) -> Prepared | None:
+        """The manifest's warm-up sample, an image or a tensor in NumPy's file format. Raises ModelBroken, JobError."""
         warmup = self.manifest.warmup
         if warmup is None:
-            return
+            return None
         file = self._file.parent.parent / warmup.sample
         try:
             content = file.read_bytes()
         except OSError as err:
             raise ModelBroken(f"{file}: the warm-up sample cannot be read: {err.strerror}") from None
-        made = self.run([self.prepare(self.decode(content))])
+        if file.suffix == _TENSOR_SAMPLE:
+            return self.admit(*read_npy(content))
+        return self.prepare(self.decode(content))
+
+    def _check_sample(self, sample: Prepared) -> None:
+        """The manifest's sample must come out finite, and as the label that the manifest says."""
+        warmup = self.manifest.warmup
+        made = self.run([sample], ())
+        if warmup is None:
+            return
         if not finite(made).all():
             raise ModelBroken(f"{self._file}: the warm-up sample {warmup.sample} gives NaN or infinity")
         if warmup.golden is not None and self.classes is not None:
@@ -209,57 +298,15 @@ class Engine:
             if label != warmup.golden:
                 raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
 
-
-def _read_verified(file: Path) -> tuple[bytes, str]:
-    """The model's bytes and their SHA-256, which must be the one in the report beside it."""
-    report = file.with_name(REPORT)
-    try:
-        expected = json.loads(report.read_bytes())["sha256"]
-    except OSError as err:
-        raise ModelBroken(f"{report}: cannot be read: {err.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ModelBroken(f"{report}: is not a JSON object with the sha256 of {MODEL}") from None
-    try:
-        content = file.read_bytes()
-    except OSError as err:
-        raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != expected:
-        raise ModelBroken(f"{file}: its SHA-256 is {actual}; {REPORT} says {expected}")
-    return content, actual
-
-
-def _open_session(content: bytes, file: Path, device: str, threads: int) -> Any:
-    """An onnxruntime session of `threads` threads that do not spin: workers share the cores with Redis and each other."""
-    if device not in ("auto", *_PROVIDERS):
-        raise SettingsError(f"device is {device!r}; expected auto, cpu or cuda")
-    there = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    if device == "cuda" and not there:
-        raise SettingsError(
-            "device cuda: this onnxruntime has no CUDA provider; install convq[cuda], or use device cpu"
-        )
-    cuda = there and device != "cpu"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # What fails is raised and said in our words; only why CUDA does not start stands nowhere but in the log.
-    options.log_severity_level = _ERRORS_ONLY if cuda else _FATAL_ONLY
-    if cuda:
-        onnxruntime.preload_dlls()
-    chosen = [_PROVIDERS["cuda"], _PROVIDERS["cpu"]] if cuda else [_PROVIDERS["cpu"]]
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=chosen)
-    except Exception as err:  # noqa: BLE001
-        # As in `run`: no common base class, and the file is what was refused.
-        raise ModelBroken(f"{file}: onnxruntime refuses it: {_without_paths(str(err))}") from None
-    if device == "cuda" and session.get_providers()[0] != _PROVIDERS["cuda"]:
-        raise SettingsError("device cuda: the CUDA provider did not start (is there a GPU and a driver?); see the log")
-    return session
-
-
-def _without_paths(message: str) -> str:
-    """The message of onnxruntime in one line, without its error numbers and without anything that looks like a path."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message)
-    text = re.sub(r"\S*[/\\]\S*", "…", text)
-    return " ".join(text.split())[:300] or "onnxruntime gave no reason"
+    def _check_features(self, blank: Prepared, sample: Prepared) -> None:
+        """The graph with the feature maps runs at both ends of the batch, and is the same network as the other."""
+        file = self._file if self._featured is self._plain else self._file.with_name(FEATURES)
+        try:
+            for size in sorted({1, self.max_batch}):
+                self.run([blank] * size)
+            featured = self.run([sample])
+        except JobError as err:
+            raise ModelBroken(f"{file}: warm-up failed: {err}") from None
+        for name, expected in self.run([sample], ()).items():
+            if not agrees(expected, featured[name]):
+                raise ModelBroken(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,8 @@ def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels
     """Every case but the common one, which `Engine.admit` recognises by comparing: see there."""
     if dtype not in ITEM_BYTES:
         raise BadTensor(f"dtype is '{_brief(dtype)}'; expected {_dtypes(graph)}")
-    if dtype == "float32" and graph.dtype == "uint8":
-        raise BadTensor("dtype is float32; this model takes uint8")
+    if dtype != graph.dtype and (graph.dtype == "uint8" or not graph.takes_images):
+        raise BadTensor(f"dtype is {dtype}; this model takes {graph.dtype}")
     sides = _parse(shape, graph)
     _check_sides(sides, graph, max_pixels)
     expected = math.prod(sides) * ITEM_BYTES[dtype]
@@ -45,6 +46,16 @@ def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels
     # A uint8 tensor for a float32 graph: a decoded image, of which only the last step of `prepare` is left to do.
     pixels = np.frombuffer(tensor, dtype=np.uint8).reshape(sides)
     return Prepared(normalise(pixels, graph.input), sides)
+
+
+def read_npy(content: bytes) -> tuple[bytes, str, str]:
+    """A NumPy file as the `tensor`, `dtype` and `shape` of a job. Raises BadTensor for what is none."""
+    try:
+        array = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as err:
+        raise BadTensor(f"not a NumPy file with numbers: {err}") from None
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return little.tobytes(), array.dtype.name, _join(array.shape)
 
 
 def _parse(shape: str, graph: Graph) -> tuple[int, ...]:
@@ -60,8 +71,9 @@ def _check_sides(sides: tuple[int, ...], graph: Graph, max_pixels: int) -> None:
     )
     if not fits:
         raise BadTensor(f"shape is {_join(sides)}; expected {_expected(graph)}")
-    if math.prod(sides) > max_pixels * graph.input.channels:
-        raise BadTensor(f"shape {_join(sides)} has more than the {max_pixels} pixels that are accepted")
+    most, what = (max_pixels * graph.input.channels, "pixels") if graph.takes_images else (max_pixels, "elements")
+    if math.prod(sides) > most:
+        raise BadTensor(f"shape {_join(sides)} has more than the {max_pixels} {what} that are accepted")
 
 
 def _expected(graph: Graph) -> str:
@@ -71,7 +83,7 @@ def _expected(graph: Graph) -> str:
 
 
 def _dtypes(graph: Graph) -> str:
-    return "uint8" if graph.dtype == "uint8" else "float32 or uint8"
+    return "float32 or uint8" if graph.dtype == "float32" and graph.takes_images else graph.dtype
 
 
 def _join(sides: tuple[int, ...]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from convq.errors import JobError
+from convq.inference.pictures import Picture
 from convq.protocol import VERSION
 
 if TYPE_CHECKING:
@@ -21,10 +22,21 @@ if TYPE_CHECKING:
 
 
 class Documents:
-    """Result documents of protocol version 1. `labels` are the classes in the order of the output."""
+    """Result documents of protocol version 1.
 
-    def __init__(self, model: str, version: int, labels: Sequence[str], worker: str) -> None:
+    `labels` are the classes in the order of the output; `pictures` are the outputs that go out as PNG files.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        labels: Sequence[str],
+        worker: str,
+        pictures: Mapping[str, Picture] | None = None,
+    ) -> None:
         self._model, self._version, self._labels, self._worker = model, version, tuple(labels), worker
+        self._pictures = dict(pictures or {})
 
     def ok(
         self,
@@ -53,8 +65,15 @@ class Documents:
                 {"label": labels[i], "index": i, "score": score} for i, score in zip(*predictions, strict=True)
             ]
         if outputs is not None:
-            document["outputs"] = [_array_output(name, value) for name, value in outputs.items()]
+            document["outputs"] = [self._output(name, value) for name, value in outputs.items()]
         return orjson.dumps(document)
+
+    def _output(self, name: str, value: np.ndarray) -> dict[str, Any]:
+        picture = self._pictures.get(name)
+        if picture is not None:
+            return {"name": name, "format": "png", "data": _base64(picture.png(value))}
+        little = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
+        return {"name": name, "dtype": value.dtype.name, "shape": value.shape, "data": _base64(little.data)}
 
     def refused(self, ticket: Ticket, error: JobError | None) -> bytes:
         """The document of a job that was not computed; `error` goes with the statuses error and poisoned."""
@@ -87,7 +106,6 @@ def _timing(ticket: Ticket) -> dict[str, float]:
     }
 
 
-def _array_output(name: str, value: np.ndarray) -> dict[str, Any]:
-    little = value.astype(value.dtype.newbyteorder("<"), copy=False)
-    data = base64.b64encode(little.tobytes()).decode()
-    return {"name": name, "dtype": value.dtype.name, "shape": list(value.shape), "data": data}
+def _base64(content: bytes | memoryview) -> orjson.Fragment:
+    """A JSON string of the bytes in base64. As a str it would be decoded, looked through and copied once more."""
+    return orjson.Fragment(b'"' + base64.b64encode(content) + b'"')

@@ -174,7 +174,7 @@ class Answerer:
             return [self.refusal(ticket) for ticket in answers.tickets]
         outputs, size, now_s = answers.outputs, len(answers.tickets), time.perf_counter()
         engine, documents = answers.engine, self._documents_of(answers.engine)
-        usable = finite(outputs).tolist()
+        usable = finite(outputs, engine.feature_maps, [ticket.job.outputs for ticket in answers.tickets]).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
         completions = []
         for i, ticket in enumerate(answers.tickets):

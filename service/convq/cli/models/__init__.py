@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import click
 
+from convq.cli.models.add import add
+from convq.cli.models.check import check
 from convq.cli.models.listing import list_models
 from convq.cli.models.show import show
 
 
 @click.group()
 def models() -> None:
-    """Look into the model repository.
+    """Look into the model repository, bring your own model, prove that one works.
 
     \b
     convq models list
     convq models show lenet
+    convq models add resnet.onnx --name resnet --labels classes.txt
+    convq models check resnet --image cat.jpg
     """
 
 
-for _command in (list_models, show):
+for _command in (list_models, show, add, check):
     models.add_command(_command)

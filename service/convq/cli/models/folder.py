@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,7 +15,17 @@ from convq.errors import ModelBroken
 from convq.settings import facts
 
 if TYPE_CHECKING:
-    from convq.inference.repository import ModelFolder, ModelRepository
+    from convq.inference.repository import ModelFolder
+
+# The same names as in convq.inference.opening, which brings onnxruntime.
+MODEL: Final = "model.onnx"
+FEATURES: Final = "features.onnx"
+REPORT: Final = "report.json"
+CHECKSUMS: Final = {MODEL: "sha256", FEATURES: "features_sha256"}
+
+OK: Final = "ok"
+SHORT: Final = 12
+"""Digits of a checksum that tell versions apart."""
 
 _DIR = facts("models")
 models_option = click.option(
@@ -27,54 +40,129 @@ models_option = click.option(
 )
 
 
-def open_repository(root: Path | None) -> ModelRepository:
-    """The repository that is meant. Raises ModelBroken."""
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings numpy and the engine
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a model, looked at without loading it."""
 
-    return ModelRepository.open(root or default_root())
+    number: int
+    state: str
+    """ok, or what is wrong with its files."""
+    report: Mapping[str, Any]
+    """`report.json`; empty where it cannot be read."""
 
 
-def document_of(folder: ModelFolder) -> dict[str, Any]:
-    """What is known of a model without loading it. Raises ModelBroken where a file that is named is not there."""
-    manifest, report = folder.manifest, read_report(folder)
+@dataclass(frozen=True, slots=True)
+class BrokenModel:
+    """A folder with a manifest that cannot be served as it is."""
+
+    name: str
+    reason: str
+
+
+def open_models(root: Path | None) -> Iterator[ModelFolder | BrokenModel]:
+    """Every model of the repository that is meant, broken ones too. Raises ModelBroken where there is no repository."""
+    from convq.inference.manifest import FILE  # noqa: PLC0415 - brings pydantic's models
+    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - the same
+
+    root = root or default_root()
+    try:
+        yield from ModelRepository.open(root).models.values()
+        return
+    except ModelBroken:
+        names = sorted(path.parent.name for path in root.glob(f"*/{FILE}"))
+        if not names:
+            raise
+    for name in names:
+        try:
+            yield ModelRepository.open(root, [name])[name]
+        except ModelBroken as error:
+            yield BrokenModel(name, inside(root / name, error))
+
+
+def open_model(root: Path | None, name: str) -> ModelFolder:
+    """One model of the repository that is meant; the others may be broken. Raises ModelBroken."""
+    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings pydantic's models
+
+    return ModelRepository.open(root or default_root(), [name])[name]
+
+
+def inside(folder: Path, error: ModelBroken) -> str:
+    """What an error says of a model, without the way to its folder."""
+    return str(error).removeprefix(str(folder)).lstrip("/: ")
+
+
+def versions_of(folder: ModelFolder) -> list[Version]:
+    """All versions of a model, the newest last."""
+    return [_look_at(folder, number) for number in folder.versions]
+
+
+def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
+    """What is known of a model, and of one version of it, without loading it. Raises ModelBroken where labels are missing."""
+    manifest = folder.manifest
     return {
         "name": folder.name,
         "description": manifest.description,
-        "versions": list(folder.versions),
         "newest": folder.newest,
         "input": manifest.input.model_dump(include={"color", "dtype", "height", "width", "layout", "resize"}),
         "outputs": [output.model_dump(exclude_none=True) for output in manifest.outputs],
+        "feature_maps": list(manifest.feature_maps),
         "labels": len(manifest.read_labels(folder.path)),
         "limits": manifest.limits.model_dump(),
-        "parameters": report.get("parameters"),
-        "accuracy": report.get("accuracy"),
-        "sha256": report.get("sha256"),
+        **{key: version.report.get(key) for key in ("parameters", "accuracy", "sha256")},
     }
 
 
-def read_report(folder: ModelFolder) -> dict[str, Any]:
-    """`report.json` of the newest version. Raises ModelBroken."""
-    file = folder.path / str(folder.newest) / "report.json"
+def _look_at(folder: ModelFolder, number: int) -> Version:
+    path = folder.path / str(number)
+    try:
+        report = _read_report(path / REPORT)
+    except ModelBroken as error:
+        return Version(number, str(error), {})
+    for name, key in CHECKSUMS.items():
+        if name == FEATURES and not (folder.manifest.feature_maps and (path / name).exists()):
+            continue
+        if reason := _damage(path / name, report.get(key), key):
+            return Version(number, reason, report)
+    return Version(number, OK, report)
+
+
+def _read_report(file: Path) -> dict[str, Any]:
     try:
         report = json.loads(file.read_bytes())
     except OSError as error:
-        raise ModelBroken(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise ModelBroken(f"{file}: is no JSON document") from None
+        raise ModelBroken(f"{file.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ModelBroken(f"{file.name} is no JSON document") from None
     if not isinstance(report, dict):
-        raise ModelBroken(f"{file}: is no JSON object")
+        raise ModelBroken(f"{file.name} is no JSON object")
     return report
+
+
+def _damage(file: Path, expected: Any, key: str) -> str:
+    """What is wrong with a file of a version; empty where it is the one whose SHA-256 is `expected`."""
+    if not isinstance(expected, str):
+        return f"{REPORT} has no {key}"
+    try:
+        with file.open("rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        return f"{file.name} cannot be read: {error.strerror}"
+    if actual != expected:
+        return f"{file.name} has the SHA-256 {actual[:SHORT]}…; {REPORT} says {expected[:SHORT]}…"
+    return ""
 
 
 def input_text(spec: dict[str, Any]) -> str:
     """The input of a `document_of`, in a few words."""
+    if spec["color"] == "none":
+        return "tensors" + (f" of {spec['dtype']}" if spec["dtype"] else "")
     sides = " x ".join(str(spec[side] or "any") for side in ("height", "width"))
     return f"{sides} {spec['color']}" + (f", {spec['dtype']}" if spec["dtype"] else "")
 
 
-def accuracy_text(document: dict[str, Any]) -> str:
-    """What its report says of accuracy; empty where it says nothing."""
-    found = document["accuracy"]
-    if not isinstance(found, dict) or "share" not in found:
+def accuracy_text(report: Mapping[str, Any]) -> str:
+    """What a report says of accuracy; empty where it says nothing."""
+    found = report.get("accuracy")
+    if not isinstance(found, dict) or not isinstance(found.get("share"), int | float):
         return ""
     return f"{found['share']:.2%} on {found.get('dataset', 'its test set')}"

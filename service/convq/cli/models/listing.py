@@ -1,41 +1,120 @@
-"""`convq models list`: what the repository holds, read from its files; nothing is loaded or served."""
+"""`convq models list`: what the repository holds, read from its files; with --redis, also what live services serve."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from convq.cli.models.folder import accuracy_text, document_of, input_text, models_option, open_repository
+from convq.cli.connection import connected
+from convq.cli.models.folder import (
+    OK,
+    BrokenModel,
+    accuracy_text,
+    document_of,
+    input_text,
+    inside,
+    models_option,
+    open_models,
+    versions_of,
+)
 from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.errors import ModelBroken
+
+if TYPE_CHECKING:
+    from convq.inference.repository import ModelFolder
+
+SERVED = ("versions", "serving", "candidate", "shadow", "refused")
+"""What a service says of its versions, of all that it says of a model."""
 
 
 @click.command("list")
 @models_option
+@click.option("--redis", "url", metavar="URL", help="Show too what the services on this server serve now.")
 @json_option
-def list_models(root: Path | None, *, as_json: bool) -> None:
-    """List every model of the repository.
+def list_models(root: Path | None, url: str | None, *, as_json: bool) -> None:
+    """List every model of the repository, and whether the files of its versions are whole.
+
+    A version that is not is listed with the reason. Nothing is loaded: `convq models check` does that.
 
     \b
     convq models list
     convq models list --models /srv/models --json
+    convq models list --redis redis://10.0.0.5:6379/0
     """
-    documents = [document_of(folder) for folder in open_repository(root).models.values()]
+    documents = [_document(model) for model in open_models(root)]
+    if url is not None:
+        documents = _with_served(documents, url)
     if for_programs(as_json=as_json):
         print_json(documents)
         return
-    columns = ["name", "versions", "input", ">labels", ">accuracy", "description"]
-    rows = []
-    for one in documents:
-        versions = ", ".join(map(str, one["versions"]))
-        rows.append(
-            [
-                one["name"],
-                versions,
-                input_text(one["input"]),
-                str(one["labels"]),
-                accuracy_text(one),
-                one["description"],
-            ]
-        )
-    print_table(columns, rows)
+    columns = ["name", "versions", "state", "served", "input", ">labels", ">accuracy", "description"]
+    rows = [_row(one) for one in documents]
+    shown = [i for i, column in enumerate(columns) if column != "served" or url is not None]
+    print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+
+
+def _document(model: ModelFolder | BrokenModel) -> dict[str, Any]:
+    """One model for programs; of one that cannot be served at all, its name and the reason."""
+    if isinstance(model, BrokenModel):
+        return {"name": model.name, "state": model.reason, "versions": []}
+    versions = versions_of(model)
+    said = [{"version": one.number, "state": one.state} for one in versions]
+    try:
+        document = document_of(model, versions[-1])
+    except ModelBroken as error:
+        return {"name": model.name, "state": inside(model.path, error), "versions": said}
+    return {**document, "state": versions[-1].state, "versions": said}
+
+
+def _with_served(documents: list[dict[str, Any]], url: str) -> list[dict[str, Any]]:
+    """The same with what live services say of each, and of models that are not here. Raises RedisUnavailable."""
+    with connected(url) as client:
+        live = client.served()
+    here = {one["name"] for one in documents}
+    elsewhere = [{"name": name, "state": "", "versions": []} for name in sorted(live.keys() - here)]
+    return [{**one, "served": _served(live.get(one["name"]))} for one in documents + elsewhere]
+
+
+def _served(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """None where nobody serves the model."""
+    return None if said is None else {key: said[key] for key in SERVED if key in said}
+
+
+def _row(one: Mapping[str, Any]) -> list[str]:
+    return [
+        one["name"],
+        ", ".join(str(version["version"]) for version in one["versions"]),
+        _state_text(one),
+        _served_text(one.get("served")),
+        input_text(one["input"]) if "input" in one else "",
+        str(one.get("labels", "")),
+        accuracy_text(one),
+        one.get("description", ""),
+    ]
+
+
+def _state_text(one: Mapping[str, Any]) -> str:
+    """ok; or what is broken, the newest version first."""
+    if not one["state"]:
+        return "not in this repository"
+    broken = [f"{entry['version']}: {entry['state']}" for entry in reversed(one["versions"]) if entry["state"] != OK]
+    if one["state"] == OK:
+        return "; ".join([OK, *broken])
+    newest_is_broken = one["versions"] and one["versions"][-1]["state"] != OK
+    return "BROKEN " + "; ".join(broken if newest_is_broken else [one["state"], *broken])
+
+
+def _served_text(served: Mapping[str, Any] | None) -> str:
+    if served is None:
+        return "no"
+    said = [", ".join(map(str, served.get("versions", ())))]
+    candidate = served.get("candidate")
+    if isinstance(candidate, dict):
+        part = "as a shadow" if candidate.get("shadow") else f"for {candidate.get('percent', 0):g}% of the jobs"
+        said.append(f"{candidate.get('version')} {part}")
+    refused = served.get("refused")
+    said += [f"{version} refused: {why}" for version, why in refused.items()] if isinstance(refused, dict) else []
+    return "; ".join(said)

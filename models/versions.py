@@ -1,0 +1,166 @@
+"""A version of a model: exported, proven, reported, and moved into its folder only when all of that has gone well."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import data  # type: ignore[import-not-found]
+import numpy as np
+import onnx
+import torch
+from graphs import OPSET, WithFeatureMaps, example_shape, takes, tensors, to_onnx  # type: ignore[import-not-found]
+from networks import Refused  # type: ignore[import-not-found]
+from parity import batches, prove  # type: ignore[import-not-found]
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from convq.inference.manifest import FILE, Manifest
+from convq.inference.session import MODEL, REPORT, Engine
+
+FEATURES = "features.onnx"
+
+Step = Callable[[str], None]
+"""Called with what is being done next."""
+
+
+def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any]:
+    """Export and prove version `number` of the model in `folder`, whose manifest is there; returns the report.
+
+    Writes model.onnx, features.onnx where the manifest names feature maps, and report.json. Raises Refused where the
+    network cannot be exported or is not the same in onnxruntime, ModelBroken where the service could not serve it.
+    """
+    manifest = Manifest.read(folder)
+    served = takes(net, manifest.input)
+    names, watched = outputs_of(served, manifest), dict(manifest.feature_maps)
+    target = folder / str(number)
+    target.mkdir()
+    step("tracing")
+    model = to_onnx(served, manifest.input, names)
+    (target / MODEL).write_bytes(model)
+    report: dict[str, Any] = {
+        "sha256": hashlib.sha256(model).hexdigest(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "opset": OPSET,
+        "torch": torch.__version__.partition("+")[0],
+        "onnx": onnx.__version__,
+        "onnxruntime": version("onnxruntime"),
+        "parameters": sum(weights.numel() for weights in net.parameters()),
+        "max_difference": proven(model, served, manifest, names, step),
+    }
+    if watched:
+        step("tracing with feature maps")
+        maps = WithFeatureMaps(served, net, list(watched.values())).eval()
+        features = to_onnx(maps, manifest.input, [*names, *watched.values()])
+        (target / FEATURES).write_bytes(features)
+        report["features_sha256"] = hashlib.sha256(features).hexdigest()
+        report["features_max_difference"] = proven(features, maps, manifest, [*names, *watched.values()], step)
+    report |= layers(model)
+    write_report(target, report)
+    step("warming up")
+    Engine.load(folder, number, device="cpu").warm_up()
+    return report
+
+
+def steps(folder: Path) -> int:
+    """How often `make` calls its `step`. Raises ModelBroken."""
+    manifest = Manifest.read(folder)
+    graphs = 2 if manifest.feature_maps else 1
+    return graphs * (1 + len(batches(manifest.limits.max_batch))) + 1
+
+
+def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
+    """The names of the graph's outputs: the manifest's, or the network's own where it names none. Raises Refused."""
+    if manifest.outputs:
+        return [output.name for output in manifest.outputs]
+    shape, dtype = example_shape(manifest.input, 1), manifest.input.dtype or "float32"
+    with torch.no_grad():
+        return list(tensors(served(torch.zeros(shape, dtype=getattr(torch, dtype)))))
+
+
+def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str], step: Step) -> dict[str, float]:
+    """Batch size -> largest difference, for the report. Raises Refused above the tolerance."""
+    absolute, limit = {manifest.classes.name} if manifest.classes else set(), manifest.limits.max_batch
+    sizes, found = batches(limit), {}
+    step(f"comparing with PyTorch at batch {sizes[0]}")
+    proofs = prove(model, served, manifest.input, names, absolute=absolute, max_batch=limit)
+    for (size, difference), following in zip(proofs, [*sizes[1:], None], strict=True):
+        found[str(size)] = difference
+        if following is not None:
+            step(f"comparing with PyTorch at batch {following}")
+    return found
+
+
+def layers(model: bytes) -> dict[str, Any]:
+    """The report's table of `layers` and its sum of `macs` (free sides leave that unknown), where convq can tell."""
+    try:
+        architecture: Any = importlib.import_module("convq.inference.architecture")
+    except ImportError:
+        return {}
+    table = architecture.layers_of(model)
+    return {"macs": table.macs, "layers": table.to_json()}
+
+
+def accuracy(folder: Path, number: int, idx: Path, dataset: str) -> dict[str, Any]:
+    """Share of the whole test set that the service would get right: PNG bytes in, decode, run. Raises Refused."""
+    engine = Engine.load(folder, number, device="cpu")
+    if engine.classes is None:
+        raise Refused("--data measures how many classes are right; the manifest has no output that means classes")
+    try:
+        images, labels = data.load(idx, "t10k", dataset)
+    except (ValueError, OSError) as err:
+        raise Refused(str(err)) from err
+    right = 0
+    starts = range(0, len(images), engine.max_batch)
+    console = Console(stderr=True)
+    for start in track(starts, "test set", console=console, transient=True, disable=not console.is_terminal):
+        some = slice(start, start + engine.max_batch)
+        logits = engine.run([engine.prepare(engine.decode(png(image))) for image in images[some]])[engine.classes]
+        right += int((logits.argmax(axis=1) == labels[some]).sum())
+    return {"dataset": dataset, "images": len(images), "right": right, "share": right / len(images)}
+
+
+def png(image: np.ndarray[Any, Any]) -> bytes:
+    """One gray image as a PNG file."""
+    out = BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_report(target: Path, report: Mapping[str, Any]) -> None:
+    """report.json of a version, with one layer a line."""
+    brief = json.dumps({**report, "layers": []}, indent=2)
+    rows = ",\n".join(f"    {json.dumps(layer)}" for layer in report.get("layers", ()))
+    text = brief.replace('"layers": []', f'"layers": [\n{rows}\n  ]' if rows else '"layers": []')
+    (target / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def numbers(folder: Path) -> list[int]:
+    """The versions there are, ascending."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(one.name) for one in found if one.name.isdecimal() and one.name[0] != "0" and one.is_dir())
+
+
+def publish(trial: Path, folder: Path, number: int, renewed: Collection[str] = ()) -> None:
+    """Move a finished version from `trial`, on the same file system, to where services look for it.
+
+    The version appears in one step, an older one of that number leaves in one. Files that the model does not have yet,
+    or that are named in `renewed`, follow; the manifest comes last, because a folder is a model from then on.
+    """
+    folder.mkdir(exist_ok=True)
+    target = folder / str(number)
+    if target.exists():
+        target.rename(trial / "replaced")
+    (trial / str(number)).rename(target)
+    for file in sorted(trial.iterdir(), key=lambda file: file.name == FILE):
+        if file.is_file() and (file.name in renewed or not (folder / file.name).exists()):
+            file.replace(folder / file.name)

@@ -1,0 +1,260 @@
+"""`convq models add`: an ONNX file becomes a model of the repository, with a manifest inferred from its graph."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convq.cli.models.check import examined, show_examination, within_option
+from convq.cli.models.folder import models_option
+from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.errors import ModelBroken, SettingsError
+
+if TYPE_CHECKING:
+    from convq.inference.adoption import Wishes
+    from convq.inference.repository import ModelFolder
+
+MODEL = "model.onnx"
+LABELS = "labels.txt"
+WISHES = ("color", "size", "scale", "mean", "std")
+SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
+CHANNELS = (1, 3)
+SURE = {"given": "you said so", "graph": "the graph says so", "measured": "it was tried", "assumed": "CHECK THIS"}
+
+
+def _as_size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """HEIGHTxWIDTH in pixels."""
+    if value is None:
+        return None
+    found = SIZE.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size; expected HxW, height first, such as 224x224")
+    return int(found[1]), int(found[2])
+
+
+def _per_channel(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """One number, or three with commas between them."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in CHANNELS:
+        raise click.BadParameter(f"{value!r}; expected one number, or three such as 0.485,0.456,0.406")
+    return numbers
+
+
+@click.command()
+@click.argument("file", metavar="FILE.onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", metavar="NAME", required=True, help="What jobs call the model: a-z, 0-9, _ and -.")
+@models_option
+@click.option("--version", metavar="N", type=click.IntRange(min=1), help="The version's number (the next one).")
+@click.option(
+    "--labels",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Names of the classes, one a line, in the order of the output.",
+)
+@click.option(
+    "--color", type=click.Choice(["rgb", "bgr", "gray", "none"]), help="none: jobs bring tensors, not images."
+)
+@click.option("--size", metavar="HxW", callback=_as_size, help="Pixels, where the graph leaves its sides free.")
+@click.option("--scale", metavar="X", type=float, help="Pixels from 0 to 255 are multiplied by this first.")
+@click.option("--mean", metavar="A,B,C", callback=_per_channel, help="Then this is subtracted,")
+@click.option("--std", metavar="A,B,C", callback=_per_channel, help="then divided by this.")
+@within_option
+@json_option
+def add(file: Path, name: str, root: Path | None, version: int | None, **given: Any) -> None:
+    """Bring an ONNX file: look into its graph, write a manifest, check that it can be served.
+
+    What the graph says is taken from it, and a few runs on noise show the rest; what neither tells, such as the mean and
+    the order of colours that the network was trained with, is assumed and marked in manifest.toml for you to check.
+    Nothing is written unless the model can be served; nothing is ever overwritten. If the model exists already, FILE
+    becomes its next version, under the manifest that is there.
+
+    \b
+    convq models add resnet.onnx --name resnet --labels classes.txt \\
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    convq models add resnet-better.onnx --name resnet
+    """
+    from convq.inference.repository import NAME, ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+
+    if not NAME.fullmatch(name):
+        raise click.BadParameter(f"{name!r}; expected {NAME.pattern}", param_hint="--name")
+    root = root or default_root()
+    if (root / name / "manifest.toml").exists():
+        document = _next_version(file, ModelRepository.open(root, [name])[name], version, given)
+    elif (root / name).exists():
+        raise ModelBroken(f"{root / name}: is there and holds no manifest.toml; give another name, or move it away")
+    else:
+        document = _new_model(file, root, name, version or 1, given)
+    if for_programs(as_json=given["as_json"]):
+        print_json([document])
+    else:
+        _show(document)
+
+
+# -- the two ways -----------------------------------------------------------------------------------------------------
+
+
+def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the whole folder beside its place, check it there, and move it in one step."""
+    labels = _read_labels(given["labels"])
+    with _workshop(root) as workshop:
+        folder = workshop / name
+        report = _take_in(file, folder / str(version))
+        found = _probed(folder / str(version) / MODEL, file, _wishes(given, labels), given["within_s"])
+        (folder / "manifest.toml").write_text(found["manifest"], encoding="utf-8")
+        if found["classes"]:
+            names = labels or [f"class {index}" for index in range(found["classes"])]
+            (folder / LABELS).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
+        document = examined(folder, version, within_s=given["within_s"])
+        folder.rename(root / name)
+    place = {"name": name, "version": version, "path": str(root / name)}
+    return {**place, "report": report, "findings": found["findings"], "check": document}
+
+
+def _next_version(file: Path, model: ModelFolder, version: int | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check FILE under a copy of the manifest that is there, then move the version in one step."""
+    chosen = version or model.newest + 1
+    if chosen in model.versions:
+        raise click.UsageError(f"{model.name} has a version {chosen} already, and versions never change")
+    for key in ("labels", *WISHES):
+        if given[key] is not None:
+            raise click.UsageError(
+                f"{model.name} is there already: its manifest holds for this version too; no --{key}"
+            )
+    with _workshop(model.path.parent) as workshop:
+        folder = workshop / model.name
+        report = _take_in(file, folder / str(chosen))
+        _copy_surroundings(model, folder)
+        document = examined(folder, chosen, within_s=given["within_s"])
+        (folder / str(chosen)).rename(model.path / str(chosen))
+    place = {"name": model.name, "version": chosen, "path": str(model.path)}
+    return {**place, "report": report, "findings": [], "check": document}
+
+
+@contextmanager
+def _workshop(root: Path) -> Iterator[Path]:
+    """A folder on the same file system, which no service looks into, for as long as it takes."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".adding-", dir=root) as workshop:
+            try:
+                yield Path(workshop)
+            except ModelBroken as error:
+                raise ModelBroken(str(error).replace(workshop, str(root))) from None
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise click.ClickException("somebody else has just added it; nothing was changed") from None
+        raise click.ClickException(f"{root}: cannot be written: {error.strerror}") from None
+
+
+def _take_in(file: Path, folder: Path) -> dict[str, Any]:
+    """Write the two files of a version; returns the report."""
+    from convq.inference.onnx_file import origin_of, read_whole  # noqa: PLC0415 - brings the engine's parts
+
+    content, weights_from = read_whole(file)
+    origin = origin_of(content)
+    report: dict[str, Any] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "source": "added",
+        "file": file.name,
+    }
+    optional = {
+        "weights_from": list(weights_from),
+        "opset": origin.opsets.get(""),
+        "other_opsets": {domain: number for domain, number in origin.opsets.items() if domain},
+        "ir_version": origin.ir_version,
+        "producer": origin.producer,
+    }
+    report |= {key: value for key, value in optional.items() if value}
+    folder.mkdir(parents=True)
+    (folder / MODEL).write_bytes(content)
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[str, Any]:
+    """What the graph shows. Raises ModelBroken, or SettingsError where a flag contradicts it."""
+    from convq.inference.probing import probe  # noqa: PLC0415 - brings the engine's parts
+
+    found = probe(model, str(file), wishes, within_s=within_s)
+    if not found["ok"]:
+        kind = SettingsError if found["exit_code"] == SettingsError.exit_code else ModelBroken
+        reason = found["reason"]
+        raise kind(reason if reason.startswith(str(file)) else f"{file}: {reason}")
+    return found
+
+
+def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Wishes:
+    from convq.inference.adoption import Wishes  # noqa: PLC0415 - brings the engine's parts
+
+    height, width = given["size"] or (None, None)
+    plain = {key: given[key] for key in ("color", "scale", "mean", "std")}
+    return Wishes(labels=len(labels) if labels is not None else None, height=height, width=width, **plain)
+
+
+def _read_labels(file: Path | None) -> list[str] | None:
+    """One class name a line."""
+    if file is None:
+        return None
+    try:
+        labels = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: is not UTF-8 text (byte {error.start})") from None
+    if not labels or "" in labels:
+        raise SettingsError(f"{file}: is empty, or has an empty line; expected one class name on every line")
+    return labels
+
+
+def _copy_surroundings(model: ModelFolder, folder: Path) -> None:
+    """What a version needs besides its own two files: manifest, labels, warm-up sample."""
+    classes, warmup = model.manifest.classes, model.manifest.warmup
+    names = ["manifest.toml", classes.labels if classes else None, warmup.sample if warmup else None]
+    for name in filter(None, names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(model.path / name, folder / name)
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    findings = document["findings"]
+    if findings:
+        rows = [[_key(one), _text(one["value"]), one["why"], SURE[one["source"]]] for one in findings]
+        print_table(["what", "value", "from", "how sure"], rows)
+        click.echo()
+    if sources := document["report"].get("weights_from"):
+        click.echo(f"model.onnx now holds the weights of {', '.join(sources)} too.")
+    show_examination(document["check"])
+    click.echo()
+    click.echo(f"{document['name']}, version {document['version']}, is in {document['path']}")
+    assumed = [_key(one) for one in findings if one["source"] == "assumed"]
+    if assumed:
+        click.echo(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
+        click.echo("The graph cannot tell mean, std and the order of colours: they are those of the training.")
+
+
+def _key(finding: Mapping[str, Any]) -> str:
+    return f"{finding['of']}: {finding['key']}" if finding["of"] else f"{finding['table']}.{finding['key']}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(part) for part in value)
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

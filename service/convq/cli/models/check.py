@@ -1,0 +1,129 @@
+"""`convq models check`: load a version as the service would, in a process of its own, and show what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from convq.cli.models.folder import models_option
+from convq.cli.output import for_programs, json_option, print_facts, print_json, print_table
+from convq.errors import ModelBroken, SettingsError
+
+MIB = 1 << 20
+
+
+def within_option(command: Any) -> Any:
+    """`--within`."""
+    text = "Longest time that the graph may take to load, warm up and answer."
+    kind = click.FloatRange(min=1)
+    return click.option("--within", "within_s", metavar="S", type=kind, default=60.0, show_default=True, help=text)(
+        command
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Which version (the newest).")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Answer this image, or NumPy file for a model of tensors, instead of the model's own sample.",
+)
+@models_option
+@within_option
+@json_option
+def check(
+    name: str, version: int | None, image: Path | None, root: Path | None, within_s: float, *, as_json: bool
+) -> None:
+    """Load a model as the service would, run it, and show what it answers and how fast.
+
+    It happens in a process of its own with limits on time and memory, so that a graph that crashes, hangs or swells ends
+    as one line and exit code 3.
+
+    \b
+    convq models check lenet
+    convq models check lenet --image seven.png --version 1
+    """
+    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+
+    folder = ModelRepository.open(root or default_root(), [name])[name]
+    chosen = folder.newest if version is None else version
+    if chosen not in folder.versions:
+        there = ", ".join(map(str, folder.versions))
+        raise click.UsageError(f"{name} has no version {chosen}; there is {there}")
+    document = examined(folder.path, chosen, image=image, within_s=within_s)
+    if for_programs(as_json=as_json):
+        print_json([document])
+    else:
+        show_examination(document)
+
+
+def examined(folder: Path, version: int, *, image: Path | None = None, within_s: float) -> dict[str, Any]:
+    """What a version is and answers, as one document. Raises ModelBroken, SettingsError."""
+    from convq.inference.rehearsal import rehearse  # noqa: PLC0415 - brings the engine's parts
+
+    rehearsal = rehearse(folder, version, within_s=within_s, examine=True, image=image)
+    if not rehearsal.ok:
+        kind = SettingsError if rehearsal.exit_code == SettingsError.exit_code else ModelBroken
+        raise kind(f"{folder.name}, version {version}: {rehearsal.reason}")
+    return {
+        "name": folder.name,
+        "version": version,
+        "ok": True,
+        "load_s": rehearsal.load_s,
+        **rehearsal.examination,
+        **{key: rehearsal.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
+    }
+
+
+def show_examination(document: Mapping[str, Any]) -> None:
+    """A document of `examined`, for people."""
+    sample = document["sample"]
+    print_facts(
+        {
+            "model": f"{document['name']}, version {document['version']}: can be served",
+            "runs on": document["provider"],
+            "loaded in": f"{document['load_s'] * 1e3:.0f} ms, warm-up included",
+            "memory": f"{document['memory_bytes'] / MIB:.0f} MiB at most, the whole process",
+            "network": _speed(document["ms_per_image"]),
+            "batches": _batches(document["largest_difference"]),
+            "sample": sample["name"] + ("" if sample["finite"] else ": the answer has NaN or infinity"),
+        }
+    )
+    click.echo()
+    if predictions := sample.get("predictions"):
+        print_table(["label", ">index", ">score"], [_row(one) for one in predictions])
+        click.echo()
+    columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
+    print_table(
+        columns,
+        [
+            [one["name"], one["dtype"], _shape(one["shape"]), f"{one['low']:.4g}", f"{one['high']:.4g}"]
+            for one in sample["outputs"]
+        ],
+    )
+
+
+def _speed(per_image: Mapping[str, float]) -> str:
+    parts = [
+        f"{ms:.3g} ms {'an image alone' if size == '1' else f'in batches of {size}'}" for size, ms in per_image.items()
+    ]
+    return ", ".join(parts)
+
+
+def _batches(difference: float | None) -> str:
+    if difference is None:
+        return "never: jobs run one by one"
+    return f"jobs keep apart: alone and in a batch they differ by {difference:.1g} of the largest value at most"
+
+
+def _row(prediction: Mapping[str, Any]) -> list[str]:
+    return [prediction["label"], str(prediction["index"]), f"{prediction['score']:.4f}"]
+
+
+def _shape(sides: list[int]) -> str:
+    return " x ".join(map(str, sides)) or "one value"

@@ -1,0 +1,96 @@
+"""An ONNX file that somebody brings: as one piece, and what it says of itself.
+
+torch.onnx.export writes `model.onnx` and `model.onnx.data` by default; a version of a model is one file that one checksum
+covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from convq.errors import ModelBroken
+from convq.inference.external_data import External, external_files, inlined
+from convq.inference.protobuf import Field, fields
+
+LARGEST_BYTES = (1 << 31) - 1
+"""What one message of protocol buffers may hold."""
+
+# Numbers of fields in ModelProto and OperatorSetIdProto.
+_IR_VERSION, _PRODUCER, _OPSET_IMPORT = 1, 2, 8
+_DOMAIN, _VERSION = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an ONNX file says of itself."""
+
+    ir_version: int | None = None
+    opsets: Mapping[str, int] = field(default_factory=dict)
+    """Domain -> version; the ONNX operators are the domain ""."""
+    producer: str = ""
+
+
+def read_whole(file: Path) -> tuple[bytes, tuple[str, ...]]:
+    """The model's bytes with all its weights inside, and the names of the files beside it that they came from.
+
+    A file without such weights comes back byte for byte. Raises ModelBroken where it is no ONNX file, where a file of
+    weights is missing, too short or outside the model's folder, and where the whole would be 2 GiB or more.
+    """
+    content = _read(file)
+    weights: dict[str, bytes] = {}
+
+    def part_of(external: External) -> bytes:
+        if external.location not in weights:
+            weights[external.location] = _beside(file.parent, external.location)
+        there = weights[external.location]
+        end = len(there) if external.length is None else external.offset + external.length
+        if end > len(there):
+            raise ModelBroken(f"{external.location}: has {len(there)} bytes; the model's weights need {end}")
+        return there[external.offset : end]
+
+    try:
+        if not (names := external_files(content)):
+            return content, ()
+        whole = inlined(content, part_of)
+    except ValueError as error:
+        raise ModelBroken(f"{file}: {error}") from None
+    if len(whole) > LARGEST_BYTES:
+        raise ModelBroken(f"{file}: has {len(whole)} bytes with its weights; one ONNX file holds less than 2 GiB")
+    return whole, names
+
+
+def origin_of(content: bytes) -> Origin:
+    """What the model says of itself. Raises ModelBroken where it is no ONNX file."""
+    ir_version, producer, opsets = None, "", {}
+    for part in fields(content):
+        if part.number == _IR_VERSION and isinstance(part.value, int):
+            ir_version = part.value
+        elif part.number == _PRODUCER:
+            producer = _text(part)
+        elif part.number == _OPSET_IMPORT:
+            entry = {inner.number: inner for inner in fields(part.content)}
+            domain = _text(entry[_DOMAIN]) if _DOMAIN in entry else ""
+            version = entry[_VERSION].value if _VERSION in entry else 0
+            opsets["" if domain == "ai.onnx" else domain] = version if isinstance(version, int) else 0
+    return Origin(ir_version, opsets, producer)
+
+
+def _beside(folder: Path, name: str) -> bytes:
+    """A file of weights; only one below the model's folder, as whoever made the model chose the name."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise ModelBroken(f"its weights are in {name[:200]!r}; expected a file beside the model")
+    return _read(folder / path)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelBroken(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _text(part: Field) -> str:
+    return bytes(part.content).decode("utf-8", "replace")

@@ -1,0 +1,78 @@
+"""Loads a version of a model as the service would, in a process of its own, before anybody depends on it.
+
+A graph can crash, hang or ask for absurd amounts of memory; no test inside a worker survives that. Run as a program it
+reads `{"folder", "version", "device"}` and answers with what the model is, how long it took to load, or why it cannot be
+served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convq.inference.confinement import answer_once, ask
+
+MODULE = "convq.inference.rehearsal"
+WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How loading a version in a process of its own went."""
+
+    ok: bool
+    reason: str = ""
+    """Why it cannot be served; empty where it can."""
+    load_s: float = 0.0
+    """Seconds for loading and warming up, without the start of the process."""
+    description: Mapping[str, Any] = field(default_factory=dict)
+    """What `Engine.describe` says of it."""
+    examination: Mapping[str, Any] = field(default_factory=dict)
+    """What `examination.examine` found, where that was asked for."""
+    exit_code: int = 0
+    """What a command that needs this version should end with."""
+
+
+def rehearse(
+    folder: Path,
+    version: int,
+    *,
+    device: str = "auto",
+    within_s: float = WITHIN_S,
+    memory_limit_bytes: int | None = None,
+    examine: bool = False,
+    image: Path | None = None,
+) -> Rehearsal:
+    """Load and warm up one version in a child process, and say how it went. Blocks; never raises for the model's sake.
+
+    `folder` holds the manifest. The child may take `within_s` seconds and `memory_limit_bytes` of memory (None: what
+    is to spare). With `examine` it also shows what the version answers, to `image` if that is given, and how fast.
+    """
+    question = {"folder": str(folder.absolute()), "version": version, "device": device, "examine": examine}
+    if image is not None:
+        question["image"] = str(image.absolute())
+    answer = ask(MODULE, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
+    if not answer["ok"]:
+        return Rehearsal(ok=False, reason=answer["reason"], exit_code=answer["exit_code"])
+    return Rehearsal(
+        ok=True, load_s=answer["load_s"], description=answer["description"], examination=answer["examination"]
+    )
+
+
+def _load(question: dict[str, Any]) -> dict[str, Any]:
+    """In the child. Raises what `Engine.load`, `Engine.warm_up` and `examine` raise."""
+    from convq.inference.examination import examine  # noqa: PLC0415 - only the child may load onnxruntime
+    from convq.inference.session import Engine  # noqa: PLC0415 - as above
+
+    folder = Path(question["folder"])
+    engine = Engine.load(folder, question["version"], device=question.get("device", "auto"))
+    engine.warm_up()
+    image = question.get("image")
+    examination = examine(engine, folder, Path(image) if image else None) if question.get("examine") else {}
+    return {"description": engine.describe(), "load_s": round(engine.load_s, 3), "examination": examination}
+
+
+if __name__ == "__main__":
+    answer_once(_load)

@@ -1,0 +1,333 @@
+"""The exporter: from somebody's nn.Module to a served version in one command, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convq import Client
+from convq.inference.manifest import Manifest
+from convq.inference.repository import default_root
+from convq.inference.session import Engine
+from servers import OwnServer, wait_until
+from services import Plain, RunningService, image_of, models_served
+
+SCRIPT = Path(__file__).resolve().parents[2] / "models" / "export.py"
+
+NETS = '''
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    """Five classes from 32 x 32."""
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.fc = nn.Linear(4, 5)
+    def forward(self, x):
+        return 20 * self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+class Own(Small):
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+class Halves(nn.Module):
+    """Two outputs of half the sides, whatever these are."""
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 2, 3, 2, 1), nn.ReLU())
+    def forward(self, x):
+        maps = self.body(x)
+        return {"maps": maps, "best": maps.flatten(1).argmax(1)}
+
+class Twice(Small):
+    def forward(self, x):
+        return super().forward(x) + super().forward(-x)
+
+class Branches(Small):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+class Mixes(Small):
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True))
+
+class Folds(Small):
+    def forward(self, x):
+        return super().forward(x).reshape(5, -1)
+
+class Guesses(Small):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(1)
+
+class Strings(Small):
+    def forward(self, x):
+        return super().forward(x), "class"
+
+def softened():
+    return nn.Sequential(Small(), nn.Softmax(1))
+'''
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A file of networks, in a folder of its own."""
+    (tmp_path / "nets").mkdir()
+    file = tmp_path / "nets" / "nets.py"
+    file.write_text(NETS)
+    return file
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    file = tmp_path / "names.txt"
+    file.write_text("ant\nbee\ncow\ndog\neel\n")
+    return file
+
+
+def exported(script: Any, *arguments: object) -> dict[str, Any]:
+    """The report of `export.py ARGUMENTS`, run in this process; raises what it would say."""
+    export = script("export")
+    report: dict[str, Any] = export.export(export.arguments(list(map(str, arguments))))[1]
+    return report
+
+
+def load(script: Any, net: Path, name: str) -> Any:
+    return script("networks").load(f"{net}:{name}", None, untrained=True)
+
+
+def noise(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def ran(folder: Path, image: NDArray[np.uint8], *wanted: str, version: int = 1) -> dict[str, NDArray[Any]]:
+    """What the engine makes of one image, by name, without the batch axis."""
+    engine = Engine.load(folder, version, device="cpu")
+    return {name: values[0] for name, values in engine.run([engine.prepare(image)], wanted).items()}
+
+
+def by_torch(script: Any, net: Any, image: NDArray[np.uint8], mean: Any = 0.0, std: Any = 1.0) -> Any:
+    """What PyTorch makes of it when it is normalised as torchvision does: (pixel / 255 - mean) / std."""
+    torch = script("torch")
+    values = (image / 255 - np.asarray(mean)) / np.asarray(std)
+    with torch.no_grad():
+        return net(torch.from_numpy(values.transpose(2, 0, 1)[None].astype(np.float32)))
+
+
+@pytest.mark.timeout(120)
+def test_one_command_leads_from_a_module_to_a_version_that_answers(
+    script: Any, net: Path, repository: Path, labels: Path, tmp_path: Path
+) -> None:
+    torch, small = script("torch"), load(script, net, "Small")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in small.state_dict().items()}}, tmp_path / "w.pth"
+    )
+    command = [f"{net}:Small", "--weights", tmp_path / "w.pth", "--models", repository, "--size", 32]
+    command += ["--labels", labels, "--mean", "0.5,0.4,0.3", "--std", "0.2,0.3,0.4"]
+    picture = noise(48, 40)
+
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, command)], capture_output=True, text=True, timeout=100, check=True
+    )
+    with OwnServer(tmp_path / "server") as server:
+        with RunningService(server.url, "--models", str(repository), "--only", "small", workers=1):
+            with Plain(server.url) as plain, Client(server.url, model="small") as client:
+                wait_until(lambda: "small" in models_served(plain))
+                result = client.classify(image_of(picture))
+
+    prepared = Engine.load(repository / "small", 1).prepare(picture).data
+    with torch.no_grad():
+        scores = small(torch.from_numpy(np.asarray(prepared)[None])).softmax(1)[0]
+    assert f"serve it: convq serve --models {repository} --only small\n" == done.stderr
+    assert json.loads(done.stdout)["parameters"] == sum(one.numel() for one in small.parameters())
+    assert ["ant", "bee", "cow", "dog", "eel"][int(scores.argmax())] == result.label
+    assert float(scores.max()) == pytest.approx((result.predictions or ())[0].score, abs=1e-4)
+
+
+def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
+    script: Any, net: Path, repository: Path, labels: Path
+) -> None:
+    exported(script, f"{net}:softened", "--untrained", "--models", repository, "--size", "32x40", "--labels", labels)
+
+    manifest, text = Manifest.read(repository / "softened"), (repository / "softened" / "manifest.toml").read_text()
+    assert ("rgb", "float32", 32, 40) == (
+        manifest.input.color,
+        manifest.input.dtype,
+        manifest.input.height,
+        manifest.input.width,
+    )
+    assert "none" == manifest.outputs[0].activation  # the network ends in a softmax of its own
+    assert 2 == text.count("# assumed")  # stretched, and pixels from 0 to 1
+    assert NETS == (repository / "softened" / "net.py").read_text()
+
+
+def test_a_network_with_mean_and_std_takes_pixels_and_normalises_them_in_the_graph(
+    script: Any, net: Path, repository: Path
+) -> None:
+    own, image = load(script, net, "Own"), noise()
+
+    exported(script, f"{net}:Own", "--untrained", "--models", repository, "--size", 32)
+
+    expected = by_torch(script, own, image, own.mean, own.std)[0].numpy()
+    assert "uint8" == Manifest.read(repository / "own").input.dtype
+    assert 1e-4 > np.abs(expected - ran(repository / "own", image)["output"]).max()
+
+
+def test_several_outputs_of_free_sides_keep_their_names(script: Any, net: Path, repository: Path) -> None:
+    halves, image = load(script, net, "Halves"), noise(45, 70)
+
+    exported(script, f"{net}:Halves", "--untrained", "--models", repository, "--size", "any")
+
+    made, expected = ran(repository / "halves", image), by_torch(script, halves, image)
+    assert (2, 23, 35) == made["maps"].shape
+    assert 1e-4 > np.abs(expected["maps"][0].numpy() - made["maps"]).max()
+    assert int(expected["best"][0]) == int(made["best"])
+
+
+def test_feature_maps_are_what_the_modules_gave(script: Any, net: Path, repository: Path) -> None:
+    folder = repository / "halves"
+    folder.mkdir(parents=True)
+    (folder / "manifest.toml").write_text(
+        '[input]\ndtype = "float32"\nresize = "none"\nmultiple_of = 4\nscale = 0.00392156862745098\n'
+        '[[outputs]]\nname = "kept"\n[[outputs]]\nname = "best"\n'
+        '[feature_maps]\nbefore_relu = "body.0"\n[limits]\nmax_batch = 3\n'
+    )
+    halves, image, seen = load(script, net, "Halves"), noise(48, 64), []
+    halves.body[0].register_forward_hook(lambda _module, _given, made: seen.append(made))
+
+    report = exported(script, f"{net}:Halves", "--untrained", "--models", repository, "--name", "halves")
+    made = ran(folder, image, "before_relu")
+    by_torch(script, halves, image)
+
+    assert ["1", "2", "3", "7"] == list(report["features_max_difference"])
+    assert 64 == len(report["features_sha256"])
+    assert 0 > seen[0].min()
+    assert 1e-4 > np.abs(seen[0][0].numpy() - made["before_relu"]).max()
+
+
+def test_the_next_export_is_the_next_version_and_force_replaces_one(script: Any, net: Path, repository: Path) -> None:
+    order = [f"{net}:Small", "--untrained", "--models", repository]
+    exported(script, *order, "--size", 32)
+    first = repository / "small" / "1" / "model.onnx"
+    content, inode = first.read_bytes(), first.stat().st_ino
+
+    exported(script, *order)
+    exported(script, *order, "--version", 1, "--force")
+
+    assert ["1", "2", "manifest.toml", "net.py"] == sorted(one.name for one in (repository / "small").iterdir())
+    assert content == first.read_bytes()
+    assert inode != first.stat().st_ino
+    assert ["small"] == [one.name for one in repository.iterdir()]
+
+
+FLAGS = ("--untrained", "--size", "32")
+REFUSALS = {
+    "no such file": ("missing.py:Net", FLAGS, "there is no such Python file"),
+    "no such class": ("nets.py:Smal", FLAGS, "did you mean 'Small'?"),
+    "no class named": ("nets.py", FLAGS, "defines Branches, Folds, Guesses, …; expected FILE.py:CLASS"),
+    "no weights": ("nets.py:Small", ("--size", "32"), "137 trainable parameters; expected --weights"),
+    "no size": ("nets.py:Small", ("--untrained",), "has no manifest.toml yet: say --size"),
+    "no name for a model": ("nets.py:Small", (*FLAGS, "--name", "My Net"), "'My Net' is no name for a model"),
+    "a size that it cannot take": (
+        "nets.py:Small",
+        ("--untrained", "--size", "2"),
+        "does not run on rgb images of 2 x 2",
+    ),
+    "other labels": ("nets.py:Small", (*FLAGS, "--labels", "nets.py"), "labels; the network returns output [2, 5]"),
+    "a branch on the data": ("nets.py:Branches", FLAGS, "PyTorch cannot export it with a free batch: Could not guard"),
+    "answers that depend on neighbours": ("nets.py:Mixes", FLAGS, "an image's answer depends on the other images"),
+    "an output without a batch axis": ("nets.py:Folds", FLAGS, "output is [5, 1] for a batch of 1; expected 1 first"),
+    "other numbers than PyTorch's": ("nets.py:Guesses", FLAGS, "at batch 1 onnxruntime and PyTorch differ by"),
+    "an output that is no tensor": ("nets.py:Strings", FLAGS, "the network returns Tensor, str; expected a tensor"),
+}
+
+
+@pytest.mark.parametrize(("where", "flags", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
+    script: Any, net: Path, repository: Path, where: str, flags: tuple[str, ...], reason: str
+) -> None:
+    named = [str(net) if flag == net.name else flag for flag in flags]
+
+    with pytest.raises(script("networks").Refused) as refused:
+        exported(script, net.parent / where, "--models", repository, *named)
+
+    assert reason in str(refused.value)
+    assert 1 == len(str(refused.value).splitlines())
+    assert not repository.exists() or [] == list(repository.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "reason"),
+    [
+        ("Small", "con", "the network has no such module; did you mean 'conv'?"),
+        ("Twice", "conv", "the module runs more than once"),
+    ],
+)
+def test_feature_maps_that_are_not_there_or_ambiguous_are_refused(
+    script: Any, net: Path, repository: Path, name: str, maps: str, reason: str
+) -> None:
+    folder = repository / "small"
+    folder.mkdir(parents=True)
+    (folder / "manifest.toml").write_text(f'[input]\nheight = 32\nwidth = 32\n[feature_maps]\nmaps = "{maps}"\n')
+
+    with pytest.raises(script("networks").Refused, match=reason):
+        exported(script, f"{net}:{name}", "--untrained", "--models", repository, "--name", "small")
+
+    assert ["manifest.toml"] == [one.name for one in folder.iterdir()]
+
+
+def test_what_a_manifest_says_is_not_said_again(script: Any, net: Path, repository: Path) -> None:
+    (repository / "small").mkdir(parents=True)
+    (repository / "small" / "manifest.toml").write_text("")
+
+    with pytest.raises(script("networks").Refused, match=r"says how images are prepared; .* without --color, --size"):
+        exported(script, f"{net}:Small", "--untrained", "--models", repository, "--size", "32", "--color", "bgr")
+
+
+def test_weights_that_could_run_code_are_refused(script: Any, tmp_path: Path) -> None:
+    networks, torch = script("networks"), script("torch")
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "whole.pth")
+
+    with pytest.raises(networks.Refused, match="is no plain state dict"):
+        networks.read_weights(tmp_path / "whole.pth")
+
+
+def test_weights_of_another_network_are_refused_by_what_differs(script: Any, net: Path) -> None:
+    networks, torch = script("networks"), script("torch")
+    state = {"conv.weight": torch.zeros(4, 3, 3, 3), "conv.bias": torch.zeros(9), "head": torch.zeros(1)}
+
+    with pytest.raises(networks.Refused) as refused:
+        networks.fit(load(script, net, "Small"), state, "w.pth")
+
+    assert (
+        "w.pth does not fit the network: of its 4 tensors, 2 missing (fc.bias, fc.weight); "
+        "1 unknown to the network (head); 1 of another shape (conv.bias)" == str(refused.value)
+    )
+
+
+def test_lenet_comes_out_as_it_was_committed(script: Any, tmp_path: Path) -> None:
+    """Byte for byte, with the versions of torch and onnx that its report names."""
+    lenet = default_root() / "lenet"
+    graphs, networks, manifest = script("graphs"), script("networks"), Manifest.read(lenet)
+    report = json.loads((lenet / "1" / "report.json").read_text())
+    net = networks.load(f"{lenet / 'net.py'}:LeNet", lenet / "weights.safetensors")
+
+    model = graphs.to_onnx(graphs.takes(net, manifest.input), manifest.input, ["logits"])
+
+    installed = [script("torch").__version__.partition("+")[0], script("onnx").__version__]
+    (tmp_path / "model.onnx").write_bytes(model)
+    if [report["torch"], report["onnx"]] != installed:
+        pytest.skip("another version of torch or onnx is installed than the one that exported it")
+    assert (lenet / "1" / "model.onnx").read_bytes() == model

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,11 @@ def several_outputs() -> Odd:
     """Three outputs of different ranks and types."""
     sketch = conv(Sketch(), "x", "map", (3, 4)).node("GlobalAveragePool", ["map"], ["g"])
     sketch.node("Flatten", ["g"], ["scores"]).node("ArgMax", ["scores"], ["best"], axis=1, keepdims=0)
-    outputs = [("map", FLOAT, ["n", 4, 5, 7]), ("scores", FLOAT, ["n", 4]), ("best", INT64, ["n"])]
+    outputs: list[tuple[str, int, list[int | str]]] = [
+        ("map", FLOAT, ["n", 4, 5, 7]),
+        ("scores", FLOAT, ["n", 4]),
+        ("best", INT64, ["n"]),
+    ]
     graph = sketch.bytes([("x", FLOAT, ["n", 3, 5, 7])], outputs)
     return Odd("several_outputs", graph, tasks=[numbers(seed, 3, 5, 7) for seed in range(10)], batched=True)
 
@@ -285,7 +289,8 @@ def turned(first: int = 3) -> Odd:
         .node("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])
         .bytes([("x", FLOAT, ["n", first, 4, 4])], [("y", FLOAT, [first, "n", 4, 4])])
     )
-    return Odd("turned", graph, tasks=[numbers(seed, first, 4, 4) for seed in range(6)])
+    manifest = '[input]\ncolor = "gray"\n' if first == 1 else ""
+    return Odd("turned", graph, manifest, [numbers(seed, first, 4, 4) for seed in range(6)])
 
 
 def mixing() -> Odd:
@@ -330,7 +335,7 @@ BUILDERS: Mapping[str, Callable[[], Odd]] = {
             slow,
         )
     },
-    **{f"opset_{opset}": lambda opset=opset: of_opset(opset) for opset in OPSETS},
+    **{f"opset_{opset}": partial(of_opset, opset) for opset in OPSETS},
 }
 """What one service serves together."""
 

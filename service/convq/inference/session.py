@@ -154,8 +154,11 @@ class Engine:
                 )
             if sample is not None:
                 self._check_sample(sample)
+            other = sample or self._noise(shape)
+            if self.max_batch > 1:
+                self._check_independence(other, Prepared(np.zeros(other.shape, dtype=self._dtype), other.shape))
             if self.feature_maps:
-                self._check_features(blank, sample or self._noise(shape))
+                self._check_features(blank, other)
         except JobError as err:
             raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
@@ -297,6 +300,15 @@ class Engine:
             label = self.labels[rank(made[self.classes], self.activation, 1).indices[0, 0]]
             if label != warmup.golden:
                 raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+
+    def _check_independence(self, sample: Prepared, neighbour: Prepared) -> None:
+        """A job's answer is the same alone and beside another one: a graph may reduce over the batch by mistake."""
+        alone, together = self.run([sample], ()), self.run([sample, neighbour], ())
+        for name, expected in alone.items():
+            if not agrees(expected, together[name][:1]):
+                raise ModelBroken(
+                    f"{self._file}: {name} depends on the other jobs of its batch; limits.max_batch = 1 keeps them apart"
+                )
 
     def _check_features(self, blank: Prepared, sample: Prepared) -> None:
         """The graph with the feature maps runs at both ends of the batch, and is the same network as the other."""

@@ -69,8 +69,13 @@ class Batcher(Generic[T]):
             return
         now = self._clock()
         with self._changed:
+            last: Hashable = None
+            group: deque[tuple[float, T]] | None = None
             for item in items:
-                self._groups.setdefault(self._key(item), deque()).append((now, item))
+                key = self._key(item)
+                if group is None or key != last:  # most often all have one
+                    last, group = key, self._groups.setdefault(key, deque())
+                group.append((now, item))
             self._waiting += len(items)
             self._changed.notify_all()
 

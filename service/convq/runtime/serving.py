@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,11 @@ class Serving:
     plan: Plan
     engines: Mapping[int, Engine]
     """Version -> engine, for every version of `plan.loaded`."""
+    always: Engine | None = field(init=False)
+    """What answers every job that pins nothing; None where that depends on the job. Looked at for each job."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "always", None if self.plan.percent else self.engines[self.plan.serve])
 
     @classmethod
     def load(cls, folder: Path, plan: Plan, device: str) -> Serving:
@@ -64,6 +69,8 @@ class Serving:
 
     def engine_for(self, job: Received) -> Engine:
         """The engine that answers this job. Raises UnknownVersion."""
+        if self.always is not None and job.version is None:
+            return self.always
         version = job.version if job.version is not None else self.plan.version_of(job.id)
         found = self.engines.get(version)
         if found is None:

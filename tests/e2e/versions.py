@@ -74,3 +74,29 @@ def logits_of(version: Path) -> np.ndarray:
     session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
     given = np.frombuffer(TENSOR, np.uint8).reshape(1, 1, 32, 32)
     return np.asarray(session.run(["logits"], {session.get_inputs()[0].name: given})[0][0])
+
+
+def not_fast(onnx: Any, proto: Any) -> None:
+    """A loop that turns 2^60 times before the logits are given out."""
+    helper, graph, kind = onnx.helper, proto.graph, onnx.TensorProto
+    name = graph.output[0].name
+    for node in graph.node:
+        for position, output in enumerate(node.output):
+            if output == name:
+                node.output[position] = "before"
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Cos", ["in"], ["out"])],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", kind.INT64, []),
+            helper.make_tensor_value_info("go", kind.BOOL, []),
+            helper.make_tensor_value_info("in", kind.FLOAT, ["n", 10]),
+        ],
+        [
+            helper.make_tensor_value_info("on", kind.BOOL, []),
+            helper.make_tensor_value_info("out", kind.FLOAT, ["n", 10]),
+        ],
+    )
+    graph.initializer.append(helper.make_tensor("turns", kind.INT64, [], [1 << 60]))
+    graph.initializer.append(helper.make_tensor("yes", kind.BOOL, [], [True]))
+    graph.node.append(helper.make_node("Loop", ["turns", "yes", "before"], [name], body=body))

@@ -300,7 +300,8 @@ def test_a_shadow_is_compared_and_never_published(served: tuple[RunningService, 
     service, plain = served
     set_table(model, "[rollout]\nversion = 2\nshadow = true")
     add(model, 2, shifted(100.0))
-    wait_until(lambda: {1: "serving", 2: "shadow"} == states(service), 30)
+    wait_until(lambda: announced(plain).get("candidate"), 30)
+    assert {1: "serving", 2: "shadow"} == states(service)
 
     assert {1} == {result.version for result in ask(plain, 300)}
 

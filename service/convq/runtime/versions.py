@@ -282,16 +282,15 @@ class VersionKeeper:
                 return
 
     def _tell_clients(self, model: ServedModel) -> None:
-        """Renew what `convq:models` says: only versions that every worker has loaded."""
+        """Renew what `convq:models` says, where all workers agree: what clients read there holds wherever a job goes."""
         with self._lock:
             reports = [slot.models[model.name] for slot in self._slots if model.name in slot.models]
             plans = [slot.plans[model.name] for slot in self._slots if model.name in slot.plans]
             refused = {str(version): one.reason for version, one in sorted(model.refused.items())}
-        if not reports or not plans:
-            return
-        versions = sorted(set.intersection(*(set(plan.loaded) for plan in plans)))
+        if not reports or len(set(plans)) != 1:
+            return  # each worker that follows comes here again
         plan = plans[0]
-        said: dict[str, object] = {"versions": versions, "serving": plan.serve, **reports[0]["description"]}
+        said: dict[str, object] = {"versions": list(plan.loaded), "serving": plan.serve, **reports[0]["description"]}
         if plan.candidate is not None:
             said["candidate"] = {"version": plan.candidate, "percent": plan.percent, "shadow": plan.shadow}
         if refused:

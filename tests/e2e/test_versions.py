@@ -101,7 +101,8 @@ class Stream:
                     found = json.loads(document)
                     assert found["entry"] not in self.answers, "answered twice"
                     self.answers[found["entry"]] = found
-                self.moments.append(time.monotonic())
+                if popped:  # when nothing is under way any more, nothing is missing
+                    self.moments.append(time.monotonic())
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -139,7 +140,7 @@ def test_a_new_version_takes_over_under_load_without_a_lost_or_mislabelled_job(
     assert {1, 2} == {answer["version"] for answer in stream.answers.values()}
     assert [] == said(service, "a worker died")
     print(f"{len(stream.answers)} jobs; longest gap {stream.longest_gap_s() * 1e3:.0f} ms")
-    assert stream.longest_gap_s() < (GAP_S if os.environ.get("CONVQ_TEST_QUIET") else 10 * GAP_S)
+    assert stream.longest_gap_s() < (GAP_S if os.environ.get("QUIET_MACHINE") else 10 * GAP_S)
 
 
 def test_the_old_version_answers_jobs_that_pin_it_until_it_is_released(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -282,8 +282,8 @@ def contradiction() -> Odd:
     return Odd("contradiction", graph, "[input]\nresize = 'none'\n", tasks)
 
 
-def turned(first: int = 3) -> Odd:
-    """The batch is the second axis of its output."""
+def turned(first: int) -> Odd:
+    """The batch is the second axis of its output; `first` is the other one."""
     graph = (
         Sketch()
         .node("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])
@@ -314,7 +314,7 @@ def slow() -> Odd:
         [("x", FLOAT, [1, 3, 2, 2])],
         [("y", FLOAT, [1, 3, 2, 2])],
     )
-    return Odd("slow", graph, tasks=[numbers(seed, 3, 2, 2) for seed in range(16)], batched=False)
+    return Odd("slow", graph, tasks=[numbers(1, 3, 2, 2)] * 16, batched=False)
 
 
 BUILDERS: Mapping[str, Callable[[], Odd]] = {
@@ -368,6 +368,8 @@ class Desk:
         entries = self.push(jobs)
         return (self.answer(model, entry) for (model, _), entry in zip(jobs, entries, strict=True))
 
-    def close(self) -> None:
-        """Close the connection."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.redis.close()

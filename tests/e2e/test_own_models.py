@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from convq.inference.rehearsal import rehearse
-from e2e.versions import add, not_fast, repository, write
+from e2e.versions import add, not_fast, not_small, repository, write
 from servers import OwnServer
 from services import MODELS, SAMPLE, Plain, RunningService, digits, image_of
 
@@ -102,11 +102,21 @@ def test_a_graph_that_does_not_end_is_refused_in_time(tmp_path: Path) -> None:
 
 def test_a_graph_that_wants_all_memory_is_refused(tmp_path: Path) -> None:
     model = repository(tmp_path / "models")
+    add(model, 2, not_small)
+
+    found = rehearse(model, 2, memory_limit_bytes=1 << 30)
+
+    assert not found.ok
+    assert "it needs more than the 1.0 GiB of memory that it may take" in found.reason
+
+
+def test_a_machine_without_memory_for_any_trial_says_so(tmp_path: Path) -> None:
+    model = repository(tmp_path / "models")
 
     found = rehearse(model, 1, memory_limit_bytes=1 << 20)
 
     assert not found.ok
-    assert "memory" in found.reason
+    assert "it needs more than the 0.00 GiB of memory that it may take" in found.reason
 
 
 def test_a_trial_that_is_killed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -16,12 +17,12 @@ import numpy as np
 import pytest
 
 from convq.protocol import Result
-from e2e.versions import JOB, TENSOR, add, logits_of, repository, shifted, turned, write
+from e2e.versions import JOB, TENSOR, add, logits_of, make, repository, shifted, turned, write
 from servers import OwnServer, wait_until
 from services import Plain, RunningService
 
 GAP_S = 0.1
-"""The longest time without an answer that a swap may cost; on a machine that runs other tests it is told, not judged."""
+"""The longest time without an answer that a swap may cost at 1,000 jobs a second."""
 
 
 @pytest.fixture
@@ -105,6 +106,7 @@ class Stream:
                     self.moments.append(time.monotonic())
 
     def __enter__(self) -> Self:
+        gc.disable()  # a collection of all that the tests hold takes 0.1 s, and would count as a gap
         for thread in self._threads:
             thread.start()
         return self
@@ -113,6 +115,7 @@ class Stream:
         self._over.set()
         for thread in self._threads:
             thread.join()
+        gc.enable()
 
     def longest_gap_s(self) -> float:
         """The longest time between two takings of answers."""
@@ -123,12 +126,13 @@ def test_a_new_version_takes_over_under_load_without_a_lost_or_mislabelled_job(
     fresh_server: OwnServer, served: tuple[RunningService, Plain], model: Path
 ) -> None:
     service, plain = served
+    made = make(model, 2, shifted(100.0))
     with Stream(fresh_server.url, per_s=1000) as stream:
-        wait_until(lambda: len(stream.answers) > 500)
-        add(model, 2, shifted(100.0))
-        wait_until(lambda: serves(plain, 2), 30)
+        wait_until(lambda: len(stream.answers) > 500, every_s=0.1)
+        made.rename(model / "2")
+        wait_until(lambda: serves(plain, 2), 30, every_s=0.1)
         before = len(stream.answers)
-        wait_until(lambda: len(stream.answers) > before + 500)
+        wait_until(lambda: len(stream.answers) > before + 500, every_s=0.1)
 
     expected = {1: logits_of(model / "1"), 2: logits_of(model / "2")}
     assert set(stream.entries) == set(stream.answers)
@@ -140,7 +144,7 @@ def test_a_new_version_takes_over_under_load_without_a_lost_or_mislabelled_job(
     assert {1, 2} == {answer["version"] for answer in stream.answers.values()}
     assert [] == said(service, "a worker died")
     print(f"{len(stream.answers)} jobs; longest gap {stream.longest_gap_s() * 1e3:.0f} ms")
-    assert stream.longest_gap_s() < (GAP_S if os.environ.get("QUIET_MACHINE") else 10 * GAP_S)
+    assert stream.longest_gap_s() < GAP_S
 
 
 def test_the_old_version_answers_jobs_that_pin_it_until_it_is_released(

@@ -31,6 +31,11 @@ def repository(folder: Path) -> Path:
 
 def add(model: Path, version: int, change: Callable[[Any, Any], None] | None = None) -> Path:
     """Another version, moved into place as a whole: version 1 with `change(onnx, model_proto)` made to it."""
+    return make(model, version, change).rename(model / str(version))
+
+
+def make(model: Path, version: int, change: Callable[[Any, Any], None] | None = None) -> Path:
+    """The same beside the repository, to be moved in later."""
     onnx = pytest.importorskip("onnx")
     made = model.parent.parent / f"made-{version}"
     shutil.copytree(model / "1", made)
@@ -38,8 +43,7 @@ def add(model: Path, version: int, change: Callable[[Any, Any], None] | None = N
     if change is not None:
         change(onnx, proto)
     write(made, proto.SerializeToString())
-    made.rename(model / str(version))
-    return model / str(version)
+    return made
 
 
 def write(version: Path, graph: bytes) -> None:
@@ -63,10 +67,7 @@ def turned() -> Callable[[Any, Any], None]:
 def _after_logits(kind: str, value: float) -> Callable[[Any, Any], None]:
     def change(onnx: Any, proto: Any) -> None:
         name = proto.graph.output[0].name
-        for node in proto.graph.node:
-            for position, output in enumerate(node.output):
-                if output == name:
-                    node.output[position] = "before"
+        _rename_output(proto.graph, name)
         proto.graph.initializer.append(onnx.helper.make_tensor("by", onnx.TensorProto.FLOAT, [], [value]))
         proto.graph.node.append(onnx.helper.make_node(kind, ["before", "by"], [name]))
 
@@ -84,10 +85,7 @@ def not_fast(onnx: Any, proto: Any) -> None:
     """A loop that turns 2^60 times before the logits are given out."""
     helper, graph, kind = onnx.helper, proto.graph, onnx.TensorProto
     name = graph.output[0].name
-    for node in graph.node:
-        for position, output in enumerate(node.output):
-            if output == name:
-                node.output[position] = "before"
+    _rename_output(graph, name)
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Cos", ["in"], ["out"])],
         "turn",
@@ -104,3 +102,22 @@ def not_fast(onnx: Any, proto: Any) -> None:
     graph.initializer.append(helper.make_tensor("turns", kind.INT64, [], [1 << 60]))
     graph.initializer.append(helper.make_tensor("yes", kind.BOOL, [], [True]))
     graph.node.append(helper.make_node("Loop", ["turns", "yes", "before"], [name], body=body))
+
+
+def not_small(onnx: Any, proto: Any) -> None:
+    """A constant of 64 GiB whose sum, times nothing, is added to the logits."""
+    helper, graph, kind = onnx.helper, proto.graph, onnx.TensorProto
+    name = graph.output[0].name
+    _rename_output(graph, name)
+    graph.initializer.append(helper.make_tensor("elements", kind.INT64, [1], [1 << 34]))
+    graph.node.append(helper.make_node("ConstantOfShape", ["elements"], ["large"]))
+    graph.node.append(helper.make_node("ReduceMax", ["large"], ["nothing"], keepdims=0))
+    graph.node.append(helper.make_node("Add", ["before", "nothing"], [name]))
+
+
+def _rename_output(graph: Any, name: str) -> None:
+    """What was called `name` is called `before`, so that another node can give `name`."""
+    for node in graph.node:
+        for position, output in enumerate(node.output):
+            if output == name:
+                node.output[position] = "before"

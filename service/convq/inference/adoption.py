@@ -18,6 +18,7 @@ from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.inference.graph import DTYPES, IMAGE_RANK, NUMERIC, Node
 from convq.inference.image import normalise
 from convq.inference.manifest import Input
+from convq.inference.outputs import agrees
 
 Source = Literal["given", "graph", "measured", "assumed"]
 Value = str | int | float | tuple[float, ...] | None
@@ -28,8 +29,6 @@ TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
 TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
 LEVELS = 255
-MIXED_ABOVE = 1e-3
-"""Relative difference between an answer in a batch and alone, above which the batch is no mere matter of rounding."""
 
 
 class OpenGraph(Protocol):
@@ -98,8 +97,8 @@ def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Tria
         found.append(_no_picture(node, wishes))
         return found, _first_run(graph, Input(color="none"), sides, dtype)
     found += [layout, *_sizes(layout, sides, wishes), *_levels(dtype, wishes)]
-    color, trial = _color(graph, found, sides, wishes)
-    found.insert(3, color)
+    color, trial = _color(graph, found, layout, sides, wishes)
+    found.insert(found.index(layout) + 1, color)
     free = _shape_of(trial.spec)
     if None in free:
         found.append(_multiple(graph, trial, free, dtype))
@@ -116,8 +115,6 @@ def look_at_batch(graph: OpenGraph, trial: Trial) -> list[Finding]:
 
     if axis == 1:
         return alone("graph", "its batch axis is fixed at 1: jobs run one by one")
-    if isinstance(axis, int):
-        raise ModelBroken(f"the batch axis of input {graph.inputs[0].name} is fixed at {axis}; expected free, or 1")
     both = noise(trial.spec, (2, *trial.shape), dtype, seed=1)
     try:
         together, first, second = graph.run(both), graph.run(both[:1]), graph.run(both[1:])
@@ -130,7 +127,7 @@ def look_at_batch(graph: OpenGraph, trial: Trial) -> list[Finding]:
             return alone("measured", f"the first axis of output {node.name} is not the batch")
         if one.shape != other.shape or rows.shape[1:] != one.shape[1:]:
             return alone("measured", f"output {node.name} has another shape in a batch than alone")
-        if _difference(rows, np.concatenate([one, other])) > MIXED_ABOVE:
+        if not agrees(np.concatenate([one, other]), rows):
             return alone("measured", f"output {node.name} of a job depends on the other jobs of its batch")
     return [Finding("limits", "max_batch", None, "measured", "a batch of 2 answers as each job alone does")]
 
@@ -152,6 +149,8 @@ def _only_input(graph: OpenGraph) -> Node:
         raise ModelBroken(f"input {node.name} is a {node.type}; expected {' or '.join(DTYPES)}")
     if not node.shape:
         raise ModelBroken(f"input {node.name} has no axes; expected the batch first")
+    if isinstance(node.shape[0], int) and node.shape[0] != 1:
+        raise ModelBroken(f"the batch axis of input {node.name} is fixed at {node.shape[0]}; expected free, or 1")
     return node
 
 
@@ -176,11 +175,11 @@ def _layout(sides: Sequence[int | None]) -> Finding | None:
 
 
 def _color(
-    graph: OpenGraph, found: Sequence[Finding], sides: Sequence[int | None], wishes: Wishes
+    graph: OpenGraph, found: Sequence[Finding], layout: Finding, sides: Sequence[int | None], wishes: Wishes
 ) -> tuple[Finding, Trial]:
     """What the channels are, and a run that shows that the graph takes so many."""
     dtype = DTYPES[graph.inputs[0].type]
-    channels = sides[0] if found[2].value == "NCHW" else sides[-1]
+    channels = sides[0] if layout.value == "NCHW" else sides[-1]
     if wishes.color is not None:
         wanted = 1 if wishes.color == "gray" else 3
         if channels not in (None, wanted):
@@ -288,7 +287,7 @@ def _first_run(graph: OpenGraph, spec: Input, sides: Sequence[int | None], dtype
         try:
             return Trial(spec, shape, graph.run(noise(spec, (1, *shape), dtype)))
         except ModelFault as error:
-            problem = problem or f"it refuses an input of shape {_shown(shape)}: {error}"
+            problem = problem or f"it refuses an input of {_shown(shape)}: {error}"
     raise ModelBroken(problem + ("; --size HxW may name one that it takes" if None in sides else ""))
 
 
@@ -312,15 +311,6 @@ def noise(spec: Input, shape: tuple[int, ...], dtype: str, seed: int = 0) -> Arr
         return rng.standard_normal(shape, dtype=np.float32)
     pixels = rng.integers(0, LEVELS + 1, shape, dtype=np.uint8)
     return pixels if dtype == "uint8" else normalise(pixels, spec)
-
-
-def _difference(made: Array, expected: Array) -> float:
-    """The largest difference, relative to the largest value; 0 where both have NaN."""
-    if made.size == 0:
-        return 0.0
-    made, expected = made.astype(np.float64), expected.astype(np.float64)
-    largest = float(np.nanmax(np.abs(expected), initial=1e-6))
-    return float(np.nanmax(np.abs(made - expected), initial=0.0)) / largest
 
 
 def is_numeric(node: Node) -> bool:

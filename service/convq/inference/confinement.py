@@ -28,7 +28,9 @@ GRACE_S = 2.0
 GIB = 1 << 30
 
 _OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|bad allocation|memory allocation|allocate memory|unable to allocate|memoryerror", re.IGNORECASE
+    r"bad_alloc|bad allocation|memory allocation|allocate memory|unable to allocate|memoryerror"
+    r"|failed to map segment",  # what the dynamic linker says
+    re.IGNORECASE,
 )
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_WIDTH = {_FIXED64: 8, _FIXED32: 4}
-_MAX_VARINT_BYTES = 10
+from convq.inference.protobuf import as_field, fields
+
 _MAX_DEPTH = 64
 """Of messages inside each other; what exporters write is a tenth as deep."""
 
@@ -45,15 +44,6 @@ class External(NamedTuple):
     """None: up to the end of the file."""
 
 
-class _Field(NamedTuple):
-    number: int
-    kind: int
-    start: int
-    """Where its tag begins, so that the bytes from here to `end` are the whole field."""
-    value: int | memoryview
-    end: int
-
-
 def external_files(model: bytes) -> tuple[str, ...]:
     """The files besides itself that an ONNX file takes tensors from, each once. Raises ValueError for what is no ONNX file."""
     found: dict[str, None] = {}
@@ -76,7 +66,7 @@ def _externals(message: memoryview, kind: str, depth: int) -> Iterator[External]
         if external is not None:
             yield external
         return
-    for field in _fields(message):
+    for field in fields(message):
         inner = _HOLDERS[kind].get(field.number)
         if inner is not None and isinstance(field.value, memoryview):
             yield from _externals(field.value, inner, _deeper(depth))
@@ -89,15 +79,15 @@ def _rewritten(message: memoryview, kind: str, depth: int, read: Callable[[Exter
         if external is None:
             return bytes(message)
         dropped = (_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION)
-        kept = [bytes(message[field.start : field.end]) for field in _fields(message) if field.number not in dropped]
-        return b"".join((*kept, *_as_field(_RAW_DATA, read(external))))
+        kept = [bytes(field.whole) for field in fields(message) if field.number not in dropped]
+        return b"".join((*kept, *as_field(_RAW_DATA, read(external))))
     parts: list[bytes | memoryview] = []
-    for field in _fields(message):
+    for field in fields(message):
         inner = _HOLDERS[kind].get(field.number)
         if inner is not None and isinstance(field.value, memoryview):
-            parts += _as_field(field.number, _rewritten(field.value, inner, _deeper(depth), read))
+            parts += as_field(field.number, _rewritten(field.value, inner, _deeper(depth), read))
         else:
-            parts.append(message[field.start : field.end])
+            parts.append(field.whole)
     return b"".join(parts)
 
 
@@ -105,61 +95,17 @@ def _external_of(tensor: memoryview) -> External | None:
     """Where the tensor's bytes are, if not in itself. ONNX ignores what it says about files unless it is marked external."""
     said: dict[bytes, bytes] = {}
     external = False
-    for field in _fields(tensor):
+    for field in fields(tensor):
         if field.number == _DATA_LOCATION:
             external = field.value == _EXTERNAL
         elif field.number == _EXTERNAL_DATA and isinstance(field.value, memoryview):
-            pair = {part.number: part.value for part in _fields(field.value)}
+            pair = {part.number: part.value for part in fields(field.value)}
             said[_text(pair.get(1))] = _text(pair.get(2))
     if not external:
         return None
     location = said.get(b"location", b"").decode("utf-8", "replace")
     length = said.get(b"length")
     return External(location, _number(said.get(b"offset", b"0")), None if length is None else _number(length))
-
-
-def _fields(message: memoryview) -> Iterator[_Field]:
-    position, size = 0, len(message)
-    while position < size:
-        start = position
-        tag, position = _varint(message, position)
-        kind, value = tag & 7, 0
-        held: int | memoryview = value
-        if kind == _VARINT:
-            held, position = _varint(message, position)
-        elif kind == _BYTES:
-            length, position = _varint(message, position)
-            held = message[position : position + length]
-            position += length
-        elif kind in _WIDTH:
-            position += _WIDTH[kind]
-        else:
-            raise ValueError("is no ONNX file")
-        if position > size:
-            raise ValueError("is cut off: it ends in the middle of a field")
-        yield _Field(tag >> 3, kind, start, held, position)
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    value = 0
-    for shift, byte in enumerate(message[position : position + _MAX_VARINT_BYTES]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if byte < 0x80:  # noqa: PLR2004 - the last byte has no continuation bit
-            return value, position + shift + 1
-    raise ValueError("is cut off, or no ONNX file")
-
-
-def _as_field(number: int, content: bytes) -> tuple[bytes, bytes, bytes]:
-    return _as_varint(number << 3 | _BYTES), _as_varint(len(content)), content
-
-
-def _as_varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:  # noqa: PLR2004
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def _deeper(depth: int) -> int:

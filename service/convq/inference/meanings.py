@@ -74,7 +74,7 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Wishes) -> tuple[lis
             found += _as_image(output)
         else:
             shape = " x ".join(map(str, output.shape[1:])) or "one value"
-            found.append(_about(output, "meaning", "tensor", "graph", f"{shape} a job"))
+            found.append(_about(output, "meaning", "tensor", "measured", f"{shape} a job"))
     for node in graph.outputs:
         if not is_numeric(node):
             found.append(

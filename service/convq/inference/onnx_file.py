@@ -6,13 +6,14 @@ covers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from convq.errors import ModelBroken
 from convq.inference.external_data import External, external_files, inlined
-from convq.inference.protobuf import Field, fields
+from convq.inference.protobuf import fields
 
 LARGEST_BYTES = (1 << 31) - 1
 """What one message of protocol buffers may hold."""
@@ -62,18 +63,18 @@ def read_whole(file: Path) -> tuple[bytes, tuple[str, ...]]:
 
 
 def origin_of(content: bytes) -> Origin:
-    """What the model says of itself. Raises ModelBroken where it is no ONNX file."""
+    """What the model says of itself; what is missing or damaged stays empty."""
     ir_version, producer, opsets = None, "", {}
-    for part in fields(content):
-        if part.number == _IR_VERSION and isinstance(part.value, int):
-            ir_version = part.value
-        elif part.number == _PRODUCER:
-            producer = _text(part)
-        elif part.number == _OPSET_IMPORT:
-            entry = {inner.number: inner for inner in fields(part.content)}
-            domain = _text(entry[_DOMAIN]) if _DOMAIN in entry else ""
-            version = entry[_VERSION].value if _VERSION in entry else 0
-            opsets["" if domain == "ai.onnx" else domain] = version if isinstance(version, int) else 0
+    with contextlib.suppress(ValueError):
+        for part in fields(content):
+            if part.number == _IR_VERSION and isinstance(part.value, int):
+                ir_version = part.value
+            elif part.number == _PRODUCER:
+                producer = _text(part.value)
+            elif part.number == _OPSET_IMPORT and isinstance(part.value, memoryview):
+                entry = {inner.number: inner.value for inner in fields(part.value)}
+                domain, version = _text(entry.get(_DOMAIN)), entry.get(_VERSION)
+                opsets["" if domain == "ai.onnx" else domain] = version if isinstance(version, int) else 0
     return Origin(ir_version, opsets, producer)
 
 
@@ -92,5 +93,5 @@ def _read(file: Path) -> bytes:
         raise ModelBroken(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _text(part: Field) -> str:
-    return bytes(part.content).decode("utf-8", "replace")
+def _text(value: int | memoryview | None) -> str:
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, memoryview) else ""

@@ -54,8 +54,12 @@ class _Session:
 
 def _probe(question: dict[str, Any]) -> dict[str, Any]:
     """In the child. Raises ModelBroken, SettingsError."""
-    graph = _Session(Path(question["file"]).read_bytes(), Path(question["called"]))
-    wishes = _as_wishes(question["wishes"])
+    return look(Path(question["file"]).read_bytes(), question["called"], _as_wishes(question["wishes"]))
+
+
+def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
+    """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
+    graph = _Session(content, Path(called))
     findings, trial = look_at_input(graph, wishes)
     meanings, classes = look_at_outputs(graph, trial, wishes)
     findings += [*meanings, *look_at_batch(graph, trial)]

@@ -1,7 +1,7 @@
-"""As much of protocol buffers as it takes to look into an ONNX file without the onnx package.
+"""The fields of a protocol buffer, one message at a time: what it takes to look into an ONNX file without the package onnx.
 
-ONNX files are messages of fields; a field is a number, a kind, and a value. The numbers are those of `onnx.proto`, which
-never change.
+A message is a row of fields, and a field a number, a kind and a value, which may be a message again; what the numbers
+mean is up to the reader. ONNX's are those of `onnx.proto3`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from convq.errors import ModelBroken
-
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-_WIDTH = {FIXED64: 8, FIXED32: 4}
-_MOST_VARINT_BYTES = 10
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_WIDTH = {_FIXED64: 8, _FIXED32: 4}
+_MAX_VARINT_BYTES = 10
 
 
 class Field(NamedTuple):
@@ -21,49 +19,53 @@ class Field(NamedTuple):
 
     number: int
     value: int | memoryview
-    """A number, or the bytes of a text, of a nested message, or of something of fixed width."""
-
-    @property
-    def content(self) -> memoryview:
-        """The value where it must be bytes. Raises ModelBroken."""
-        if isinstance(self.value, int):
-            raise ModelBroken(f"not an ONNX file: field {self.number} is a number")
-        return self.value
+    """The bytes of a text or a message, or a number; 0 for numbers of fixed width, which nobody here needs."""
+    whole: memoryview
+    """The field as it stands in the message, tag and all."""
 
 
 def fields(message: bytes | memoryview) -> Iterator[Field]:
-    """The fields of one message, in order. Raises ModelBroken where the bytes are no message."""
+    """The fields of a message, in order. Raises ValueError, in words that go on after a file's name, for what is none."""
     view, position = memoryview(message), 0
-    while position < len(view):
+    size = len(view)
+    while position < size:
         start = position
-        key, position = _varint(view, position)
-        number, kind = key >> 3, key & 7
-        value: int | memoryview
-        if kind == VARINT:
+        tag, position = _varint(view, position)
+        kind = tag & 7
+        value: int | memoryview = 0
+        if kind == _VARINT:
             value, position = _varint(view, position)
-        else:
-            if kind == BYTES:
-                length, position = _varint(view, position)
-            elif kind in _WIDTH:
-                length = _WIDTH[kind]
-            else:
-                raise ModelBroken(f"not an ONNX file: a field of kind {kind} at byte {start}")
+        elif kind == _BYTES:
+            length, position = _varint(view, position)
             value = view[position : position + length]
-            if len(value) < length:
-                raise ModelBroken("not an ONNX file, or it is truncated: the bytes end within a field")
             position += length
-        yield Field(number, value)
+        elif kind in _WIDTH:
+            position += _WIDTH[kind]
+        else:
+            raise ValueError("is no ONNX file")
+        if position > size:
+            raise ValueError("is cut off: it ends in the middle of a field")
+        yield Field(tag >> 3, value, view[start:position])
 
 
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+def as_field(number: int, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """A field of bytes, in parts to be joined."""
+    return _as_varint(number << 3 | _BYTES), _as_varint(len(content)), content
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number and where it ends."""
     value = 0
-    for shift in range(_MOST_VARINT_BYTES):
-        if position >= len(view):
-            raise ModelBroken("not an ONNX file, or it is truncated: the bytes end within a number")
-        byte = view[position]
-        position += 1
+    for shift, byte in enumerate(message[position : position + _MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * shift)
-        if byte < 0x80:  # noqa: PLR2004 - the high bit says that more follows
-            return value, position
-    raise ModelBroken("not an ONNX file: a number does not end")
+        if byte < 0x80:  # noqa: PLR2004 - the last byte has no continuation bit
+            return value, position + shift + 1
+    raise ValueError("is cut off, or no ONNX file")
+
+
+def _as_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:  # noqa: PLR2004
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

@@ -7,6 +7,7 @@ served.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from convq.inference.confinement import answer_once, ask
 
 MODULE = "convq.inference.rehearsal"
 WITHIN_S = 60.0
+PATIENCE = 15
+"""How far behind the workers a trial stands in line for the processor; one that is timed stands beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ def _load(question: dict[str, Any]) -> dict[str, Any]:
     from convq.inference.examination import examine  # noqa: PLC0415 - only the child may load onnxruntime
     from convq.inference.session import Engine  # noqa: PLC0415 - as above
 
+    if not question.get("examine"):
+        os.nice(PATIENCE)
     folder = Path(question["folder"])
     engine = Engine.load(folder, question["version"], device=question.get("device", "auto"))
     engine.warm_up()

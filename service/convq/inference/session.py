@@ -91,6 +91,7 @@ class Engine:
         self.max_batch = graph.max_batch
         self.load_s = 0.0
         self._file, self._graph = file, graph
+        self._example: tuple[int, ...] = ()
         self._plain, self._featured = plain, featured
         self._began = time.monotonic()
         self._dtype = np.dtype(graph.dtype)
@@ -143,7 +144,7 @@ class Engine:
         """
         try:
             sample = self._read_sample()
-            shape = sample.shape if sample and not self._graph.takes_images else self._example_shape()
+            shape = self._example = self._example_shape(sample)
             blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
             for size in sorted({1, self.max_batch}):
                 made = self.run([blank] * size, ())
@@ -154,7 +155,7 @@ class Engine:
                 )
             if sample is not None:
                 self._check_sample(sample)
-            other = sample or self._noise(shape)
+            other = sample or self.noise()
             if self.max_batch > 1:
                 self._check_independence(other, Prepared(np.zeros(other.shape, dtype=self._dtype), other.shape))
             if self.feature_maps:
@@ -262,12 +263,16 @@ class Engine:
             most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
             raise ModelFault(f"the outputs for this input have {answer_bytes // size:,} bytes; {most}")
 
-    def _example_shape(self) -> tuple[int, ...]:
+    def _example_shape(self, sample: Prepared | None) -> tuple[int, ...]:
+        """A shape that the graph takes; for a model of tensors its sample knows one."""
+        if sample is not None and not self._graph.takes_images:
+            return sample.shape
         return self._graph.example_shape(self.manifest.limits.max_pixels)
 
-    def _noise(self, shape: tuple[int, ...]) -> Prepared:
-        """An input that is not the same everywhere, and always the same one."""
-        levels = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+    def noise(self, seed: int = _SEED) -> Prepared:
+        """An input that is not the same everywhere, and always the same one for a seed. After `warm_up`."""
+        shape = self._example
+        levels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
         if self._graph.dtype == "uint8":
             return Prepared(levels, shape)
         if self._graph.takes_images:

@@ -13,6 +13,8 @@ from convq.cli.output import for_programs, json_option, print_facts, print_json,
 from convq.errors import ModelBroken, SettingsError
 
 MIB = 1 << 20
+ROUNDING = 1e-3
+"""Relative difference of answers that is no matter of the order of sums any more."""
 
 
 def within_option(command: Any) -> Any:
@@ -118,7 +120,9 @@ def _speed(per_image: Mapping[str, float]) -> str:
 def _batches(difference: float | None) -> str:
     if difference is None:
         return "never: jobs run one by one"
-    return f"jobs keep apart: alone and in a batch they differ by {difference:.1g} of the largest value at most"
+    if difference > ROUNDING:
+        return f"an answer changes by {difference:.1%} beside other jobs; limits.max_batch = 1 would keep them apart"
+    return "an answer is the same alone and beside other jobs"
 
 
 def _row(prediction: Mapping[str, Any]) -> list[str]:

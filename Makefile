@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
-TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/test_*.py)
+TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/deploy tests/test_*.py)
 
 # pip must not ask, and onnxruntime must not phone home
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

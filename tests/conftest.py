@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what the tests start, even where a shell runs them in the background and has them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Self
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Load:
                     chosen = generator.integers(0, len(pictures), round(self.jobs * share))
                     plain.burst([{"image": pictures[index]} for index in chosen], stream=lane)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -88,28 +88,22 @@ def _limit(worker: Resource, name: str) -> Any:
 
 def wrong(resources: Sequence[Resource], folder: Path, version: str = VERSIONS[-1]) -> str:
     """What the schemas of Kubernetes `version`, and our own for the kinds of others, have against these; "" for nothing."""
-    ours: list[Resource] = []
-    complaints = ""
-    for one in resources:
-        schema = SCHEMAS / f"{one['kind']}.json"
-        if schema.exists():
-            complaints += _asked("check_jsonschema", "--schemafile", str(schema), file=_written(folder, [one]))
-        else:
-            ours.append(one)
-    if ours:
-        options = ("-k", version, "--strict", "--quiet")
-        complaints += _asked("kubernetes_validate", *options, file=_written(folder, ours))
-    return complaints
+    schemas = {path.stem: path for path in SCHEMAS.glob("*.json")}
+    complaints = [
+        _asked(("check_jsonschema", "--schemafile", str(path)), of_kind(resources, kind), folder)
+        for kind, path in schemas.items()
+    ]
+    known = [one for one in resources if one["kind"] not in schemas]
+    complaints.append(_asked(("kubernetes_validate", "-k", version, "--strict", "--quiet"), known, folder))
+    return "".join(complaints)
 
 
-def _written(folder: Path, resources: Sequence[Resource]) -> Path:
-    file = folder / "manifests.yaml"
-    file.write_text(yaml.safe_dump_all(resources))
-    return file
-
-
-def _asked(module: str, *options: str, file: Path) -> str:
-    """What a validator says on standard output and error, where it does not end with 0."""
-    command = [sys.executable, "-m", module, *options, str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _asked(validator: Sequence[str], resources: Sequence[Resource], folder: Path) -> str:
+    """What a validator says of these, where it does not end with 0."""
+    if not resources:
+        return ""
+    files = [folder / f"{number}.yaml" for number in range(len(resources))]
+    for file, resource in zip(files, resources, strict=True):
+        file.write_text(yaml.safe_dump(resource))
+    done = subprocess.run([sys.executable, "-m", *validator, *files], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -6,6 +6,7 @@ Decoded by hand and not by a model, because it happens once per job; the fields 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ MAX_INTEGER_DIGITS = 15
 """Integers on the wire have at most this many digits: 31,000 years in milliseconds, and exact in every language."""
 MAX_INBOX_NAME = 256
 """Characters of the part of an inbox key that the client chooses."""
+MAX_TEXT_BYTES = 16_384
+"""Of every text but the payload: names of some hundred outputs."""
 SHOWN_BYTES = 40
 """How much of a client's value a message repeats."""
 
@@ -62,6 +65,8 @@ def shown(value: bytes) -> str:
 
 
 def _text(name: str, value: bytes) -> str:
+    if len(value) > MAX_TEXT_BYTES:
+        raise BadField(f"{name} may be at most {MAX_TEXT_BYTES} bytes; got {len(value)}")
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -214,9 +219,10 @@ class _Layout:
 
     @staticmethod
     def _problem(names: Sequence[str]) -> JobError | None:
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(names)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
-            return BadField(f"{twice[0]} must be given once; it is there {names.count(twice[0])} times")
+            return BadField(f"{twice[0]} must be given once; it is there {counts[twice[0]]} times")
         if "image" in names and "tensor" in names:
             return BadField("exactly one of image and tensor must be there; both are")
         if "image" not in names and "tensor" not in names:

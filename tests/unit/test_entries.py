@@ -26,13 +26,11 @@ def problem(*flat: bytes) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("name", ["dtype", "shape", "reply_to", "outputs", "traceparent"])
+@pytest.mark.parametrize("name", ["outputs", "traceparent"])
 def test_a_text_has_a_limit(name: str) -> None:
-    longest = (INBOX if name == "reply_to" else "").encode().ljust(MAX_TEXT_BYTES, b"x")
+    longest = b"x" * MAX_TEXT_BYTES
 
-    assert f"{name} may be at most {MAX_TEXT_BYTES} bytes" not in str(
-        received(b"image", b"", name.encode(), longest).problem
-    )
+    assert received(b"image", b"", name.encode(), longest).problem is None
     assert f"{name} may be at most {MAX_TEXT_BYTES} bytes; got {MAX_TEXT_BYTES + 1}" == problem(
         b"image", b"", name.encode(), longest + b"x"
     )

@@ -22,7 +22,7 @@ MAX_INTEGER_DIGITS = 15
 MAX_INBOX_NAME = 256
 """Characters of the part of an inbox key that the client chooses."""
 MAX_TEXT_BYTES = 16_384
-"""Of every text but the payload: names of some hundred outputs."""
+"""Of what is worked on as it is: names of some hundred outputs. All else is compared with what it must be."""
 SHOWN_BYTES = 40
 """How much of a client's value a message repeats."""
 
@@ -65,12 +65,16 @@ def shown(value: bytes) -> str:
 
 
 def _text(name: str, value: bytes) -> str:
-    if len(value) > MAX_TEXT_BYTES:
-        raise BadField(f"{name} may be at most {MAX_TEXT_BYTES} bytes; got {len(value)}")
     try:
         return value.decode()
     except UnicodeDecodeError:
         raise BadField(f"{name} must be UTF-8 text; got {shown(value)}") from None
+
+
+def _bounded(name: str, value: bytes) -> str:
+    if len(value) > MAX_TEXT_BYTES:
+        raise BadField(f"{name} may be at most {MAX_TEXT_BYTES} bytes; got {len(value)}")
+    return _text(name, value)
 
 
 def _integer(name: str, value: bytes, least: int) -> int:
@@ -80,7 +84,7 @@ def _integer(name: str, value: bytes, least: int) -> int:
 
 
 def _parse_outputs(value: bytes) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in _text("outputs", value).split(","))
+    names = tuple(name.strip() for name in _bounded("outputs", value).split(","))
     if not all(names):
         raise BadField(f"outputs must be names with commas between them; got {shown(value)}")
     return names
@@ -97,7 +101,7 @@ _OWN: dict[bytes, Any] = {
     b"image": None,
     b"tensor": None,
     b"id": _parse_id,
-    b"traceparent": lambda value: _text("traceparent", value),
+    b"traceparent": lambda value: _bounded("traceparent", value),
 }
 _HEADER: dict[bytes, Any] = {
     b"dtype": lambda value: _text("dtype", value),

@@ -6,8 +6,10 @@ The queue's own tests (tests/integration/test_queue.py, test_dead.py) run as the
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from servers import binary_of, skip_or_fail, wait_until
 from services import JOBS, LANES, RunningService, seven
 
 ANSWER = "convq:{lenet}:result:secret"
+PASSWORDS = ROOT / "deploy" / "redis" / "passwords.py"
 LINES = {line.split()[1]: line for line in USERS.read_text().splitlines()}
 WORKING = [user for user in LINES if user not in ("default", "admin")]
 
@@ -360,6 +363,50 @@ def test_a_server_does_not_start_while_a_placeholder_is_left(tmp_path: Path, pro
     with pytest.raises(AssertionError, match="password hash must be exactly 64 characters"):
         with running(binary_of(program), tmp_path, "--port", "0", "--aclfile", str(tmp_path / "users.acl")):
             pass
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """What `make secrets` makes."""
+    folder = tmp_path / "secrets"
+    subprocess.run([sys.executable, PASSWORDS, folder], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def test_the_passwords_that_are_made_are_the_servers(made: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with running(binary_of("redis-server"), tmp_path, "--port", str(port), "--aclfile", str(made / "users.acl")):
+        for user in [*WORKING, "admin"]:
+            with redis.Redis(HOST, port, protocol=2, driver_info=None) as connection:
+                assert connection.execute_command("AUTH", user, (made / user).read_text().strip())
+
+
+def test_passwords_are_long_different_and_kept(made: Path) -> None:
+    first = {file.name: file.read_text() for file in made.iterdir()}
+    assert {*WORKING, "admin", "users.acl"} == set(first)
+    assert len(first) == len(set(first.values()))
+    assert all(len(password) > 40 for password in first.values())
+    assert 0o700 == made.stat().st_mode & 0o777
+
+    (made / "worker").write_text("chosen by hand\n")
+    subprocess.run([sys.executable, PASSWORDS, made], check=True, stdout=subprocess.DEVNULL)
+
+    changed = {name for name, text in first.items() if (made / name).read_text() != text}
+    assert {"worker", "users.acl"} == changed
+    assert hashlib.sha256(b"chosen by hand").hexdigest() in (made / "users.acl").read_text()
+
+
+def test_a_file_that_holds_no_password_is_named(made: Path) -> None:
+    (made / "worker").write_text("")
+
+    said = subprocess.run([sys.executable, PASSWORDS, made], capture_output=True, text=True, check=False)
+
+    assert 1 == said.returncode
+    assert f"{made / 'worker'} must hold one line" in said.stderr
+
+
+def test_passwords_are_never_committed() -> None:
+    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_the_file_holds_no_password_and_no_user_without_one() -> None:

@@ -79,7 +79,7 @@ class Tally:
             prepare_s = np.array([tickets[i].prepare_s for i in images])
             wait_s[images] -= decode_s + prepare_s
             row.observe(self.STAGE, decode_s, "decode")
-            row.observe(self.STAGE, prepare_s, "preprocess")
+            row.observe(self.STAGE, prepare_s[prepare_s > 0], "preprocess")  # not of those that could not be decoded
         row.observe(self.STAGE, queue_s, "queue")
         row.observe(self.STAGE, fetch_s, "fetch")
         row.observe(self.STAGE, wait_s, "batch_wait")

@@ -148,11 +148,14 @@ class Admission:
             return
         began = time.perf_counter()
         self._decoding.set([ticket.name])
-        decoded = engine.decode(job.image or b"")
-        middle = time.perf_counter()
+        try:
+            decoded = engine.decode(job.image or b"")
+        finally:  # what cannot be decoded takes its time too
+            middle = time.perf_counter()
+            ticket.decode_s = middle - began
         ticket.prepared = engine.prepare(decoded)
         self._decoding.clear()
-        ticket.decode_s, ticket.prepare_s = middle - began, time.perf_counter() - middle
+        ticket.prepare_s = time.perf_counter() - middle
         job.image = None  # decoded: the bytes need not wait for the batch
 
 

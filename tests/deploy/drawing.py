@@ -17,11 +17,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 Json = dict[str, Any]
 Ask = Callable[[str], list[Json]]
+Event = tuple[float, str]
+"""When, in seconds since the beginning, and what."""
 
 COLUMNS, COLUMN_PX, ROW_PX, GAP_PX, DPI = 24, 60, 27, 4, 100
 PAGE, CARD, INK, FAINT = "#111217", "#1a1c21", "#d8d9e0", "#8e93a3"
@@ -46,7 +49,7 @@ class Line:
         return float(finite[-1]) if finite.size else math.nan
 
 
-def draw(panels: Sequence[Json], ask: Ask, until_s: float, file: Path) -> None:
+def draw(panels: Sequence[Json], ask: Ask, until_s: float, events: Sequence[Event], file: Path) -> None:
     """Write these panels, rows among them, as a PNG of 256 colours. `ask` gives the series of a query from 0 to `until_s`."""
     top = min(panel["gridPos"]["y"] for panel in panels)
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels) - top
@@ -63,6 +66,8 @@ def draw(panels: Sequence[Json], ask: Ask, until_s: float, file: Path) -> None:
         kind = KINDS[panel["type"]]
         axes = _axes(figure, (left, below, width, height), kind.margins)
         kind.draw(axes, panel, lines_of(panel, ask), until_s)
+        if kind.over_time:
+            _mark(axes, events, named=place["w"] == COLUMNS)
     figure.savefig(file, facecolor=PAGE)
     with Image.open(file) as drawn:
         drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
@@ -144,7 +149,9 @@ def heatmap(axes: Axes, panel: Json, lines: Sequence[Line], until_s: float) -> N
         [np.nan_to_num(np.interp(everywhen[:-1], line.seconds, line.values, left=0, right=0)) for line in lines]
     )
     counts = np.maximum(np.diff(up_to, axis=0, prepend=0), 0)
-    axes.pcolormesh(everywhen, np.arange(len(lines) + 1), np.sqrt(counts), cmap="inferno", rasterized=True)
+    axes.pcolormesh(
+        everywhen, np.arange(len(lines) + 1), np.ma.masked_less(np.sqrt(counts), 0.5), cmap="inferno", rasterized=True
+    )
     _scales(axes, unit, until_s)
     step = max(1, len(lines) // 6)
     axes.set_yticks(np.arange(1, len(lines) + 1)[::step])
@@ -187,14 +194,15 @@ class Kind:
 
     draw: Callable[[Axes, Json, Sequence[Line], float], None]
     margins: tuple[int, int, int]
+    over_time: bool = True
 
 
 KINDS = {
-    "stat": Kind(stat, (4, 4, 4)),
+    "stat": Kind(stat, (4, 4, 4), over_time=False),
     "timeseries": Kind(timeseries, (52, 46, 12)),
     "heatmap": Kind(heatmap, (52, 24, 12)),
     "state-timeline": Kind(timeline, (190, 22, 12)),
-    "table": Kind(table, (12, 8, 4)),
+    "table": Kind(table, (12, 8, 4), over_time=False),
 }
 
 
@@ -227,16 +235,35 @@ def _scales(axes: Axes, unit: str, until_s: float) -> None:
     axes.tick_params(colors=FAINT, length=0, labelsize=7)
     axes.xaxis.set_major_formatter(lambda second, _: f"{second:.0f} s")
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit))
-    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    axes.yaxis.set_major_locator(MultipleLocator(_step(axes.get_ylim()[1], unit)))
+    axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
 
 
+def _step(highest: float, unit: str) -> float:
+    """A round step that gives three to six lines: 1, 2 or 5 times a power of ten, powers of two for bytes."""
+    least = max(highest, 1e-9) / 6
+    if unit in {"bytes", "Bps"}:
+        return float(2.0 ** math.ceil(math.log2(least)))
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+
+
+def _mark(axes: Axes, events: Sequence[Event], *, named: bool) -> None:
+    """A thin line where something happened, as Grafana's annotations; its name where there is room for it."""
+    for when_s, what in events:
+        axes.axvline(when_s, color=FAINT, linewidth=0.6, linestyle=(0, (2, 3)))
+        if named:
+            axes.text(when_s, 1.02, what, transform=axes.get_xaxis_transform(), color=FAINT, size=7)
+
+
 def _legend(axes: Axes, legends: Sequence[str]) -> None:
     if any(legends):
-        columns = max(1, min(len(legends), int(axes.get_window_extent().width / (30 + 5.6 * max(map(len, legends))))))
+        wide_px = axes.get_window_extent().width
+        columns = max(1, min(len(legends), int(wide_px / (30 + 5.6 * max(map(len, legends))))))
         axes.legend(
-            loc="upper left", bbox_to_anchor=(-0.1, -0.1), ncols=columns, frameon=False, fontsize=7,
+            loc="upper left", bbox_to_anchor=(-44 / wide_px, -0.1), ncols=columns, frameon=False, fontsize=7,
             handlelength=1, handletextpad=0.4, columnspacing=1, labelspacing=0.2, borderpad=0.2,
         )  # fmt: skip
 
@@ -256,7 +283,9 @@ def _axes(figure: Figure, box: tuple[int, int, int, int], margins: tuple[int, in
 def _card(figure: Figure, title: str, box: tuple[int, int, int, int]) -> None:
     left, below, width, height = box
     x, y, w, h = _share(figure, (left + GAP_PX, below + GAP_PX, width - 2 * GAP_PX, height - 2 * GAP_PX))
-    card = FancyBboxPatch((x, y), w, h, transform=figure.transFigure, boxstyle="square,pad=0", color=CARD, linewidth=0)
+    card = FancyBboxPatch(
+        (x, y), w, h, transform=figure.transFigure, boxstyle="square,pad=0", color=CARD, linewidth=0, zorder=-1
+    )
     figure.add_artist(card)
     _write(figure, title, (left + 12, below + height - HEADING_PX + 4), size=8.5)
 

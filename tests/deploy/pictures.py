@@ -12,12 +12,14 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deploy.drawing import draw
 from deploy.stand import DEPLOY, Stand, filled_in
 from deploy.story import (
+    MAX_JOBS,
     OPTIONS,
     Load,
     fill_the_queue,
@@ -36,31 +38,35 @@ PICTURES = {
     "model": ("model", ("Latency", "Batching", "Queue by priority")),
 }
 """File -> dashboard, and which of its rows."""
+CALM_S = 9.0
 CHOICES = {"job": "convq", "instance": ".*", "model": "lenet", "redis": ".*", "namespace": ".*"}
 
 
-def live_through(stand: Stand, plain: Plain) -> None:
-    """Calm, a burst, bad input, a killed worker, poison, a frozen worker, a full queue; calm between them."""
+def live_through(stand: Stand, plain: Plain) -> list[tuple[float, str]]:
+    """What happens, and when, by the wall clock; some seconds of calm after each."""
+    happened = []
     with Load(stand.server.url, jobs=30) as load:
-        for step in (
-            lambda: None,
-            lambda: plain.burst([{"image": image_of(digits()[0])}] * 1400, stream=LANES[2]),
-            lambda: push_bad_input(plain),
-            lambda: kill_a_worker(stand),
-            lambda: push_poison(plain),
-            lambda: freeze_one_in_the_middle(stand, plain),
-            lambda: fill_the_queue(stand, plain, lambda: bool(stand.value("sum(convq_queue_length) > 1500"))),
-        ):
+        steps: dict[str, Callable[[], object]] = {
+            "30 jobs each 100 ms": lambda: None,
+            "1,400 at once": lambda: plain.burst([{"image": image_of(digits()[0])}] * 1400, stream=LANES[2]),
+            "bad input": lambda: push_bad_input(plain),
+            "kill -9 of a worker": lambda: kill_a_worker(stand),
+            "a job that kills": lambda: push_poison(plain),
+            "a worker frozen": lambda: freeze_one_in_the_middle(stand, plain),
+            "all frozen, queue full": lambda: fill_the_queue(stand, plain, lambda: is_full(stand)),
+            "90 jobs each 100 ms": lambda: setattr(load, "jobs", 90),
+        }
+        for name, step in steps.items():
             wait_until(lambda: whole(stand), 20)
+            happened.append((time.time(), name))
             step()
-            pause(9)
-        load.jobs = 90
-        pause(12)
+            time.sleep(CALM_S)
+    return happened
 
 
-def pause(seconds: float) -> None:
-    """Let time pass on the graphs."""
-    time.sleep(seconds)
+def is_full(stand: Stand) -> bool:
+    """Whether Prometheus has seen more jobs in the queue than may be in it."""
+    return bool(stand.value(f"sum(convq_queue_length) > {MAX_JOBS}"))
 
 
 def rows_of(dashboard: str, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -77,10 +83,12 @@ def rows_of(dashboard: str, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
 def main(folder: Path) -> None:
     """Live through it, then draw."""
     with tempfile.TemporaryDirectory() as scratch, Stand(Path(scratch), *OPTIONS) as stand:
-        began_s = time.time()
+        wait_until(lambda: not stand.alerts(), 20)  # ConvqAbsent: Prometheus was there before the first scrape
         with Plain(stand.server.url) as plain:
-            live_through(stand, plain)
+            happened = live_through(stand, plain)
+        began_s = happened[0][0]
         until_s = time.time() - began_s
+        events = [(when - began_s, what) for when, what in happened]
 
         def ask(expression: str) -> list[dict[str, Any]]:
             series = stand.history(filled_in(expression, CHOICES), began_s)
@@ -90,7 +98,7 @@ def main(folder: Path) -> None:
 
         for name, (dashboard, rows) in PICTURES.items():
             file = folder / f"{name}.png"
-            draw(rows_of(dashboard, rows), ask, until_s, file)
+            draw(rows_of(dashboard, rows), ask, until_s, events, file)
             print(f"{file}  {file.stat().st_size / 1000:.0f} kB")
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Self
 
 import numpy as np
+import redis
 
 from convq import Client, QueueFull
 from deploy.stand import Stand
@@ -41,7 +42,8 @@ class Load:
             while not self._over.wait(0.1):
                 for lane, share in zip(LANES, (0.1, 0.7, 0.2), strict=True):
                     chosen = generator.integers(0, len(pictures), round(self.jobs * share))
-                    plain.burst([{"image": pictures[index]} for index in chosen], stream=lane)
+                    with suppress(redis.ConnectionError):  # cut on purpose, or just before the end
+                        plain.burst([{"image": pictures[index]} for index in chosen], stream=lane)
 
     def __enter__(self) -> Self:
         self._thread.start()

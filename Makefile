@@ -32,7 +32,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest check bench models lenet mnist manifests wheel sbom secrets clean
+.PHONY: help setup demo test test-faults test-lowest check bench models lenet mnist dashboards pictures manifests wheel sbom secrets clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -77,6 +77,12 @@ lenet: $(VENV)/test ## train lenet again and export it as the next version
 
 manifests: ## copy Prometheus' rules into the Kubernetes manifests
 	@$(PYTHON) deploy/kubernetes/prometheusrule.py
+
+dashboards: $(VENV)/test ## make Grafana's dashboards from the tables in deploy/grafana/panels.py
+	@$(BIN)/python deploy/grafana/dashboards.py
+
+pictures: $(VENV)/test ## watch a service in good and bad times, and draw what the dashboards show of it
+	@PYTHONPATH=tests $(BIN)/python tests/deploy/pictures.py
 
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation

@@ -177,9 +177,9 @@ WORKERS = (
     Panel("Trouble with Redis", "Connections opened again, and commands that Redis did not carry out, per second.", "timeseries", "ops",
           [(rate("convq_redis_reconnects_total", "$S"), "reconnects"), (rate("convq_redis_command_errors_total", "$S", "error"), "{{error}}")]),
     Panel("Networks", "What is loaded, where it runs, and where it was meant to run.", "table", "none",
-          [("max by (instance, model, version, role, provider, requested_provider) (convq_model_info{$S})", "")], 16, hidden=("Time", "Value")),
+          [("max by (instance, model, version, role, provider, requested_provider) (convq_model_info{$S})", "")], 16, 5, hidden=("Time", "Value")),
     Panel("Builds", "Versions of convq, onnxruntime and Python.", "table", "none",
-          [("max by (instance, version, onnxruntime, python) (convq_build_info{$P})", "")], hidden=("Time", "Value")),
+          [("max by (instance, version, onnxruntime, python) (convq_build_info{$P})", "")], 8, 5, hidden=("Time", "Value")),
 )
 
 REDIS = (

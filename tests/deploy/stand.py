@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -125,6 +126,7 @@ class Stand:
             self._point_at("convq", self.service.http.removeprefix("http://"))
             self.alertmanager = stack.enter_context(self._alertmanager()).address
             self.prometheus = stack.enter_context(self._prometheus()).address
+            wait_until(lambda: answers(f"http://{self.prometheus}/-/ready"), 30)
             wait_until(lambda: self.value('sum(up{job=~".*convq.*"})') == 2, 30)
             self._stack = stack.pop_all()
         return self
@@ -195,9 +197,10 @@ class Stand:
         found = self.instant(expression)
         return float(found[0]["value"][1]) if found else None
 
-    def history(self, expression: str, step_s: float = 1.0) -> list[dict[str, Any]]:
-        """The series of a query since the stand began."""
-        return self._ask("query_range", query=expression, start=self.began_s, end=time.time(), step=step_s)
+    def history(self, expression: str, since_s: float | None = None) -> list[dict[str, Any]]:
+        """The series of a query, second by second, since then (wall clock) or since the stand began."""
+        began_s = self.began_s if since_s is None else since_s
+        return self._ask("query_range", query=expression, start=began_s, end=time.time(), step=1)
 
     def _ask(self, what: str, **parameters: object) -> list[dict[str, Any]]:
         reply = fetched(f"http://{self.prometheus}/api/v1/{what}?{urllib.parse.urlencode(parameters)}")
@@ -221,3 +224,12 @@ def fetched(url: str) -> Any:
     """A page of JSON."""
     with urllib.request.urlopen(url, timeout=20) as reply:  # noqa: S310 - our own loopback address
         return json.load(reply)
+
+
+def answers(url: str) -> bool:
+    """Whether a page is there, and not an error."""
+    try:
+        urllib.request.urlopen(url, timeout=20).close()  # noqa: S310 - our own loopback address
+    except urllib.error.URLError:
+        return False
+    return True

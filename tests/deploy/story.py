@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Self
 
 import numpy as np
+import redis
 
 from convq import Client, QueueFull
 from deploy.stand import Stand
@@ -41,7 +42,8 @@ class Load:
             while not self._over.wait(0.1):
                 for lane, share in zip(LANES, (0.1, 0.7, 0.2), strict=True):
                     chosen = generator.integers(0, len(pictures), round(self.jobs * share))
-                    plain.burst([{"image": pictures[index]} for index in chosen], stream=lane)
+                    with suppress(redis.ConnectionError):  # cut on purpose, or just before the end
+                        plain.burst([{"image": pictures[index]} for index in chosen], stream=lane)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -71,17 +73,30 @@ def kill_a_worker(stand: Stand) -> None:
 
 
 @contextmanager
-def stopped_workers(stand: Stand) -> Iterator[None]:
-    """All workers frozen, from `with` to SIGCONT."""
+def stopped_workers(stand: Stand) -> Iterator[list[int]]:
+    """All workers frozen, from `with` to SIGCONT; their process ids."""
     workers = stand.service.worker_pids()
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield workers
     finally:
         for pid in workers:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def freeze_one_in_the_middle(stand: Stand, plain: Plain) -> None:
+    """A worker frozen with jobs in its hands, until others have taken them over: what it then has to say comes too late."""
+    taken_over = "sum(convq_redeliveries_total)"
+    before = stand.value(taken_over) or 0.0
+    with stopped_workers(stand) as workers:
+        plain.burst([{"image": image_of(digits()[0])}] * (MAX_JOBS - 200))
+    os.kill(workers[0], signal.SIGSTOP)
+    try:
+        wait_until(lambda: (stand.value(taken_over) or 0.0) > before, 20)
+    finally:
+        os.kill(workers[0], signal.SIGCONT)
 
 
 def fill_the_queue(stand: Stand, plain: Plain, until: Callable[[], bool]) -> None:

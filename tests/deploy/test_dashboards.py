@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
+from deploy.drawing import KINDS, draw
+from deploy.pictures import PICTURES, rows_of
 from deploy.promql import GROWING, Selector, exported, rules, selectors
 from deploy.stand import DEPLOY
 
@@ -129,6 +132,25 @@ def test_links_lead_to_dashboards_that_exist(name: str) -> None:
     assert set(re.findall(r"/d/([a-z-]+)", text)) <= known
     assert [["convq"]] == [link["tags"] for link in document(name)["links"] if link["type"] == "dashboards"]
     assert ["convq"] == document(name)["tags"]
+
+
+def test_every_panel_that_is_pictured_can_be_drawn(tmp_path: Path) -> None:
+    """With two made-up series for each query; `make pictures` draws real ones."""
+    values = [(second, str(second % 7)) for second in range(20)]
+    series = [{"metric": {"le": le, "model": "lenet", "stage": "queue"}, "values": values} for le in ("0.1", "+Inf")]
+    panels_of_row = [panel for name, rows in PICTURES.values() for panel in rows_of(name, rows)]
+
+    assert set(KINDS) == {panel["type"] for panel in panels_of_row} - {"row"}
+    for name, rows in PICTURES.values():
+        draw(rows_of(name, rows), lambda _: series, 20.0, [(5.0, "something")], tmp_path / "drawn.png")
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert "PNG" == drawn.format
+        assert 8 < len(drawn.convert("RGB").getcolors(1 << 24) or [])
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_are_small_enough_for_a_page(name: str) -> None:
+    assert 10_000 < (FOLDER / f"{name}.png").stat().st_size < 300_000
 
 
 def test_grafana_is_told_of_the_folder_and_of_the_scrape_interval() -> None:

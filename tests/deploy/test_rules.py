@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -115,6 +116,19 @@ def test_the_convq_commands_that_the_page_names_exist_and_know_their_flags() -> 
                 command = command.commands[word]
             elif word.startswith("--"):
                 assert word in {flag for parameter in command.params for flag in parameter.opts}, line
+
+
+def test_the_panels_that_the_page_points_at_exist() -> None:
+    sections = PAGE[PAGE.index("## Alerts") : PAGE.index("## Security")]
+    titles = [
+        panel["title"]
+        for file in (DEPLOY / "grafana").glob("*.json")
+        for panel in json.loads(file.read_text())["panels"]
+    ]
+    pointed_at = set(re.findall(r"(?<![*\w])\*([A-Z][^*\n]+)\*(?!\*)", sections))
+
+    assert "Mean time by stage" in pointed_at
+    assert set() == {words for words in pointed_at if not any(title.startswith(words) for title in titles)}
 
 
 @pytest.mark.parametrize("name", [*ALERTS, *RECORDED])

@@ -540,7 +540,9 @@ def test_depth_tells_length_pending_lag_and_age(bench: Bench) -> None:
     bench.submit(*[Job(image=b"1")] * 5)
     work.claim(lease, 2, 100)
 
-    high, normal, _ = bench.keeper.depth(bench.shard).lanes
+    depth = bench.keeper.depth(bench.shard)
+    assert depth is not None
+    high, normal, _ = depth.lanes
 
     assert (5, 2, 3) == (normal.length, normal.pending, normal.lag)
     assert 0 <= normal.oldest_age_s < 5

@@ -172,8 +172,25 @@ def test_the_password_is_a_file_of_a_secret_that_is_replaced_when_the_secret_is(
     assert "subPath" not in mount  # kubelet never renews such a file
     (volume,) = (one for one in spec["volumes"] if one["name"] == mount["name"])
     assert {"secretName": "convq-redis", "defaultMode": 0o440} == volume["secret"]
-    assert f"--from-file={file.name}=" in README.read_text()
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]  # whom 0440 lets read
+
+
+def test_the_page_makes_every_secret_that_the_manifests_want() -> None:
+    made = dict(re.findall(r"create secret generic (\S+) (.*)", kubernetes_page()))
+    resources = [one for name in OVERLAYS for one in overlay(name)]
+    mounted = {
+        volume["secret"]["secretName"]
+        for _, template in pods(resources)
+        for volume in template["spec"]["volumes"]
+        if "secret" in volume
+    }
+    asked = the(overlay("keda"), "TriggerAuthentication")["spec"]["secretTargetRef"]
+
+    assert made.keys() == mounted | {one["name"] for one in asked}
+    assert "--from-file=password=deploy/secrets/worker" == made["convq-redis"]
+    assert "--from-file=deploy/secrets/users.acl" == made["convq-redis-server"]
+    for one in asked:
+        assert f"--from-literal={one['key']}=" in made[one["name"]]
 
 
 # -- settings -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ FAULT_REPORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+SBOM := .venv-sbom
+SBOM_TOOL := cyclonedx-bom==7.5.0
+BILL := dist/convq.cdx.json
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
 TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/deploy tests/test_*.py)
@@ -29,7 +32,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest check bench models photographs lenet mnist wheel clean
+.PHONY: help setup demo test test-faults test-lowest check bench models photographs lenet mnist dashboards pictures manifests wheel sbom secrets clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -75,11 +78,28 @@ lenet: $(VENV)/test ## train lenet again and export it as the next version
 	@$(BIN)/python models/train.py --data $(MNIST)
 	@$(BIN)/python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors --data $(MNIST)
 
+manifests: ## copy Prometheus' rules into the Kubernetes manifests
+	@$(PYTHON) deploy/kubernetes/prometheusrule.py
+
+dashboards: $(VENV)/test ## make Grafana's dashboards from the tables in deploy/grafana/panels.py
+	@$(BIN)/python deploy/grafana/dashboards.py
+
+pictures: $(VENV)/test ## watch a service in good and bad times, and draw what the dashboards show of it
+	@PYTHONPATH=tests $(BIN)/python tests/deploy/pictures.py
+
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation
 
+sbom: $(SBOM)/ready ## write what the service installs as a CycloneDX bill of materials into dist/
+	@mkdir -p $(dir $(BILL))
+	@$(SBOM)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o $(BILL) $(SBOM)/service/bin/python
+	@echo $(BILL)
+
+secrets: ## make a password for every user of Redis, and the ACL file with their hashes, in deploy/secrets
+	@$(PYTHON) deploy/redis/passwords.py deploy/secrets
+
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) $(LOWEST) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(SBOM) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find service models tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------- environments
@@ -117,6 +137,14 @@ $(VENV)/test: pyproject.toml constraints.txt
 
 $(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
 	$(call making,$(LOWEST),$(LOWEST)/bin/pip install -c tests/lowest-constraints.txt -e '.[cpu$(comma)embedded$(comma)dev]')
+	@touch $@
+
+# Two environments: the tool, and beside it what the service installs, without pip and without convq's own path.
+$(SBOM)/ready: pyproject.toml constraints.txt
+	$(call making,$(SBOM),$(SBOM)/bin/pip install $(SBOM_TOOL) && rm -rf $(SBOM)/service && \
+		$(SBOM)/bin/python -m venv --without-pip $(SBOM)/service && \
+		$(SBOM)/bin/pip --python $(SBOM)/service/bin/python install -c constraints.txt '.[cpu]' && \
+		$(SBOM)/bin/pip --python $(SBOM)/service/bin/python uninstall -y convq)
 	@touch $@
 
 comma := ,

@@ -13,7 +13,7 @@ from convq import errors
 from convq.cli import commands
 from convq.errors import JOB_ERRORS
 from convq.queue.keys import Shard
-from convq.runtime.metrics import documented_metrics
+from convq.runtime.metrics import documented_labels, documented_metrics
 from convq.settings import Settings, facts
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,12 @@ def test_every_setting_stands_in_the_readme_with_its_variable_default_and_meanin
 
 
 def test_every_metric_stands_in_the_readme_and_no_other() -> None:
-    assert documented_metrics() == {name: cells[0] for name, cells in rows(README, "metric").items()}
+    documented = rows(README, "metric")
+
+    assert documented_metrics() == {name: cells[0] for name, cells in documented.items()}
+    assert documented_labels() == {
+        name: tuple(filter(None, cells[1].split(", "))) for name, cells in documented.items()
+    }
 
 
 @pytest.mark.parametrize("page", [README, PROTOCOL], ids=["README", "PROTOCOL"])

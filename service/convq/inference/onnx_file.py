@@ -18,9 +18,14 @@ from convq.inference.protobuf import fields
 LARGEST_BYTES = (1 << 31) - 1
 """What one message of protocol buffers may hold."""
 
-# Numbers of fields in ModelProto and OperatorSetIdProto.
-_IR_VERSION, _PRODUCER, _OPSET_IMPORT = 1, 2, 8
+# Numbers of fields in ModelProto, OperatorSetIdProto, GraphProto and TensorProto.
+_IR_VERSION, _PRODUCER, _GRAPH, _OPSET_IMPORT = 1, 2, 7, 8
 _DOMAIN, _VERSION = 1, 2
+_INITIALIZER = 5
+_DATA_TYPE = 2
+
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16", 21: "uint4", 22: "int4"}
+"""The element types that weights have: number in TensorProto.DataType -> numpy's name, or ONNX's where that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,29 @@ def origin_of(content: bytes) -> Origin:
                 domain, version = _text(entry.get(_DOMAIN)), entry.get(_VERSION)
                 opsets["" if domain == "ai.onnx" else domain] = version if isinstance(version, int) else 0
     return Origin(ir_version, opsets, producer)
+
+
+def precision_of(content: bytes) -> str:
+    """The element type that holds most bytes of a model's weights, as float32 or int8; "unknown" where there are none.
+
+    What onnxruntime computes with may be another one: it is the kernels' choice.
+    """
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(ValueError):
+        for part in fields(content):
+            if part.number == _GRAPH and isinstance(part.value, memoryview):
+                for inner in fields(part.value):
+                    if inner.number == _INITIALIZER and isinstance(inner.value, memoryview):
+                        name = _element_type(inner.value)
+                        sizes[name] = sizes.get(name, 0) + len(inner.value)
+    sizes.pop("", None)
+    return max(sizes, key=sizes.__getitem__, default="unknown")
+
+
+def _element_type(tensor: memoryview) -> str:
+    """The type of a tensor's elements; nothing for those that are no weights: indices, shapes, texts."""
+    kinds = [part.value for part in fields(tensor) if part.number == _DATA_TYPE]
+    return _TYPES.get(kinds[-1], "") if kinds and isinstance(kinds[-1], int) else ""
 
 
 def _beside(folder: Path, name: str) -> bytes:

@@ -17,6 +17,7 @@ import convq.inference.image as images
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
+from convq.inference.onnx_file import precision_of
 from convq.inference.opening import FEATURES, MODEL, PROVIDERS, REPORT, open_session, read_verified, without_paths
 from convq.inference.outputs import agrees, finite, rank
 from convq.inference.pictures import Picture
@@ -55,6 +56,8 @@ class Engine:
     provider: str
     """Where it runs: cpu or cuda."""
     requested_provider: str
+    precision: str
+    """The type of most of its weights, as float32; what the kernels compute with is theirs."""
     """What was asked for: auto, cpu or cuda."""
     sha256: str
     """Of `model.onnx`, as `report.json` says and as was verified."""
@@ -81,7 +84,7 @@ class Engine:
         """Not for callers: `load` checks what is assumed here."""
         graph = plain.graph
         self.name, self.version, self.manifest = name, version, manifest
-        self.labels, self.sha256, self.provider, self.requested_provider = (), "", "", ""
+        self.labels, self.sha256, self.provider, self.requested_provider, self.precision = (), "", "", "", ""
         self.outputs = (*graph.fetched, *featured.graph.feature_maps)
         self.feature_maps = frozenset(featured.graph.feature_maps)
         self.classes = manifest.classes.name if manifest.classes else None
@@ -122,6 +125,7 @@ class Engine:
         requested = manifest.runtime.device if device == "auto" else device
         content, sha256 = read_verified(file)
         session = open_session(content, file, requested, manifest.runtime.threads)
+        precision = precision_of(content)
         graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
         plain = featured = _Network(session, graph, {name: name for name in graph.fetched})
         if separate:
@@ -133,6 +137,7 @@ class Engine:
             featured = _Network(second, graph, plain.fetched)
         engine = cls(folder.resolve().name, version, manifest, file, plain, featured)
         engine.labels, engine.sha256, engine.requested_provider = labels, sha256, requested
+        engine.precision = precision
         engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
         engine._began = began
         return engine

@@ -13,7 +13,7 @@ from convq.protocol import DEDUP_WINDOW_S
 from convq.queue.link import Link, lua
 
 LIBRARY = "convq"
-VERSION = 1
+VERSION = 2
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
 MISSED = "other languages cannot call FCALL convq_submit; their XADD works as before"

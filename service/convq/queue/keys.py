@@ -16,7 +16,7 @@ convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
 convq:{M}:suspects       hash       supervisors           a day after the last death; a job leaves when it is answered
-convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, drain rate, last beat
+convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, refusals, drain rate, last beat, exporter
 convq:models             hash       supervisors           refreshed by live services, gone with them
 ======================== ========== ===================== ==========================================================
 """

@@ -6,10 +6,14 @@ Runs in the supervisor, outside the workers: neither a long native call nor a he
 from __future__ import annotations
 
 import json
+import math
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from convq.queue.address import Address
 from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, MODELS, Shard
@@ -19,34 +23,62 @@ DEPTH, MEASURE, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", 
 
 SUSPICION_TTL_MS = 86_400_000
 MEMORY_SAMPLES = 5
+LONGEST_TERM_MS = 4000
+"""A service that exports a queue and is silent for a lease, and no longer than this, is replaced by another."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneDepth:
-    """How much one stream holds. `lag` is None where the server cannot tell (an undelivered entry was deleted)."""
+    """How much one stream holds, and how many jobs were ever added.
+
+    `lag` is None where the server cannot tell (an undelivered entry was deleted).
+    """
 
     length: int
     pending: int
     lag: int | None
     oldest_age_s: float
     idle_s_max: float
+    added: int
 
 
 @dataclass(frozen=True, slots=True)
 class ShardDepth:
-    """The lanes of one shard, from the highest priority to the lowest, and how many dead letters there are."""
+    """How much one shard holds: `lanes` from the highest priority to the lowest, dead letters, and what the door knows.
+
+    Limits and bytes are None until a service that serves the model has said them.
+    """
 
     lanes: tuple[LaneDepth, ...]
     dead_letters: int
+    refused: Mapping[str, int]
+    """Which limit (jobs, bytes) -> how many jobs the door refused for it."""
+    limit_jobs: int | None
+    limit_bytes: int | None
+    held_bytes: int | None
+    drain_per_s: float | None
+    """Jobs answered a second while jobs wait; None while that is not known."""
+    valid_until_s: float
+    """A moment of `time.monotonic`: from then on another service may export this shard's queue."""
+
+    @property
+    def drain_s(self) -> float | None:
+        """Seconds until all that waits now is answered; 0 where nothing does, infinite where nothing drains."""
+        waiting = sum(lane.length for lane in self.lanes)
+        if not waiting or self.drain_per_s is None:
+            return None if waiting else 0.0
+        return waiting / self.drain_per_s if self.drain_per_s else math.inf
 
 
 class LeaseKeeper:
     """One per supervisor and Redis; not for two threads at once."""
 
-    def __init__(self, url: str, *, lease_ms: int) -> None:
-        self._url = url
-        self._link = Link(url)
+    def __init__(self, where: Address | str, *, lease_ms: int) -> None:
+        self._address = Address.of(where)
+        self._link = Link(self._address)
         self._lease_ms = lease_ms
+        self._term_ms = min(lease_ms, LONGEST_TERM_MS)
+        self._name = secrets.token_hex(8)
         self._library = FunctionLibrary(self._link)
 
     def close(self) -> None:
@@ -60,7 +92,7 @@ class LeaseKeeper:
 
     def look(self) -> Server:
         """Ask the server what it is, and what is wrong with it. Raises RedisRefused only where it is too old."""
-        return look_at(self._link, self._url)
+        return look_at(self._link, self._address)
 
     def inspect(self) -> Server:
         """As `look`; raises RedisRefused also where it may drop jobs by itself or takes none (a replica)."""
@@ -112,10 +144,37 @@ class LeaseKeeper:
         """The models that some service announced."""
         return [name.decode() for name in self._link.call("HKEYS", MODELS)]
 
-    def depth(self, shard: Shard) -> ShardDepth:
-        """How much the shard holds."""
-        dead, *flat = (int(value) for value in self._link.run(DEPTH, [*shard.streams, shard.dead], [GROUP]))
+    def depth(self, shard: Shard) -> ShardDepth | None:
+        """How much the shard holds, for the one service that exports that; None for the others.
+
+        Who was elected stays so by calling this again within a lease, or within 4 s where that is shorter.
+        """
+        valid_until_s = time.monotonic() + self._term_ms / 1e3  # from before the server heard of it: never too late
+        reply = self._elect(shard, self._term_ms)
+        if not reply:
+            return None
+        dead, refused_jobs, refused_bytes, *facts = reply
+        limit_jobs, limit_bytes, held_bytes = (None if fact is None else int(fact) for fact in facts[:3])
         lanes = []
-        for length, pending, lag, age_ms, idle_ms in zip(*(flat[i::5] for i in range(5)), strict=True):
-            lanes.append(LaneDepth(length, pending, None if lag < 0 else lag, age_ms / 1e3, idle_ms / 1e3))
-        return ShardDepth(tuple(lanes), dead)
+        for length, pending, lag, age_ms, idle_ms, added in zip(*(facts[4 + i :: 6] for i in range(6)), strict=True):
+            known = None if lag < 0 else lag
+            lanes.append(LaneDepth(length, pending, known, age_ms / 1e3, idle_ms / 1e3, added))
+        return ShardDepth(
+            lanes=tuple(lanes),
+            dead_letters=dead,
+            refused={"jobs": refused_jobs, "bytes": refused_bytes},
+            limit_jobs=limit_jobs,
+            limit_bytes=limit_bytes,
+            held_bytes=held_bytes,
+            drain_per_s=None if facts[3] is None else float(facts[3]),
+            valid_until_s=valid_until_s,
+        )
+
+    def resign(self, shard: Shard) -> None:
+        """Export the shard's queue no longer: the next service that asks is elected at once."""
+        self._elect(shard, 0)
+
+    def _elect(self, shard: Shard, term_ms: int) -> list[Any]:
+        keys = [*shard.streams, shard.dead, shard.cfg]
+        reply: list[Any] = self._link.run(DEPTH, keys, [GROUP, self._name, term_ms])
+        return reply

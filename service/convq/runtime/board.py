@@ -27,13 +27,17 @@ DECODING_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric family of the board. A histogram has `buckets` (upper bounds); `labels` lists every value of each label."""
+    """One metric family of the board. A histogram has `buckets` (upper bounds); `labels` lists every value of each label.
+
+    A gauge that is `absent_at_zero` says nothing before it was first set, like the time of something that never happened.
+    """
 
     name: str
     help: str
     kind: str
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
     buckets: tuple[float, ...] = ()
+    absent_at_zero: bool = False
 
     @property
     def width(self) -> int:
@@ -46,10 +50,11 @@ class Series:
 
 
 class Layout:
-    """Where each series lies in a row."""
+    """Where each series lies in a row, and the `bounds` of each histogram."""
 
     def __init__(self, series: Sequence[Series]) -> None:
         self.series = tuple(series)
+        self.bounds = {one.name: np.array(one.buckets) for one in self.series if one.kind == "histogram"}
         self._offsets: dict[tuple[str, tuple[str, ...]], int] = {}
         offset = 0
         for one in self.series:
@@ -72,7 +77,7 @@ class Row:
         self.running = running
         self.decoding = decoding
         self._lock = threading.Lock()
-        self._bounds = {one.name: np.array(one.buckets) for one in layout.series if one.kind == "histogram"}
+        self._bounds = layout.bounds
 
     def add(self, name: str, amount: float, *labels: str) -> None:
         """Count up."""
@@ -120,6 +125,10 @@ class Board:
         self._marks = memoryview(self._memory)[numbers * FLOAT_BYTES :]
         self._layout = layout
         self._models = models
+
+    def totals(self, model: int) -> np.ndarray:
+        """The cells of one model, summed over workers: right for counters and histograms."""
+        return np.asarray(self._cells[:, model].sum(axis=0))
 
     def row(self, worker: int, model: int) -> Row:
         """The row of worker number `worker` for model number `model`."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable
-from convq.queue import LeaseKeeper, Shard
+from convq.queue import Address, LeaseKeeper, Shard
 from convq.queue.leases import ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.logs import event
@@ -43,10 +43,10 @@ class _Dead:
 
 
 class Heartbeat:
-    """The thread. `beats` says whether the last round reached Redis, `depths` what it measured."""
+    """The thread. `beats` says whether the last round reached Redis."""
 
     def __init__(
-        self, settings: Settings, redis: str, board: Board, models: Sequence[str], slots: Sequence[Slot]
+        self, settings: Settings, redis: Address, board: Board, models: Sequence[str], slots: Sequence[Slot]
     ) -> None:
         self._keeper = LeaseKeeper(redis, lease_ms=settings.lease_ms)
         self._settings = settings
@@ -58,22 +58,34 @@ class Heartbeat:
         self._news = False
         self._announced: set[str] = set()
         self._stopping = False
+        self._draining = False
         self._remarks: set[str] = set()
         self._started_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.beats = False
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None
-        self.depths: dict[str, ShardDepth] = {}
+        self._depths: Mapping[str, ShardDepth] = {}
 
     @property
     def announced(self) -> bool:
         """Whether every model is in the list that clients read."""
         return len(self._announced) == len(self._shards)
 
+    def depths(self) -> dict[str, ShardDepth]:
+        """Model -> how much its queue holds, for the models whose queue this service exports at this moment."""
+        now_s = time.monotonic()
+        depths = {} if self._draining else self._depths
+        return {model: depth for model, depth in depths.items() if now_s < depth.valid_until_s}
+
     def start(self) -> None:
         """Begin to beat."""
         self._thread.start()
+
+    def drain(self) -> None:
+        """Export no queue any more, so that another service can; leases are kept."""
+        self._draining = True
+        self._beat_now()
 
     def stop(self, within_s: float = 5.0) -> None:
         """End the thread; take the models out of the list where nobody else serves them.
@@ -87,6 +99,7 @@ class Heartbeat:
             event(log, logging.WARNING, "Redis does not answer; leases and models run out by themselves")
             return
         try:
+            self._export_nothing()
             self._keeper.withdraw([shard.model for shard in self._shards])
         except ConvqError as error:
             event(log, logging.WARNING, str(error), during="withdrawing the models")
@@ -95,8 +108,7 @@ class Heartbeat:
     def describe(self, model: str, description: Mapping[str, object]) -> None:
         """What `convq:models` says of a model, from a worker that has loaded it; said at once, not at the next beat."""
         self._descriptions[model] = description
-        self._news = True
-        self._dead.put(None)
+        self._beat_now()
 
     def fence(self, slot: int, pid: int, points: int = 0) -> None:
         """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on.
@@ -113,6 +125,10 @@ class Heartbeat:
             row.decoding.clear()
             if nonce:
                 self._dead.put(_Dead(index, _incarnation(pid, nonce), suspects, points))
+
+    def _beat_now(self) -> None:
+        self._news = True
+        self._dead.put(None)
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
@@ -189,10 +205,13 @@ class Heartbeat:
             self._renew(index, shard)
             self._fence_gone(index, shard)
         for shard in self._shards:
-            try:
-                self._announce(shard)
-            except RedisRefused as error:
-                event(log, logging.ERROR, str(error), during="heartbeat", model=shard.model)
+            for step in (self._announce, self._export):
+                try:
+                    step(shard)
+                except RedisRefused as error:
+                    event(log, logging.ERROR, str(error), during="heartbeat", model=shard.model)
+        if self._draining:
+            self._export_nothing()
         mine = {shard.model for shard in self._shards}
         self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
         for trouble in self._keeper.keep_functions():
@@ -207,7 +226,20 @@ class Heartbeat:
             ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
             self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
             self._announced.add(shard.model)
-        self.depths[shard.model] = self._keeper.depth(shard)
+
+    def _export(self, shard: Shard) -> None:
+        """Stand for election, and measure the queue where this service is the one that exports it."""
+        if self._draining:
+            return
+        depth = self._keeper.depth(shard)
+        others = {model: kept for model, kept in self._depths.items() if model != shard.model}
+        self._depths = others if depth is None else {**others, shard.model: depth}  # replaced as one: a scrape reads it
+
+    def _export_nothing(self) -> None:
+        """Let others be elected at once."""
+        for model in self._depths:
+            self._keeper.resign(Shard(model))
+        self._depths = {}
 
     def _renew(self, index: int, shard: Shard) -> None:
         """Renew the workers that make progress; tell those whose lease is gone through the board."""

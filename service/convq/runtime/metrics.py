@@ -6,18 +6,17 @@ port. Names and labels follow Prometheus: base units, `_total` for counters, bou
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from convq.protocol import Priority
-from convq.queue.leases import ShardDepth
 from convq.runtime.batcher import CloseReason
-from convq.runtime.board import Board, Layout, Series
+from convq.runtime.board import Board, Layout, Row, Series
 
 LANE_NAMES = tuple(str(lane) for lane in Priority)
 OUTCOMES = ("ok", "error", "invalid", "timeout", "expired", "cancelled", "dead_letter")
@@ -34,6 +33,7 @@ SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BYTES_BUCKETS = (1e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 
 _STREAM = ("stream", LANE_NAMES)
+_PER_STREAM, _PER_MODEL, _PER_WORKER = ("model", "stream"), ("model",), ("worker",)
 
 WORKER_SERIES = (
     Series("convq_jobs", "Jobs answered, by how they ended.", "counter", (_STREAM, ("outcome", OUTCOMES))),
@@ -86,9 +86,19 @@ WORKER_SERIES = (
         "convq_redis_command_errors", "Commands that Redis did not carry out.", "counter", (("error", COMMAND_ERRORS),)
     ),
     Series("convq_worker_in_flight", "Jobs that the worker holds.", "gauge"),
-    Series("convq_worker_last_progress_timestamp_seconds", "When the worker last went round its loop.", "gauge"),
+    Series(
+        "convq_worker_last_progress_timestamp_seconds",
+        "When the worker last went round its loop.",
+        "gauge",
+        absent_at_zero=True,
+    ),
     Series("convq_worker_state", "1 for the state that the worker is in.", "gauge", (("state", STATES),)),
-    Series("convq_model_load_duration_seconds", "Seconds from opening the model to the end of its warm-up.", "gauge"),
+    Series(
+        "convq_model_load_duration_seconds",
+        "Seconds from opening the model to the end of its warm-up.",
+        "gauge",
+        absent_at_zero=True,
+    ),
 )
 """Written by workers; on /metrics with the label `model`, gauges also with `worker` (the worker's number)."""
 
@@ -105,6 +115,9 @@ PULSE_SERIES = (
 )
 """Between supervisor and worker alone; not on /metrics."""
 
+OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s")
+"""Gauges that the supervisor writes for whoever has this slot; the others describe one process, and end with it."""
+
 LAYOUT = Layout((*WORKER_SERIES, *PULSE_SERIES))
 
 
@@ -118,67 +131,101 @@ class BoardCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family per series of the board."""
+        totals = [self._board.totals(index) for index in range(len(self._models))]
         for series in WORKER_SERIES:
-            yield self._family(series)
+            if series.kind == "gauge":
+                yield self._gauge(series)
+            elif series.kind == "counter":
+                yield self._counter(series, totals)
+            else:
+                yield self._histogram(series, totals)
 
-    def _family(self, series: Series) -> Metric:
-        names = [label for label, _ in series.labels]
-        if series.kind == "gauge":
-            gauge = GaugeMetricFamily(series.name, series.help, labels=["model", "worker", *names])
-            for index, model, labels in self._rows(series):
-                for worker in range(self._workers):
-                    gauge.add_metric(
-                        [model, str(worker), *labels], self._board.row(worker, index).get(series.name, *labels)
-                    )
-            return gauge
-        if series.kind == "counter":
-            counter = CounterMetricFamily(series.name, series.help, labels=["model", *names])
-            for index, model, labels in self._rows(series):
-                counter.add_metric([model, *labels], float(self._sums(series, index, labels)[0]))
-            return counter
-        histogram = HistogramMetricFamily(series.name, series.help, labels=["model", *names])
-        for index, model, labels in self._rows(series):
-            *counts, total = self._sums(series, index, labels)
-            bounds = [*(f"{bound:g}" for bound in series.buckets), "+Inf"]
-            running, buckets = 0.0, []
-            for bound, count in zip(bounds, counts, strict=True):
-                running += count
-                buckets.append((bound, running))
-            histogram.add_metric([model, *labels], buckets=buckets, sum_value=float(total))
+    def _gauge(self, series: Series) -> Metric:
+        gauge = GaugeMetricFamily(series.name, series.help, labels=["model", "worker", *_names(series)])
+        for worker in range(self._workers):
+            for index, model in enumerate(self._models):
+                row = self._board.row(worker, index)
+                for labels in series.combinations():
+                    value = row.get(series.name, *labels)
+                    if value or not series.absent_at_zero:
+                        gauge.add_metric([model, str(worker), *labels], value)
+        return gauge
+
+    def _counter(self, series: Series, totals: Sequence[np.ndarray]) -> Metric:
+        counter = CounterMetricFamily(series.name, series.help, labels=["model", *_names(series)])
+        for model, cells in zip(self._models, totals, strict=True):
+            for labels in series.combinations():
+                counter.add_metric([model, *labels], float(cells[LAYOUT.offset(series.name, labels)]))
+        return counter
+
+    def _histogram(self, series: Series, totals: Sequence[np.ndarray]) -> Metric:
+        histogram = HistogramMetricFamily(series.name, series.help, labels=["model", *_names(series)])
+        bounds = [*(f"{bound:g}" for bound in series.buckets), "+Inf"]
+        for model, cells in zip(self._models, totals, strict=True):
+            for labels in series.combinations():
+                start = LAYOUT.offset(series.name, labels)
+                counts, total = cells[start : start + len(bounds)], float(cells[start + len(bounds)])
+                buckets = list(zip(bounds, counts.cumsum().tolist(), strict=True))
+                histogram.add_metric([model, *labels], buckets=buckets, sum_value=total)
         return histogram
 
-    def _rows(self, series: Series) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-        for index, model in enumerate(self._models):
-            for labels in series.combinations():
-                yield index, model, labels
 
-    def _sums(self, series: Series, model: int, labels: tuple[str, ...]) -> list[float]:
-        start = LAYOUT.offset(series.name, labels)
-        rows = (self._board.row(worker, model).cells[start : start + series.width] for worker in range(self._workers))
-        return [float(value) for value in sum(rows)]  # type: ignore[union-attr]
+def _names(series: Series) -> list[str]:
+    return [label for label, _ in series.labels]
 
 
-QUEUE_GAUGES: dict[str, str] = {
-    "convq_queue_length": "Jobs in the stream: waiting, or held by workers.",
-    "convq_queue_pending": "Jobs held by workers.",
-    "convq_queue_lag": "Jobs that no worker has been handed yet.",
-    "convq_queue_lag_known": "1 where the server can tell the lag, 0 where it cannot.",
-    "convq_queue_backlog": "Lag and pending together.",
-    "convq_queue_oldest_age_seconds": "Age of the oldest job in the stream.",
-    "convq_consumers_idle_seconds_max": "Longest time that a worker has not asked for jobs.",
+class Family(NamedTuple):
+    """One metric family that the supervisor makes from what it knows; a counter where its name ends with `_total`."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+QUEUE_FAMILIES: dict[str, Family] = {
+    "convq_queue_length": Family("Jobs in the stream: waiting, or held by workers.", _PER_STREAM),
+    "convq_queue_pending": Family("Jobs held by workers.", _PER_STREAM),
+    "convq_queue_lag": Family("Jobs that no worker has been handed yet.", _PER_STREAM),
+    "convq_queue_lag_known": Family("1 where the server can tell the lag, 0 where it cannot.", _PER_STREAM),
+    "convq_queue_backlog": Family("Lag and pending together.", _PER_STREAM),
+    "convq_queue_oldest_age_seconds": Family("Age of the oldest job in the stream.", _PER_STREAM),
+    "convq_consumers_idle_seconds_max": Family("Longest time that a worker has not asked for jobs.", _PER_STREAM),
+    "convq_queue_added_total": Family("Jobs ever added to the stream, by whomever.", _PER_STREAM),
+    "convq_queue_refused_total": Family(
+        "Jobs refused at the door, by the limit that was reached.", ("model", "reason")
+    ),
+    "convq_queue_drain_seconds": Family(
+        "Time until all that waits is answered, at the measured rate; +Inf where nothing drains, absent where it is not known.",
+        _PER_MODEL,
+    ),
+    "convq_queue_bytes": Family("Bytes in the streams, as the door counts them.", _PER_MODEL),
+    "convq_queue_limit_jobs": Family("Jobs that the door lets be in the streams.", _PER_MODEL),
+    "convq_queue_limit_bytes": Family("Bytes that the door lets be in the streams.", _PER_MODEL),
+    "convq_dead_letter_length": Family("Dead letters of the model.", _PER_MODEL),
 }
-"""Per model and stream."""
+"""What the server knows of a queue: on /metrics of one service at a time, the one that is elected, so that sums are right."""
 
-SERVICE_GAUGES: dict[str, str] = {
-    "convq_dead_letter_length": "Dead letters of the model.",
-    "convq_workers": "Live workers that serve the model.",
-    "convq_model_suspended": "1 while the model claims nothing, because its network kills worker after worker.",
-    "convq_worker_restarts_total": "Workers that died and were started again.",
-    "convq_worker_cpu_seconds_total": "Processor time of each worker process.",
-    "convq_worker_resident_memory_bytes": "Resident memory of each worker process.",
-    "convq_model_info": "Which networks are loaded, where they run and what for.",
-    "convq_model_version_state": "1 for what each version is: serving, candidate, shadow, kept or refused.",
-    "convq_build_info": "Versions of convq, onnxruntime and Python.",
+SERVICE_FAMILIES: dict[str, Family] = {
+    "convq_exporter": Family("1 where this service exports the queue of the model, 0 where another does.", _PER_MODEL),
+    "convq_workers": Family("Live workers that serve the model.", _PER_MODEL),
+    "convq_model_suspended": Family(
+        "1 while the model claims nothing, because its network kills worker after worker.", _PER_MODEL
+    ),
+    "convq_worker_restarts_total": Family("Workers that died and were started again.", _PER_WORKER),
+    "convq_worker_cpu_seconds_total": Family("Processor time of all processes that this worker was.", _PER_WORKER),
+    "convq_worker_resident_memory_bytes": Family("Resident memory of each worker process.", _PER_WORKER),
+    "convq_worker_open_files": Family("File descriptors that each worker process has open.", _PER_WORKER),
+    "convq_worker_threads": Family("Threads of each worker process.", _PER_WORKER),
+    "convq_worker_start_time_seconds": Family("When each worker process started, in seconds since 1970.", _PER_WORKER),
+    "convq_supervisor_cpu_seconds_total": Family("Processor time of the supervisor."),
+    "convq_supervisor_resident_memory_bytes": Family("Resident memory of the supervisor."),
+    "convq_model_info": Family(
+        "Which networks are loaded, where they run and what for; precision is the type of most of their weights.",
+        ("model", "version", "sha256", "provider", "requested_provider", "precision", "role"),
+    ),
+    "convq_model_version_state": Family(
+        "1 for what each version is: serving, candidate, shadow, kept or refused.", ("model", "version", "state")
+    ),
+    "convq_build_info": Family("Versions of convq, onnxruntime and Python.", ("version", "onnxruntime", "python")),
 }
 """Known to the supervisor alone."""
 
@@ -186,29 +233,31 @@ SERVICE_GAUGES: dict[str, str] = {
 def documented_metrics() -> dict[str, str]:
     """Every metric on /metrics with its help, as the README must list them."""
     names = {f"{s.name}_total" if s.kind == "counter" else s.name: s.help for s in WORKER_SERIES}
-    return names | QUEUE_GAUGES | SERVICE_GAUGES
+    return names | {name: family.help for name, family in (QUEUE_FAMILIES | SERVICE_FAMILIES).items()}
 
 
-def queue_families(depths: dict[str, ShardDepth]) -> list[Metric]:
-    """The queue's gauges, from what was last measured."""
-    families = {name: GaugeMetricFamily(name, text, labels=["model", "stream"]) for name, text in QUEUE_GAUGES.items()}
-    for model, depth in depths.items():
-        for stream, lane in zip(LANE_NAMES, depth.lanes, strict=True):
-            values = {
-                "convq_queue_length": lane.length,
-                "convq_queue_pending": lane.pending,
-                "convq_queue_lag": lane.lag if lane.lag is not None else lane.length - lane.pending,
-                "convq_queue_lag_known": 0 if lane.lag is None else 1,
-                "convq_queue_backlog": lane.length if lane.lag is None else lane.lag + lane.pending,
-                "convq_queue_oldest_age_seconds": lane.oldest_age_s,
-                "convq_consumers_idle_seconds_max": lane.idle_s_max,
-            }
-            for name, value in values.items():
-                families[name].add_metric([model, stream], value)
-    dead = GaugeMetricFamily("convq_dead_letter_length", SERVICE_GAUGES["convq_dead_letter_length"], labels=["model"])
-    for model, depth in depths.items():
-        dead.add_metric([model], depth.dead_letters)
-    return [*families.values(), dead]
+def documented_labels() -> dict[str, tuple[str, ...]]:
+    """Metric -> its labels, as the README must list them. No value of any label comes from a client."""
+    found = {}
+    for series in WORKER_SERIES:
+        name = f"{series.name}_total" if series.kind == "counter" else series.name
+        found[name] = ("model", *(["worker"] if series.kind == "gauge" else []), *_names(series))
+    return found | {name: family.labels for name, family in (QUEUE_FAMILIES | SERVICE_FAMILIES).items()}
+
+
+def new_family(name: str) -> CounterMetricFamily | GaugeMetricFamily:
+    """An empty family of QUEUE_FAMILIES or SERVICE_FAMILIES, for samples to be added to."""
+    known = (QUEUE_FAMILIES | SERVICE_FAMILIES)[name]
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return kind(name, known.help, labels=known.labels)
+
+
+def reset_gauges(row: Row) -> None:
+    """The process that this row described is another one now, or none; counters go on."""
+    for series in row.layout.series:
+        if series.kind == "gauge" and series.name not in OUTLIVING:
+            for labels in series.combinations():
+                row.set(series.name, 0.0, *labels)
 
 
 class FunctionCollector(Collector):
@@ -220,16 +269,6 @@ class FunctionCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """What the function gives now."""
         return self._families()
-
-
-def process_usage(pid: int) -> tuple[float, float] | None:
-    """Processor seconds and resident bytes of a process, from /proc; None where there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (int(fields[11]) + int(fields[12])) / ticks, float(int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
 
 
 def wall_clock_s() -> float:

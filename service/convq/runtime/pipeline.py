@@ -281,14 +281,14 @@ class Pipeline:
         began = time.perf_counter()
         with in_network(self._row, engine, [ticket.name for ticket in tickets]):
             outputs = engine.run(inputs, wanted)
-        infer_s = time.perf_counter() - began
+        ended_s = time.perf_counter()
         for ticket in tickets:
             ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
-            ticket.infer_s = infer_s
+            ticket.infer_s = ended_s - began
             ticket.prepared = None
         role = self._role(tickets[0])
         shadowed = role == "serving" and self.serving.shadow is not None and not tickets[0].alone
-        return Answers(tickets, outputs, batch, engine, role, inputs if shadowed else None)
+        return Answers(tickets, outputs, batch, engine, role, inputs if shadowed else None, ended_s)
 
     def _role(self, ticket: Ticket) -> Role | None:
         return None if ticket.engine is None else self.serving.role_of(ticket.engine)

@@ -37,7 +37,7 @@ class Publisher:
         completions = self._answerer.answer(answers)
         ranked = time.perf_counter()
         self._commit(answers.tickets, completions)
-        self._tally.answered(answers, completions, ranked - began, time.perf_counter() - ranked)
+        self._tally.answered(answers, completions, ranked - began, time.perf_counter())
 
     def _bury(self, ticket: Ticket, completion: Completion) -> None:
         """Answer what killed its workers as poisoned, and keep it as a dead letter."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 import convq
 from convq.queue.leases import ShardDepth
-from convq.runtime.metrics import SERVICE_GAUGES, process_usage, queue_families
+from convq.runtime.metrics import SERVICE_FAMILIES, new_family
+from convq.runtime.processes import open_files_of, usage_of
+from convq.runtime.queue_metrics import queue_families
 from convq.runtime.slots import Slot
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -24,55 +27,70 @@ def service_families(
 ) -> list[Metric]:
     """Every family of the supervisor, as of now. `versions`: model -> version -> state."""
     models = tuple(versions)
-    name = "convq_model_suspended"
-    pauses = GaugeMetricFamily(name, SERVICE_GAUGES[name], labels=["model"])
-    for model in models:
-        pauses.add_metric([model], float(model in suspended))
     return [
-        *queue_families(dict(depths)),
-        *_worker_families(models, slots),
-        pauses,
+        *queue_families(depths),
+        _per_model("convq_exporter", {model: model in depths for model in models}),
+        _per_model("convq_workers", dict.fromkeys(models, sum(slot.ready_since_s is not None for slot in slots))),
+        _per_model("convq_model_suspended", {model: model in suspended for model in models}),
+        *_process_families(slots),
         _model_info(slots),
         _states(versions),
         _build_info(),
     ]
 
 
-def _worker_families(models: Sequence[str], slots: Sequence[Slot]) -> list[Metric]:
-    live = GaugeMetricFamily("convq_workers", SERVICE_GAUGES["convq_workers"], labels=["model"])
-    for model in models:
-        live.add_metric([model], sum(slot.ready_since_s is not None for slot in slots))
-    restarts = _counter("convq_worker_restarts_total")
-    cpu = _counter("convq_worker_cpu_seconds_total")
-    memory = GaugeMetricFamily(
-        "convq_worker_resident_memory_bytes", SERVICE_GAUGES["convq_worker_resident_memory_bytes"], labels=["worker"]
-    )
+def _per_model(name: str, values: Mapping[str, float]) -> Metric:
+    family = new_family(name)
+    for model, value in values.items():
+        family.add_metric([model], value)
+    return family
+
+
+def _process_families(slots: Sequence[Slot]) -> list[Metric]:
+    """How the supervisor and each worker do as processes; a worker that is dead has used processor time, and holds nothing."""
+    restarts = new_family("convq_worker_restarts_total")
     for slot in slots:
         restarts.add_metric([str(slot.number)], slot.restarts)
-        usage = process_usage(slot.pid) if slot.pid is not None else None
-        if usage is not None:
-            cpu.add_metric([str(slot.number)], usage[0])
-            memory.add_metric([str(slot.number)], usage[1])
-    return [live, restarts, cpu, memory]
+    mine = usage_of(os.getpid())
+    if mine is None:  # the kernel says nothing here
+        return [restarts]
+    spent = new_family("convq_supervisor_cpu_seconds_total")
+    spent.add_metric([], mine.cpu_s)
+    memory = new_family("convq_supervisor_resident_memory_bytes")
+    memory.add_metric([], mine.resident_bytes)
+    return [restarts, spent, memory, *_worker_processes(slots)]
 
 
-def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name.removesuffix("_total"), SERVICE_GAUGES[name], labels=["worker"])
+def _worker_processes(slots: Sequence[Slot]) -> list[Metric]:
+    spent = new_family("convq_worker_cpu_seconds_total")
+    names = ("resident_memory_bytes", "open_files", "threads", "start_time_seconds")
+    families = [new_family(f"convq_worker_{name}") for name in names]
+    for slot in slots:
+        worker, pid = [str(slot.number)], slot.pid
+        spent.add_metric(worker, slot.cpu_s())
+        usage = usage_of(pid) if pid is not None else None
+        files = open_files_of(pid) if pid is not None else None
+        if usage is not None and files is not None:
+            values = (usage.resident_bytes, files, usage.threads, usage.started_s)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric(worker, value)
+    return [spent, *families]
 
 
 def _model_info(slots: Sequence[Slot]) -> Metric:
-    names = ["version", "sha256", "provider", "requested_provider", "role"]
-    family = GaugeMetricFamily("convq_model_info", SERVICE_GAUGES["convq_model_info"], labels=["model", *names])
-    reports = [(model, row) for slot in slots for model, report in slot.models.items() for row in report["engines"]]
-    seen = {(model, *(row[name] for name in names)) for model, row in reports}
-    for labels in sorted(seen):
+    family = new_family("convq_model_info")
+    names = SERVICE_FAMILIES["convq_model_info"].labels
+    live = [slot.models for slot in slots if slot.ready_since_s is not None]
+    reports = [
+        {"model": model, **row} for models in live for model, report in models.items() for row in report["engines"]
+    ]
+    for labels in sorted({tuple(row[name] for name in names) for row in reports}):
         family.add_metric(labels, 1)
     return family
 
 
 def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
-    name = "convq_model_version_state"
-    family = GaugeMetricFamily(name, SERVICE_GAUGES[name], labels=["model", "version", "state"])
+    family = new_family("convq_model_version_state")
     for model, states in versions.items():
         for number, state in sorted(states.items()):
             family.add_metric([model, str(number), state], 1)
@@ -80,8 +98,7 @@ def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
 
 
 def _build_info() -> Metric:
-    names = ["version", "onnxruntime", "python"]
-    family = GaugeMetricFamily("convq_build_info", SERVICE_GAUGES["convq_build_info"], labels=names)
+    family = new_family("convq_build_info")
     family.add_metric([convq.__version__, _runtime_version(), platform.python_version()], 1)
     return family
 

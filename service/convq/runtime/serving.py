@@ -95,6 +95,7 @@ class Serving:
                 "sha256": engine.sha256[:12],
                 "provider": engine.provider,
                 "requested_provider": engine.requested_provider,
+                "precision": engine.precision,
                 "role": self.role_of(engine),
             }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from convq.runtime.orders import Change
 from convq.runtime.plans import Plan
+from convq.runtime.processes import usage_of
 
 
 @dataclass(slots=True)
@@ -33,6 +34,9 @@ class Slot:
     told: dict[str, tuple[Plan, float]] = field(default_factory=dict)
     """Model -> the plan that its worker was last told to follow, and when, by `time.monotonic`."""
 
+    account: tuple[int | None, float] = (None, 0.0)
+    """The worker whose processor time still counts up, and the seconds of those before it. Replaced as one: a scrape reads it."""
+
     @property
     def pid(self) -> int | None:
         """The process id of the living worker."""
@@ -54,9 +58,34 @@ class Slot:
 
     def forget(self) -> None:
         """Its worker is another one now."""
+        self.account = (self.pid, self.account[1])
         self.ready_since_s, self.failure, self.stopped, self.hung = None, None, False, False
         self.plans.clear()
         self.told.clear()
+
+    def cpu_s(self) -> float:
+        """Processor seconds of all workers that had this place; never goes back."""
+        while True:
+            account = pid, before_s = self.account
+            usage = usage_of(pid) if pid is not None else None
+            if usage is not None:
+                return before_s + usage.cpu_s
+            if account is self.account or pid is None:
+                return before_s
+
+    def poll(self, *, wait: bool = False) -> int | None:
+        """The exit status of its worker where that has ended, or, with `wait`, once it has.
+
+        What it has used is taken down before the kernel forgets it.
+        """
+        if self.process is None:
+            return None
+        if hasattr(os, "waitid"):
+            with suppress(ChildProcessError):  # waited for already
+                if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is None:
+                    return None
+            self.account = (None, self.cpu_s())
+        return self.process.wait() if wait else self.process.poll()
 
     def note_stops(self) -> None:
         """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""

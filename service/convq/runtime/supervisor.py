@@ -21,11 +21,12 @@ from typing import IO
 from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
+from convq.queue import Address
 from convq.runtime.board import Board
 from convq.runtime.crashes import CrashWatch, points_of
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.logs import event
-from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector
+from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, reset_gauges
 from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
@@ -54,7 +55,7 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        redis: str,
+        redis: Address,
         repository: Path,
         models: tuple[str, ...],
         workers: int,
@@ -94,7 +95,7 @@ class Supervisor:
         registry.register(
             FunctionCollector(
                 lambda: service_families(
-                    self.heartbeat.depths, self._slots, self._crashes.suspended(), self._versions.states()
+                    self.heartbeat.depths(), self._slots, self._crashes.suspended(), self._versions.states()
                 )
             )
         )
@@ -145,6 +146,7 @@ class Supervisor:
         event(log, logging.INFO, "draining", signal=signal.Signals(number).name)
         self._exit_code = 130 if number == signal.SIGINT else 0
         self._draining_since_s = time.monotonic()
+        self.heartbeat.drain()
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.send_signal(signal.SIGTERM)
@@ -160,8 +162,7 @@ class Supervisor:
             event(log, logging.ERROR, "a worker hangs in its network; it is replaced", worker=slot.number, pid=slot.pid)
             slot.hung = True
             slot.process.kill()
-            slot.process.wait()
-        status = slot.process.poll()
+        status = slot.poll(wait=slot.hung)
         if status is not None:
             self._bury(slot, status)
 
@@ -210,6 +211,8 @@ class Supervisor:
             self._crashes.note_death(slot.number)
             self._versions.note_death(slot.number, "it hung" if slot.hung else _ending(status))
         self.heartbeat.fence(slot.number, process.pid, points)
+        for index in range(len(self._models)):
+            reset_gauges(self._board.row(slot.number, index))
         if self._draining_since_s is not None:
             return
         slot.restarts += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +26,6 @@ class Tally:
 
     def delivered(self, delivery: Delivery) -> None:
         """Jobs have arrived."""
-        count = len(delivery.jobs)
-        self._row.observe_alike(self.STAGE, time.perf_counter() - delivery.arrived_s, count, "fetch")
         self._row.observe("convq_image_bytes", [len(job.image or job.tensor or b"") for job in delivery.jobs])
 
     def expired(self, per_lane: Sequence[int]) -> None:
@@ -42,12 +39,11 @@ class Tally:
         for job in delivery.jobs:
             self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
 
-    def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, commit_s: float) -> None:
-        """A batch is published."""
-        row, tickets = self._row, answers.tickets
-        now = time.perf_counter()
+    def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, done_s: float) -> None:
+        """A batch is published: `rank_s` went into its documents, `done_s` is the moment when the server had them."""
+        row = self._row
         outcomes: dict[tuple[int, str], int] = {}
-        for ticket in tickets:
+        for ticket in answers.tickets:
             key = ticket.job.lane, outcome_of(ticket)
             outcomes[key] = outcomes.get(key, 0) + 1
             if (
@@ -59,14 +55,39 @@ class Tally:
         for (lane, outcome), count in outcomes.items():
             row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
         row.add("convq_result_bytes", sum(len(done.document) for done in completions))
-        queued = np.array([ticket.queue_s for ticket in tickets])
-        row.observe(self.STAGE, queued, "queue")
-        row.observe("convq_job_e2e_duration_seconds", queued + now - np.array([ticket.arrived_s for ticket in tickets]))
-        row.observe_alike(self.STAGE, commit_s, len(tickets), "publish")
+        self._timed(answers, rank_s, done_s)
         if answers.role is not None:
             self._version_answered(answers, answers.role)
         if answers.batch is not None:
-            self._batch_answered(answers, rank_s)
+            row.observe_alike("convq_batch_size", len(answers.tickets), 1)
+            row.add("convq_batches", 1, str(answers.batch.reason))
+
+    def _timed(self, answers: Answers, rank_s: float, done_s: float) -> None:
+        """Where the time went: what the stages of a job add up to is its whole time, from the entry to the publication.
+
+        Whatever a job waits for between its arrival and the network is `batch_wait`, its neighbours' decoding too; what it
+        waits for behind the network, mostly for the batch before to be published, is `publish`.
+        """
+        row, tickets, count = self._row, answers.tickets, len(answers.tickets)
+        queue_s = np.array([ticket.queue_s for ticket in tickets])
+        fetch_s = np.array([ticket.fetch_s for ticket in tickets])
+        arrived_s = np.array([ticket.arrived_s for ticket in tickets])
+        wait_s = answers.ended_s - tickets[0].infer_s - arrived_s - fetch_s
+        images = [i for i, ticket in enumerate(tickets) if ticket.decode_s]
+        if images:
+            decode_s = np.array([tickets[i].decode_s for i in images])
+            prepare_s = np.array([tickets[i].prepare_s for i in images])
+            wait_s[images] -= decode_s + prepare_s
+            row.observe(self.STAGE, decode_s, "decode")
+            row.observe(self.STAGE, prepare_s[prepare_s > 0], "preprocess")  # not of those that could not be decoded
+        row.observe(self.STAGE, queue_s, "queue")
+        row.observe(self.STAGE, fetch_s, "fetch")
+        row.observe(self.STAGE, wait_s, "batch_wait")
+        if answers.batch is not None:
+            row.observe_alike(self.STAGE, tickets[0].infer_s, count, "inference")
+        row.observe_alike(self.STAGE, rank_s, count, "postprocess")
+        row.observe_alike(self.STAGE, done_s - answers.ended_s - rank_s, count, "publish")
+        row.observe("convq_job_e2e_duration_seconds", queue_s + done_s - arrived_s)
 
     def _version_answered(self, answers: Answers, role: Role) -> None:
         """What a version has done: bad input is no fault of it and does not come here."""
@@ -75,18 +96,6 @@ class Tally:
         row.add("convq_version_jobs", failed, role, "failed")
         row.add("convq_version_jobs", len(tickets) - failed, role, "ok")
         row.observe_alike("convq_version_inference_seconds", tickets[0].infer_s, len(tickets), role)
-
-    def _batch_answered(self, answers: Answers, rank_s: float) -> None:
-        row, tickets = self._row, answers.tickets
-        row.observe_alike("convq_batch_size", len(tickets), 1)
-        row.add("convq_batches", 1, str(answers.batch.reason) if answers.batch else "")
-        row.observe(self.STAGE, [ticket.wait_s for ticket in tickets], "batch_wait")
-        row.observe_alike(self.STAGE, tickets[0].infer_s, len(tickets), "inference")
-        row.observe_alike(self.STAGE, rank_s, len(tickets), "postprocess")
-        images = [ticket for ticket in tickets if ticket.decode_s]
-        if images:
-            row.observe(self.STAGE, [ticket.decode_s for ticket in images], "decode")
-            row.observe(self.STAGE, [ticket.prepare_s for ticket in images], "preprocess")
 
     def trouble(self, error: ConvqError) -> None:
         """Redis did not carry out a command."""

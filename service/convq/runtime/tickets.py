@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -44,6 +44,7 @@ class Ticket:
     alone: bool = False
     """A suspect: prepared and run with nobody else in native code."""
     status: Status = Status.OK
+    fetch_s: float = 0.0
     decode_s: float = 0.0
     prepare_s: float = 0.0
     wait_s: float = 0.0
@@ -86,6 +87,8 @@ class Answers:
     """What that engine was for, when it ran."""
     inputs: list[Prepared] | None = None
     """What it ran on, where a shadow is to run on the same."""
+    ended_s: float = field(default_factory=time.perf_counter)
+    """The moment, of `time.perf_counter`, at which the network was done with them, or it was clear that they do not run."""
 
 
 class Admission:
@@ -100,10 +103,11 @@ class Admission:
         """The tickets that may run, and those that end here."""
         runnable: list[Ticket] = []
         ended: list[Ticket] = []
+        fetch_s = time.perf_counter() - delivery.arrived_s
         for job in delivery.jobs:
             # A clock that went back can make an entry younger than now; nothing waits for less than no time.
             queue_s = max(0.0, delivery.server_ms - job.submitted_ms) / 1e3
-            ticket = Ticket(job, lease, delivery.arrived_s, queue_s)
+            ticket = Ticket(job, lease, delivery.arrived_s, queue_s, fetch_s=fetch_s)
             if job.id in delivery.cancelled:
                 ticket.status, ticket.cancelled = Status.CANCELLED, True
             elif job.problem is not None:
@@ -144,11 +148,14 @@ class Admission:
             return
         began = time.perf_counter()
         self._decoding.set([ticket.name])
-        decoded = engine.decode(job.image or b"")
-        middle = time.perf_counter()
+        try:
+            decoded = engine.decode(job.image or b"")
+        finally:  # what cannot be decoded takes its time too
+            middle = time.perf_counter()
+            ticket.decode_s = middle - began
         ticket.prepared = engine.prepare(decoded)
         self._decoding.clear()
-        ticket.decode_s, ticket.prepare_s = middle - began, time.perf_counter() - middle
+        ticket.prepare_s = time.perf_counter() - middle
         job.image = None  # decoded: the bytes need not wait for the batch
 
 

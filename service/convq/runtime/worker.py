@@ -22,7 +22,7 @@ from convq.errors import ConvqError
 from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import logs
 from convq.runtime.board import Board, Row
-from convq.runtime.metrics import LAYOUT, STATES
+from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("convq.worker")
 
 PR_SET_PDEATHSIG = 1
-OUTLIVES = ("pulse_reclaim", "pulse_suspended_until_s")
-"""What the supervisor writes for whoever has this slot."""
 REPORTING = threading.Lock()
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
@@ -131,11 +129,8 @@ def _report_serving(model: str, serving: Serving) -> None:
 
 
 def _reset(row: Row) -> None:
-    """Gauges describe this process, not the one that had the row before; counters go on."""
-    for series in row.layout.series:
-        if series.kind == "gauge" and series.name not in OUTLIVES:
-            for labels in series.combinations():
-                row.set(series.name, 0.0, *labels)
+    """The row describes this process now, not the one that had it before; counters go on."""
+    reset_gauges(row)
     row.running.clear()
     row.decoding.clear()
     row.set("convq_worker_state", 1.0, "starting")

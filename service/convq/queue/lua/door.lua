@@ -1,6 +1,6 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
 --
--- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_*; HINCRBY bytes
+-- convq:{M}:cfg               HMGET max_jobs, max_bytes, bytes, drain_*; HINCRBY bytes, refused_jobs, refused_bytes
 -- convq:{M}:jobs[:high|:low]  XLEN, XADD
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
 --
@@ -26,8 +26,11 @@ local function drain_rate(cfg)
   return known and rate or 0
 end
 
--- The error of a full queue. `excess` is how many jobs must be answered until there is room; nil where that never helps.
-local function queue_full(cfg, what, excess)
+-- Refuse `count` jobs because of the limit `reason`, jobs or bytes: count them, and make the error of a full queue. `excess` is
+-- how many jobs must be answered until there is room; nil where that never helps. At maxmemory, or without the right, the
+-- server refuses to count (these scripts may not write then): the answer is the same, and these jobs stay uncounted.
+local function queue_full(cfg, reason, count, what, excess)
+  redis.pcall('HINCRBY', cfg, 'refused_' .. reason, count)
   local rate = excess and drain_rate(cfg) or 0
   local wait_ms = rate > 0 and math.max(SOONEST_MS, math.ceil(1000 * excess / rate))
   if wait_ms and wait_ms <= LATEST_MS then
@@ -90,13 +93,14 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
 
   if max_jobs and count > max_jobs then
     local what = count .. ' jobs came at once, ' .. max_jobs .. ' may be in it: submit fewer at a time'
-    return queue_full(cfg, what .. '; most_jobs=' .. max_jobs)
+    return queue_full(cfg, 'jobs', count, what .. '; most_jobs=' .. max_jobs)
   elseif max_jobs and count > 0 and there + count > max_jobs then
-    return queue_full(cfg, there .. ' jobs are in the queue, ' .. max_jobs .. ' may be', there + count - max_jobs)
+    local what = there .. ' jobs are in the queue, ' .. max_jobs .. ' may be'
+    return queue_full(cfg, 'jobs', count, what, there + count - max_jobs)
   end
   if max_bytes and count > 0 and there > 0 and bytes + size > max_bytes then
     local excess = math.min(there, (bytes + size - max_bytes) * there / math.max(bytes, 1))
-    return queue_full(cfg, bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess)
+    return queue_full(cfg, 'bytes', count, bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess)
   end
 
   local add, entries, added = add_to(streams, args), {}, 0

@@ -1,0 +1,103 @@
+"""Every query of both dashboards, asked of a real Prometheus that watched a real service in good and bad times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploy.stand import DEPLOY, Stand, filled_in
+from deploy.story import (
+    OPTIONS,
+    Load,
+    fill_the_queue,
+    freeze_one_in_the_middle,
+    kill_a_worker,
+    push_bad_input,
+    push_poison,
+    run_down,
+    whole,
+)
+from servers import wait_until
+from services import Plain
+
+CHOICES = {"job": "convq", "instance": ".*", "model": "lenet", "redis": ".*", "namespace": ".*"}
+NOT_HERE = {
+    "Replicas": "kube-state-metrics: there is no cluster",
+    "Errors of KEDA": "there is no cluster",
+}
+STILL = {
+    ("Keys dropped", "evicted"): "a server that evicts is refused by the service",
+    ("Up and replicas", "replicas"): "a single server",
+    ("Suspended", "{{instance}}"): "takes six deaths within a minute; tests/e2e/test_poison.py has them",
+}
+"""Queries whose series is there and stays zero, and why. All others must have moved."""
+
+QUERIES = [
+    (name, panel["title"], target)
+    for name in ("service", "model")
+    for row in json.loads((DEPLOY / "grafana" / f"{name}.json").read_text())["panels"]
+    for panel in (row, *row.get("panels", []))
+    for target in panel.get("targets", [])
+]
+SHOWN = [(title, target["legendFormat"]) for _, title, target in QUERIES]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """Half a minute of load with everything in it that a panel is there to show."""
+    with Stand(tmp_path_factory.mktemp("stand"), *OPTIONS) as stand, Plain(stand.server.url) as plain:
+        with Load(stand.server.url, jobs=40):
+            push_bad_input(plain)
+            wait_until(lambda: stand.value("sum(rate(convq_jobs_total[5s]))"), 10)
+            push_poison(plain)
+            wait_until(lambda: stand.value("sum(increase(convq_dead_letters_total[5s]))"), 20)
+            wait_until(lambda: whole(stand), 20)
+            kill_a_worker(stand)
+            wait_until(lambda: whole(stand), 20)
+            freeze_one_in_the_middle(stand, plain)
+            fill_the_queue(stand, plain, lambda: bool(stand.value("sum(convq_queue_length) > 1500")))
+            reconnect(stand, plain)
+        run_down(plain)
+        yield stand
+
+
+def reconnect(stand: Stand, plain: Plain) -> None:
+    """All connections are cut; workers come back by themselves."""
+    plain.redis.client_kill_filter(_type="normal", skipme=True)
+    wait_until(lambda: stand.value("sum(increase(convq_redis_reconnects_total[5s]))"), 20)
+
+
+def moved(series: list[dict[str, Any]]) -> tuple[int, bool]:
+    """How many finite samples there are, and whether one of them is not zero."""
+    samples = [float(value) for one in series for _, value in one["values"]]
+    finite = [sample for sample in samples if math.isfinite(sample)]
+    return len(finite), any(finite)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("title", "target"),
+    [pytest.param(title, target, id=f"{name}: {title}: {target['refId']}") for name, title, target in QUERIES],
+)
+def test_every_query_of_the_dashboards_has_something_to_show(
+    watched: Stand, title: str, target: dict[str, Any]
+) -> None:
+    if title in NOT_HERE:
+        assert "kube_" in target["expr"] or "keda_" in target["expr"]
+        return
+    expression = filled_in(target["expr"], CHOICES)
+
+    samples, any_moved = moved(watched.history(expression))
+
+    assert samples, expression
+    if (title, target["legendFormat"]) not in STILL:
+        assert any_moved, expression
+
+
+def test_what_is_exempted_is_in_the_dashboards() -> None:
+    assert set(STILL) <= set(SHOWN)
+    assert set(NOT_HERE) <= {title for title, _ in SHOWN}

@@ -205,7 +205,7 @@ def test_a_killed_worker_loses_spans_and_no_job(fresh_server: OwnServer, fresh: 
 
 
 def test_nothing_of_opentelemetry_is_imported_where_no_traces_are_wanted(fresh_server: OwnServer, fresh: Plain) -> None:
-    """Supervisor and workers run with every import of it refused."""
+    """Supervisor and workers run with every import of it refused. (Where it is there, redis-py imports some for itself.)"""
     with RunningService(fresh_server.url, workers=1, PYTHONPATH=WITHOUT):
         assert "ok" == fresh.answer(fresh.push({"image": seven(), "traceparent": WANTED})).status
 

@@ -123,6 +123,19 @@ def test_an_error_stands_in_the_span_with_its_code_and_without_the_payload(
     assert ["queue", "publish"] == [span.name for span in collector.spans if span.parent == job.id]
 
 
+def test_a_job_that_was_taken_over_says_which_attempt_answered_it(
+    fresh_server: OwnServer, fresh: Plain, collector: Collector
+) -> None:
+    fresh.redis.xgroup_create(JOBS, "workers", "0", mkstream=True)
+    fresh.push({"image": seven(), "id": "over", "traceparent": WANTED})
+    fresh.redis.xreadgroup("workers", "a-dead-worker", {JOBS: ">"})
+    with traced(fresh_server.url, collector.url):
+        fresh.answer("over")
+
+    (job,) = collector.wait_for("process")
+    assert (TRACE, 2, "over") == (job.trace, job.attributes["convq.attempt"], job.attributes["convq.job.id"])
+
+
 def test_an_invalid_traceparent_is_ignored_and_only_sampled_jobs_have_a_trace_of_their_own(
     fresh_server: OwnServer, fresh: Plain, collector: Collector
 ) -> None:

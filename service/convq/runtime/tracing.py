@@ -74,7 +74,8 @@ class Tracing:
         """Keep what is to be traced of these jobs. Never blocks."""
         trails = []
         for ticket in answers.tickets:
-            context = trace_context(ticket.job.traceparent)
+            given = ticket.job.traceparent
+            context = trace_context(given) if given is not None else None
             if context.sampled if context is not None else random.random() < self._ratio:  # noqa: S311 - no secret
                 trails.append(Trail.of(ticket, context))
         if not trails:

@@ -157,13 +157,16 @@ def test_an_invalid_traceparent_is_ignored_and_only_sampled_jobs_have_a_trace_of
     assert [TRACE] == [span.trace for span in collector.spans if span.name.startswith("process")]
 
 
-def test_the_standard_variables_name_the_service_and_bring_headers(
+def test_the_standard_variables_name_the_service_bring_headers_and_compress(
     fresh_server: OwnServer, fresh: Plain, collector: Collector
 ) -> None:
-    named = {"OTEL_SERVICE_NAME": "digits", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
-    with traced(
-        fresh_server.url, collector.url + "/", ratio="1", OTEL_EXPORTER_OTLP_HEADERS="api-key=abc", **named
-    ) as service:
+    standard = {
+        "OTEL_SERVICE_NAME": "digits",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=abc",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    }
+    with traced(fresh_server.url, collector.url + "/", ratio="1", **standard) as service:
         fresh.answer(fresh.push({"image": seven()}))
         worker = service.worker_pids()[0]
 
@@ -171,7 +174,7 @@ def test_the_standard_variables_name_the_service_and_bring_headers(
     resource = collector.spans[0].resource
     assert ("digits", "test") == (resource["service.name"], resource["deployment.environment.name"])
     assert resource["service.instance.id"].endswith(f"-{worker}")
-    assert "abc" == collector.headers["api-key"]
+    assert ("abc", "gzip") == (collector.headers["api-key"], collector.headers["Content-Encoding"])
 
 
 # -- what may go wrong ------------------------------------------------------------------------------------------------

@@ -205,6 +205,30 @@ def test_a_collector_that_is_down_neither_slows_nor_stops_the_service(
     assert {"convq.tracing", "convq.supervisor"} == {line["logger"] for line in service.log}
 
 
+def test_what_a_worker_computed_after_others_took_over_is_marked_as_not_published(
+    fresh_server: OwnServer, fresh: Plain, collector: Collector
+) -> None:
+    with RunningService(
+        fresh_server.url, "--otlp", collector.url, "--lease", "0.5", wait=True, OTEL_TRACES_SAMPLER_ARG="0.2"
+    ) as service:
+        ledger = Ledger(fresh, "stopped")
+        ledger.submit(5000)
+        wait_until(lambda: ledger.read() > 0)
+        stopped = service.worker_pids()[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            service.wait_for("took over jobs of a dead worker")
+            ledger.settle()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        service.wait_for("lost its lease; others answer its jobs")
+
+    late = [span for span in collector.spans if span.attributes.get("error.type") == "lease_lost"]
+    assert late
+    assert {f"-{stopped}"} == {span.resource["service.instance.id"][-len(f"-{stopped}") :] for span in late}
+    assert all(span.error for span in late)
+
+
 def test_a_killed_worker_loses_spans_and_no_job(fresh_server: OwnServer, fresh: Plain, collector: Collector) -> None:
     with traced(fresh_server.url, collector.url, ratio="1") as service:
         ledger = Ledger(fresh, "killed")

@@ -44,9 +44,17 @@ class ConvqError(Exception):
 
 
 class JobError(ConvqError):
-    """One job can never succeed. Never holds a path, a traceback or the payload: the message travels to the client."""
+    """One job can never succeed. Never holds a path, a traceback or the payload: the message travels to the client.
+
+    A few bytes of the payload may follow as `quote`: for the client, who knows them anyway, and not for `public`, which
+    is what logs and traces repeat.
+    """
 
     fault: ClassVar[Fault] = "client"
+
+    def __init__(self, message: str, *, quote: str = "") -> None:
+        super().__init__(message + quote)
+        self.public = message
 
     def at_rest(self) -> Self:
         """Itself, to be kept with its job: without traceback and context.

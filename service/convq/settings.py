@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -19,6 +21,8 @@ from convq.protocol import MODEL_NAME, RESULT_TTL_S
 
 PREFIX = "CONVQ_"
 MAX_PORT = 65535
+_USER = re.compile(r"//[^/\s]*@")
+"""User and password of a URL: a message about it must not repeat them."""
 
 
 def _default_data() -> Path:
@@ -122,6 +126,17 @@ class Settings(BaseModel):
         "log lines for people or as JSON; auto: console on a terminal, else JSON",
     )
 
+    log_jobs: Literal["none", "failed", "all"] = _setting(
+        "--log-jobs",
+        "LOG_JOBS",
+        "none|failed|all",
+        "failed",
+        "which jobs get a log line: those that did not end as ok, or all; at most 20 a second of a worker, the rest counted",
+    )
+    otlp: str | None = _setting(
+        "--otlp", "OTLP", "URL", None, "where traces of jobs are sent, by OTLP over HTTP; unset: nowhere"
+    )
+
     @field_validator("redis_ca", "redis_cert", "redis_key", "redis_password_file")
     @classmethod
     def _of_a_server(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -144,6 +159,16 @@ class Settings(BaseModel):
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdigit() and int(port) <= MAX_PORT):
             raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464")
+        return value
+
+    @field_validator("otlp")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("expected the URL of a collector, for example http://127.0.0.1:4318")
+        if "@" in parts.netloc:
+            raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS, not into the URL")
         return value
 
     @property
@@ -186,7 +211,7 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        got = given.get(name)
+        got = _USER.sub("//***@", str(given.get(name)))
         raise SettingsError(
             f"{sources.get(name, name)} is {got!r}: {first['msg'].removeprefix('Value error, ')}"
         ) from None

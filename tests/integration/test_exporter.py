@@ -25,6 +25,7 @@ from convq.queue import (
     WorkQueue,
     at_once,
 )
+from convq.queue.address import Address
 from convq.queue.leases import ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.heartbeat import Heartbeat
@@ -153,7 +154,7 @@ def test_at_maxmemory_one_is_elected_and_told(queue: Queue) -> None:
 
 def test_a_service_that_drains_exports_nothing_any_more_and_lets_another_at_once(queue: Queue) -> None:
     settings = Settings(lease=60, redis=queue.url)
-    heartbeat = Heartbeat(settings, queue.url, Board(LAYOUT, 1, 1), ("lenet",), [])
+    heartbeat = Heartbeat(settings, Address(queue.url), Board(LAYOUT, 1, 1), ("lenet",), [])
     heartbeat.start()
     try:
         wait_until(heartbeat.depths)
@@ -169,7 +170,7 @@ def test_a_service_that_drains_exports_nothing_any_more_and_lets_another_at_once
 
 def test_a_service_that_cannot_reach_the_server_stops_exporting_when_its_term_is_over(fresh_server: OwnServer) -> None:
     settings = Settings(lease=1, redis=fresh_server.url)
-    heartbeat = Heartbeat(settings, fresh_server.url, Board(LAYOUT, 1, 1), ("lenet",), [])
+    heartbeat = Heartbeat(settings, Address(fresh_server.url), Board(LAYOUT, 1, 1), ("lenet",), [])
     heartbeat.start()
     try:
         wait_until(heartbeat.depths)

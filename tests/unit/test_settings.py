@@ -49,10 +49,13 @@ def test_every_variable_is_read() -> None:
             "CONVQ_LEASE": "2.5",
             "CONVQ_DRAIN": "7",
             "CONVQ_LOG": "json",
+            "CONVQ_LOG_JOBS": "all",
+            "CONVQ_OTLP": "https://collector:4318/otlp",
             "UNRELATED": "x",
         },
     )
 
+    assert ("all", "https://collector:4318/otlp") == (settings.log_jobs, settings.otlp)
     assert ("redis://h:1/0", Path("/m"), ("a", "b"), 3, "cpu", ("0.0.0.0", 80), 60_000, 2500, 7.0) == (  # noqa: S104
         settings.redis,
         settings.models,
@@ -95,6 +98,10 @@ def test_a_misspelt_variable_is_an_error_that_names_the_right_one() -> None:
         ("CONVQ_MAX_JOBS", "1e5"),
         ("CONVQ_LOG", "xml"),
         ("CONVQ_RESULT_TTL", "-1"),
+        ("CONVQ_LOG_JOBS", "some"),
+        ("CONVQ_OTLP", "collector:4318"),
+        ("CONVQ_OTLP", "grpc://collector:4317"),
+        ("CONVQ_OTLP", "http://:4318"),
     ],
 )
 def test_a_malformed_value_is_an_error_that_names_variable_and_value(variable: str, value: str) -> None:
@@ -103,6 +110,14 @@ def test_a_malformed_value_is_an_error_that_names_variable_and_value(variable: s
 
     assert variable in str(error.value)
     assert value.partition(",")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["http://me:hush@collector:4318", "hush://me:hush@collector"])
+def test_what_is_wrong_with_the_url_of_a_collector_is_said_without_its_password(value: str) -> None:
+    with pytest.raises(SettingsError, match="CONVQ_OTLP is") as error:
+        load_settings({}, {"CONVQ_OTLP": value})
+
+    assert "me:hush" not in str(error.value)
 
 
 def test_a_malformed_flag_is_named_as_the_flag() -> None:

@@ -66,10 +66,12 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
 
     from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy
     from convq.runtime import logs  # noqa: PLC0415 - heavy
+    from convq.runtime.collector import check  # noqa: PLC0415 - heavy
     from convq.runtime.logs import event  # noqa: PLC0415 - heavy
     from convq.runtime.supervisor import Supervisor  # noqa: PLC0415 - heavy
 
     logs.set_up(settings.log)
+    check(settings.otlp)
     repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
     if flags["redis"] and Address(flags["redis"]).holds_password:
         event(log, logging.WARNING, "the password in --redis can be read in the list of processes", instead=SAFER)

@@ -49,7 +49,8 @@ class Client:
         """Put one job into the queue and return its id.
 
         With an `id` of your own the call may be repeated safely for 10 minutes: it stays one job. `priority` is high,
-        normal or low. Raises QueueFull where the queue takes no more, BadField and its siblings for bad arguments.
+        normal or low. Without a `traceparent` the job continues the trace of the current OpenTelemetry span, where there
+        is one. Raises QueueFull where the queue takes no more, BadField and its siblings for bad arguments.
         """
         options = options_of(
             id=id,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from convq.client.inputs import job_for
+from convq.client.inputs import job_for, within_trace
 from convq.errors import BadField, JobFailed, QueueFull, ResultTimeout
 from convq.protocol import JobState, Priority, Result, decode_result
 from convq.queue import Producer, Shard, Submission
@@ -79,6 +79,7 @@ class Calls:
     ) -> list[str]:
         """Put jobs into the queue and return their ids."""
         producer = await self.producer(model)
+        options = within_trace(options)
         submissions = [Submission(job_for(image, options), Priority(priority)) for image in images]
         entries = await producer.submit(submissions)
         return [one.job.id or entry for one, entry in zip(submissions, entries, strict=True)]
@@ -133,7 +134,7 @@ class Calls:
             raise BadField(f"in_flight must be at least 1, not {in_flight}")
         producer = await self.producer(model)
         state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"))
-        options = {**options, "reply_to": state.inbox}
+        options = {**within_trace(options), "reply_to": state.inbox}
         source, pending, more = iter(images), list[Submission](), True
         progress_s = time.monotonic()
         while more or pending or state.waiting:

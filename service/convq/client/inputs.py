@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def _tensor(array: Any) -> dict[str, Any]:
             f"an array must be uint8 or little-endian float32, not {array.dtype}; convert it with .astype()"
         )
     return {"tensor": array.tobytes(), "dtype": array.dtype.name, "shape": ",".join(str(n) for n in array.shape)}
+
+
+def within_trace(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the `traceparent` of the caller's current OpenTelemetry span, unless one was given.
+
+    Nothing is imported for it: where the program has not imported OpenTelemetry there is no span.
+    """
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None or "traceparent" in options:
+        return options
+    span = api.get_current_span().get_span_context()
+    if not span.is_valid:
+        return options
+    return {**options, "traceparent": f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"}
 
 
 def options_of(**given: Any) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def recognise(data: bytes) -> str:
         return "WebP"
     shown = data[:SHOWN_BYTES].decode("latin-1")
     text = "".join(char if " " <= char <= "~" else f"\\x{ord(char):02x}" for char in shown)
-    raise BadImage(f"not an image in a format that convq reads ({', '.join(_OPENERS)}); the bytes begin with '{text}'")
+    known = ", ".join(_OPENERS)
+    raise BadImage(f"not an image in a format that convq reads ({known})", quote=f"; the bytes begin with '{text}'")
 
 
 def claimed_size(data: bytes, name: str) -> tuple[int, int] | None:

@@ -85,6 +85,12 @@ WORKER_SERIES = (
     Series(
         "convq_redis_command_errors", "Commands that Redis did not carry out.", "counter", (("error", COMMAND_ERRORS),)
     ),
+    Series(
+        "convq_traces_dropped",
+        "Traced jobs whose spans were not sent: more than can be, or the collector did not take them.",
+        "counter",
+        (("reason", ("full", "undelivered")),),
+    ),
     Series("convq_worker_in_flight", "Jobs that the worker holds.", "gauge"),
     Series(
         "convq_worker_last_progress_timestamp_seconds",

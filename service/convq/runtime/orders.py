@@ -37,6 +37,8 @@ class Orders(BaseModel):
     result_ttl_ms: int
     drain_s: float
     log: Literal["auto", "console", "json"]
+    log_jobs: Literal["none", "failed", "all"]
+    otlp: str | None
 
 
 class Change(BaseModel):

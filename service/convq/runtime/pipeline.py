@@ -20,7 +20,8 @@ from convq.protocol import Status
 from convq.queue import Commits, Delivery, Lease, WorkQueue
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
-from convq.runtime.logs import event
+from convq.runtime.job_log import JobLog
+from convq.runtime.logs import defect, event
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
 from convq.runtime.publisher import BACK_OFF_S, Publisher
@@ -28,6 +29,7 @@ from convq.runtime.serving import Role, Serving
 from convq.runtime.shadow import Shadow, in_network
 from convq.runtime.tally import Tally
 from convq.runtime.tickets import Admission, Answerer, Answers, Ticket
+from convq.runtime.tracing import Tracing
 
 log = logging.getLogger("convq.worker")
 
@@ -39,6 +41,8 @@ ROUNDS_PER_LEASE = 8
 RESUME_EVERY_S = (5.0, 1.0)
 """A reply that was lost on the way leaves jobs pending under our name: looked for after trouble, and this often anyway.
 The second while a job stream is no stream: somebody may have put that right."""
+IDS_SHOWN = 10
+"""So many jobs are named in the line that tells of their take-over."""
 EXPIRED_BACKLOG = 4
 """So many expired jobs in one claim, and more of them than others: there is a backlog whose time is over."""
 
@@ -46,7 +50,17 @@ EXPIRED_BACKLOG = 4
 class Pipeline:
     """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
 
-    def __init__(self, serving: Serving, work: WorkQueue, commits: Commits, row: Row, worker: str, gate: Gate) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        work: WorkQueue,
+        commits: Commits,
+        row: Row,
+        worker: str,
+        gate: Gate,
+        job_log: JobLog | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.model = serving.engine.name
         self.failed: BaseException | None = None
         self._work = work
@@ -56,7 +70,9 @@ class Pipeline:
         self._admission = Admission(serving, row.decoding)
         self._shadow = Shadow(row)
         self._tally = Tally(row)
-        self._publisher = Publisher(self.model, Answerer(self.model, worker), commits, self._tally)
+        self._job_log = job_log
+        witnesses = [one for one in (job_log, tracing) if one is not None]
+        self._publisher = Publisher(self.model, Answerer(self.model, worker), commits, self._tally, witnesses)
         max_wait_s = serving.engine.manifest.batching.max_wait_ms / 1e3
         self._batcher: Batcher[Ticket] = Batcher(serving.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
@@ -116,9 +132,9 @@ class Pipeline:
         """A thread that ends by a defect ends the worker: the supervisor starts another, others take over its jobs."""
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it was, it is logged and ends the worker
             self.failed = error
-            log.exception("a worker thread ended by a defect")
+            defect(log, "a worker thread ended by a defect", error, model=self.model)
 
     # -- fetch ----------------------------------------------------------------------------------------------------
 
@@ -156,13 +172,9 @@ class Pipeline:
             delivery = self._work.reclaim(lease, room)
             self._tally.redelivered(delivery)
             if delivery.jobs:
-                event(
-                    log,
-                    logging.WARNING,
-                    "took over jobs of a dead worker",
-                    model=self.model,
-                    jobs=len(delivery.jobs),
-                )
+                some = [job.id for job in delivery.jobs[:IDS_SHOWN]]
+                facts = {"model": self.model, "jobs": len(delivery.jobs), "ids": some}
+                event(log, logging.WARNING, "took over jobs of a dead worker", **facts)
             self._accept(lease, delivery)
             room -= len(delivery.jobs)
         if room > 0 and not self._draining.is_set():
@@ -187,6 +199,8 @@ class Pipeline:
         """While what comes is mostly expired, it is answered where it lies: nobody waits for these images to be moved."""
         expired, delivery = self._work.expire(lease, room, self._commits.result_ttl_ms)
         self._tally.expired(expired)
+        if self._job_log is not None and any(expired):
+            self._job_log.expired_unread(self.model, sum(expired))
         self._accept(lease, delivery)
         self._mostly_expired = sum(expired) > len(delivery.jobs)
 
@@ -197,7 +211,8 @@ class Pipeline:
             lease.lost = True
         if lease is None or lease.lost:
             if lease is not None:
-                event(log, logging.WARNING, "lost its lease; others answer its jobs", was=lease.incarnation)
+                facts = {"model": self.model, "was": lease.incarnation}
+                event(log, logging.WARNING, "lost its lease; others answer its jobs", **facts)
             self._lease = lease = self._work.take()
             self._row.set("pulse_incarnation", int(lease.incarnation.rpartition("-")[2], 16))
         return lease

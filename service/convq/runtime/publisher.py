@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import Status
@@ -22,14 +22,24 @@ BACK_OFF_S = (0.05, 2.0)
 """First and longest wait between two tries while the server cannot answer."""
 
 
+class Witness(Protocol):
+    """Whoever is told of every batch once it is published. None is there where nobody asked for one."""
+
+    def published(self, model: str, answers: Answers, began_s: float, done_s: float) -> None:
+        """These jobs are answered: ranking began, and the server's answer came, at these moments of `time.perf_counter`."""
+
+
 class Publisher:
     """Publishes for one model in one worker. Belongs to one thread, as its `Commits` does."""
 
-    def __init__(self, model: str, answerer: Answerer, commits: Commits, tally: Tally) -> None:
+    def __init__(
+        self, model: str, answerer: Answerer, commits: Commits, tally: Tally, witnesses: Sequence[Witness] = ()
+    ) -> None:
         self._model = model
         self._answerer = answerer
         self._commits = commits
         self._tally = tally
+        self._witnesses = witnesses
 
     def publish(self, answers: Answers) -> None:
         """Rank and write what a batch gave, commit it, count it. Returns when the server has answered, however late."""
@@ -37,7 +47,10 @@ class Publisher:
         completions = self._answerer.answer(answers)
         ranked = time.perf_counter()
         self._commit(answers.tickets, completions)
-        self._tally.answered(answers, completions, ranked - began, time.perf_counter())
+        done = time.perf_counter()
+        self._tally.answered(answers, completions, ranked - began, done)
+        for witness in self._witnesses:
+            witness.published(self._model, answers, began, done)
 
     def _bury(self, ticket: Ticket, completion: Completion) -> None:
         """Answer what killed its workers as poisoned, and keep it as a dead letter."""
@@ -45,7 +58,7 @@ class Publisher:
         buried, _ = self._until_done(lambda: self._commits.bury(ticket.lease, completion, "poisoned", why))
         if buried:
             self._tally.buried(ticket)
-            event(log, logging.ERROR, "buried a poisoned job", model=self._model, job=ticket.job.id)
+            event(log, logging.ERROR, "buried a poisoned job", model=self._model, **ticket.names())
 
     def _commit(self, tickets: Sequence[Ticket], completions: Sequence[Completion]) -> None:
         """Publish, under the lease that each job was claimed with (nearly always one for all)."""

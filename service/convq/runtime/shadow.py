@@ -13,6 +13,7 @@ from convq.errors import ModelFault
 from convq.inference.outputs import finite
 from convq.inference.session import Engine, Prepared
 from convq.runtime.board import Row
+from convq.runtime.logs import Limit, event
 from convq.runtime.tickets import Answers
 
 log = logging.getLogger("convq.worker")
@@ -39,6 +40,7 @@ class Shadow:
 
     def __init__(self, row: Row) -> None:
         self._row = row
+        self._complaints = Limit(1)
 
     def compare(self, answers: Answers, inputs: Sequence[Prepared], shadow: Engine) -> None:
         """Run `shadow` on what `answers` came from, and count how many jobs it answers alike. Never raises ModelFault."""
@@ -54,7 +56,9 @@ class Shadow:
                 same += int((fine & agreement(answers, first, outputs, shadow)).sum())
         except ModelFault as error:
             self._row.add("convq_version_jobs", len(inputs), "shadow", "failed")
-            log.warning("the shadow version %d failed: %s", shadow.version, error)
+            facts = {"model": shadow.name, "version": shadow.version, "reason": str(error)}
+            if self._complaints.take():
+                event(log, logging.WARNING, "the shadow version failed", **facts)
             return
         self._row.add("convq_version_jobs", same, "shadow", "ok")
         self._row.add("convq_version_jobs", failed, "shadow", "failed")

@@ -77,6 +77,8 @@ class Supervisor:
             "result_ttl_ms": settings.result_ttl_ms,
             "drain_s": settings.drain,
             "log": settings.log,
+            "log_jobs": settings.log_jobs,
+            "otlp": settings.otlp,
         }
         self._companion = companion
         self._signals: list[int] = []

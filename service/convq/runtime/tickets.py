@@ -17,12 +17,16 @@ from convq.protocol import Status
 from convq.queue import Completion, Delivery, Lease, Received
 from convq.runtime.batcher import Batch
 from convq.runtime.documents import Documents
+from convq.runtime.logs import Limit, defect
 from convq.runtime.native import ALONE_FROM_ATTEMPT, POISON_FROM_ATTEMPT, POISON_POINTS, Mark
 from convq.runtime.serving import Role, Serving
+from convq.runtime.trace_context import trace_context
 
 log = logging.getLogger("convq.worker")
 
 NEVER_S = float("inf")
+TRACEBACKS_PER_S = 1
+"""A defect that meets every job must not fill the log; each job's end is logged besides."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +72,11 @@ class Ticket:
         """What suspicion calls this job."""
         return f"{self.job.lane}:{self.job.entry}"
 
+    def names(self) -> dict[str, str]:
+        """What people look for this job by in a log: its id, and its trace where the client is in one."""
+        context = trace_context(self.job.traceparent)
+        return {"job": self.job.id} if context is None else {"job": self.job.id, "trace_id": context.trace_id}
+
     @property
     def batch_key(self) -> Hashable:
         """Only tickets of one key share a batch: one version, inputs of one shape; a suspect shares with nobody."""
@@ -98,6 +107,7 @@ class Admission:
         self.serving = serving
         """What new jobs are admitted for; may be replaced by another thread at any time."""
         self._decoding = decoding
+        self._tracebacks = Limit(TRACEBACKS_PER_S)
 
     def admit(self, lease: Lease, delivery: Delivery) -> tuple[list[Ticket], list[Ticket]]:
         """The tickets that may run, and those that end here."""
@@ -133,8 +143,10 @@ class Admission:
         except JobError as error:
             self._decoding.clear()
             ticket.refuse(error)
-        except Exception:  # around one job: a defect here must not take the neighbours with it
-            log.exception("job %s could not be prepared", ticket.job.id)
+        except Exception as error:  # noqa: BLE001 - around one job: a defect here must not take the neighbours with it
+            if self._tracebacks.take():
+                facts = {"model": self.serving.engine.name, **ticket.names()}
+                defect(log, "a job could not be prepared", error, **facts)
             ticket.refuse(InternalFault("the service failed on this job; its log says why"))
 
     def _prepare(self, ticket: Ticket) -> None:

@@ -27,8 +27,10 @@ from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
 
 if TYPE_CHECKING:
+    from convq.runtime.job_log import JobLog
     from convq.runtime.pipeline import Pipeline
     from convq.runtime.serving import Serving
+    from convq.runtime.tracing import Tracing
 
 log = logging.getLogger("convq.worker")
 
@@ -48,6 +50,8 @@ class Worker:
         self._pipelines: dict[str, Pipeline] = {}
         self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._job_log: JobLog | None = None
+        self._tracing: Tracing | None = None
 
     def run(self) -> int:
         """Load, serve until told to stop, drain. Returns the exit status."""
@@ -66,22 +70,31 @@ class Worker:
         self._say("ready")
         threading.Thread(target=self._follow, daemon=True).start()
         while not self._stop.wait(0.1):
+            if self._job_log is not None:
+                self._job_log.summarise()
             if any(pipeline.failed for pipeline in self._pipelines.values()):
                 return DEFECT
         return self._drain()
 
     def _load(self) -> None:
         """Load and warm up every model, and tell the supervisor what it is."""
-        from convq.runtime.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
+        from convq.runtime.job_log import JobLog  # noqa: PLC0415 - all of these bring onnxruntime
+        from convq.runtime.pipeline import Pipeline  # noqa: PLC0415
         from convq.runtime.serving import Serving  # noqa: PLC0415
+        from convq.runtime.tracing import Tracing  # noqa: PLC0415
 
         orders = self._orders
         name, gate = worker_name(os.getpid()), Gate()
+        if orders.log_jobs != "none":
+            self._job_log = JobLog(orders.log_jobs)
+        self._tracing = Tracing.start(orders.otlp, name, dict(zip(orders.models, self._rows, strict=True)))
         for index, model in enumerate(orders.models):
             serving = Serving.load(orders.repository / model, orders.plans[model], orders.device)
             work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
             commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
-            self._pipelines[model] = Pipeline(serving, work, commits, self._rows[index], name, gate)
+            self._pipelines[model] = Pipeline(
+                serving, work, commits, self._rows[index], name, gate, self._job_log, self._tracing
+            )
             _report_serving(model, serving)
 
     def _follow(self) -> None:
@@ -112,6 +125,10 @@ class Worker:
         for pipeline in pipelines:
             pipeline.drain()
         done = [pipeline.join(max(0.0, deadline - time.monotonic())) for pipeline in pipelines]
+        if self._job_log is not None:
+            self._job_log.summarise(at_once=True)
+        if self._tracing is not None:
+            self._tracing.close(max(0.0, deadline - time.monotonic()))
         return 0 if all(done) and not any(pipeline.failed for pipeline in pipelines) else DEFECT
 
     def _say(self, state: str) -> None:
@@ -169,7 +186,7 @@ def main() -> int:
         line += byte
     orders = Orders.model_validate_json(bytes(line))
     _die_with(orders.supervisor)
-    logs.set_up(orders.log)
+    logs.set_up(orders.log, orders.slot)
     try:
         return Worker(orders).run()
     except ConvqError as error:

@@ -6,10 +6,12 @@ What a program needs to push jobs and read results is here; the service itself i
 from convq.client import AsyncClient, Client
 from convq.errors import ConvqError, JobFailed, QueueFull, RedisRefused, RedisUnavailable, ResultTimeout
 from convq.protocol import JobState, Output, Prediction, Priority, Result, Status
+from convq.queue import Address
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Address",
     "AsyncClient",
     "Client",
     "ConvqError",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from convq.errors import SettingsError
 from convq.protocol import MODEL_NAME, RESULT_TTL_S
@@ -38,7 +38,32 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     redis: str | None = _setting(
-        "--redis", "REDIS_URL", "URL", None, "the server; unset: an embedded one is started, its data kept under --data"
+        "--redis",
+        "REDIS_URL",
+        "URL",
+        None,
+        "the server; unset: an embedded one is started, its data kept under --data",
+        repr=False,
+    )
+    redis_ca: Path | None = _setting(
+        "--redis-ca",
+        "REDIS_CA",
+        "FILE",
+        None,
+        "PEM file of authorities to trust for a rediss:// server, besides those of the system",
+    )
+    redis_cert: Path | None = _setting(
+        "--redis-cert", "REDIS_CERT", "FILE", None, "PEM file of our own certificate, for servers that ask for one"
+    )
+    redis_key: Path | None = _setting(
+        "--redis-key", "REDIS_KEY", "FILE", None, "PEM file of its private key, not encrypted"
+    )
+    redis_password_file: Path | None = _setting(
+        "--redis-password-file",
+        "REDIS_PASSWORD_FILE",
+        "FILE",
+        None,
+        "file whose one line is the password, read at every connect; the user stands in the URL: redis://USER@HOST",
     )
     models: Path | None = _setting(
         "--models",
@@ -96,6 +121,13 @@ class Settings(BaseModel):
         "auto",
         "log lines for people or as JSON; auto: console on a terminal, else JSON",
     )
+
+    @field_validator("redis_ca", "redis_cert", "redis_key", "redis_password_file")
+    @classmethod
+    def _of_a_server(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("redis") is None:
+            raise ValueError("it belongs to a server that --redis or CONVQ_REDIS_URL names, and none is named")
+        return value
 
     @field_validator("only", mode="before")
     @classmethod

@@ -33,6 +33,10 @@ def test_every_variable_is_read() -> None:
         {},
         {
             "CONVQ_REDIS_URL": "redis://h:1/0",
+            "CONVQ_REDIS_CA": "/ca",
+            "CONVQ_REDIS_CERT": "/cert",
+            "CONVQ_REDIS_KEY": "/key",
+            "CONVQ_REDIS_PASSWORD_FILE": "/password",
             "CONVQ_MODELS": "/m",
             "CONVQ_ONLY": "a, b",
             "CONVQ_WORKERS": "3",
@@ -104,6 +108,27 @@ def test_a_malformed_value_is_an_error_that_names_variable_and_value(variable: s
 def test_a_malformed_flag_is_named_as_the_flag() -> None:
     with pytest.raises(SettingsError, match="--workers is '0'"):
         load_settings({"workers": "0"}, {"CONVQ_WORKERS": "4"})
+
+
+def test_every_file_of_a_server_is_read() -> None:
+    names = ("redis_ca", "redis_cert", "redis_key", "redis_password_file")
+    settings = load_settings({name: f"/{name}" for name in names}, {"CONVQ_REDIS_URL": "rediss://h"})
+
+    assert [Path(f"/{name}") for name in names] == [getattr(settings, name) for name in names]
+
+
+@pytest.mark.parametrize("variable", ["CA", "CERT", "KEY", "PASSWORD_FILE"])
+def test_a_file_of_a_server_needs_a_server(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"CONVQ_REDIS_{variable} is '/x': it belongs to a server that --redis"):
+        load_settings({}, {f"CONVQ_REDIS_{variable}": "/x"})
+
+
+def test_settings_show_no_password() -> None:
+    assert "s3cret" not in repr(load_settings({"redis": "redis://u:s3cret@h"}, {}))
+
+
+def test_metrics_are_for_this_machine_alone_unless_told_otherwise() -> None:
+    assert "127.0.0.1" == load_settings({}, {}).http_address[0]
 
 
 def test_settings_do_not_change() -> None:

@@ -18,8 +18,7 @@ import convq
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import ConvqError, ModelBroken, RedisRefused, RedisUnavailable
-from convq.queue import LeaseKeeper
-from convq.queue.address import shown
+from convq.queue import Address, LeaseKeeper
 from convq.queue.health import Level
 
 if TYPE_CHECKING:
@@ -40,15 +39,15 @@ class Finding:
     exit_code: int = 1
 
 
-def examine(url: str | None, root: Path | None) -> Iterator[Finding]:
-    """Look at everything, and say so as soon as it is known. `url` None: the usual one, which may be absent."""
+def examine(address: Address | None, root: Path | None) -> Iterator[Finding]:
+    """Look at everything, and say so as soon as it is known. `address` None: the usual one, which may be absent."""
     yield Finding("ok", "convq", f"{convq.__version__}, Python {platform.python_version()} on {platform.machine()}")
     engine = list(_engine())
     yield from engine
     if any(finding.level == "ok" for finding in engine):
         yield from _models(root)
     yield _embedded()
-    yield from _redis(url)
+    yield from _redis(address)
 
 
 # -- this machine -------------------------------------------------------------------------------------------------------
@@ -133,37 +132,45 @@ def _embedded() -> Finding:
 # -- Redis --------------------------------------------------------------------------------------------------------------
 
 
-def _redis(url: str | None) -> Iterator[Finding]:
-    asked = url or DEFAULT_URL
-    keeper = LeaseKeeper(asked, lease_ms=1000)
+def _redis(address: Address | None) -> Iterator[Finding]:
+    asked, keeper = address or Address(DEFAULT_URL), None
     try:
+        keeper = LeaseKeeper(asked, lease_ms=1000)
         began_s = time.monotonic()
         server = keeper.look()
         spent_ms = (time.monotonic() - began_s) * 1e3
-        yield Finding("ok", "redis", f"{server} at {shown(asked)} answers in {spent_ms:.1f} ms")
+        yield Finding("ok", "redis", f"{server} at {asked} answers in {spent_ms:.1f} ms")
         for remark in server.remarks:
             yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
         yield _served(asked)
     except RedisUnavailable as error:
-        level: Level = "warning" if url is None else "problem"
+        level: Level = "warning" if address is None else "problem"
         remedy = "start it, or name another with --redis URL; convq serve without --redis brings its own"
-        yield Finding(level, "redis", f"{shown(asked)}: {error}", remedy, error.exit_code)
+        yield Finding(level, "redis", f"{asked}: {error}", remedy, error.exit_code)
     except RedisRefused as error:
-        remedy = (
-            "upgrade the server" if "too old" in str(error) else "put user and password of an allowed user into the URL"
-        )
-        yield Finding("problem", "redis", f"{shown(asked)}: {error}", remedy, error.exit_code)
+        yield Finding("problem", "redis", f"{asked}: {error}", _remedy(error), error.exit_code)
     except ConvqError as error:
         yield Finding("problem", "redis", str(error), None, error.exit_code)
     finally:
-        keeper.close()
+        if keeper is not None:
+            keeper.close()
 
 
-def _served(url: str) -> Finding:
-    with Client(url) as client:
+def _remedy(refusal: RedisRefused) -> str | None:
+    if "too old" in str(refusal):
+        return "upgrade the server"
+    if "TLS" in str(refusal) or "certificate" in str(refusal):
+        return None  # the refusal itself says what to do
+    return (
+        "name a user that may: redis://USER@HOST and --redis-password-file FILE; deploy/redis/users.acl has the rights"
+    )
+
+
+def _served(address: Address) -> Finding:
+    with Client(address) as client:
         served = sorted(client.served())
     if served:
         return Finding("ok", "served now", ", ".join(served))
     return Finding(
-        "warning", "served now", "nothing: no worker is running on this Redis", f"convq serve --redis {shown(url)}"
+        "warning", "served now", "nothing: no worker is running on this Redis", f"convq serve --redis {address}"
     )

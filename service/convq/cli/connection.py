@@ -1,11 +1,13 @@
-"""What the commands that talk to a running service share: the URL of its Redis, and which model is meant."""
+"""What the commands that talk to a running service share: the address of its Redis, and which model is meant."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,8 +15,8 @@ import click
 from convq.client import DEFAULT_URL, Client
 from convq.client.calls import meant
 from convq.errors import RedisUnavailable
-from convq.queue.address import shown
-from convq.settings import facts
+from convq.queue import Address
+from convq.settings import Settings, facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -23,19 +25,56 @@ ANNOUNCED_WITHIN_S = 1.2
 ASK_AGAIN_S = 0.1
 
 
-def redis_option(command: Command) -> Command:
-    """`--redis URL`, with its variable."""
+REDIS_FILES = {"redis_ca": "ca", "redis_cert": "cert", "redis_key": "key", "redis_password_file": "password_file"}
+"""Setting -> field of `Address`."""
+
+
+def redis_options(command: Command) -> Command:
+    """`--redis URL` and the files that belong to it, with their variables; the command gets them as one `address`."""
+    return _address_of(_redis_option(DEFAULT_URL, "The server that the service uses."), command)
+
+
+def named_redis_options(text: str, *, by_variable: bool) -> Callable[[Command], Command]:
+    """The same for a command that does without a server too: its `address` is None where none is named."""
+    return lambda command: _address_of(_redis_option(None, text, by_variable=by_variable), command)
+
+
+def _redis_option(default: str | None, text: str, *, by_variable: bool = True) -> Callable[[Command], Command]:
     known = facts("redis")
     return click.option(
         known["flag"],
-        "url",
-        envvar=known["variable"],
+        "redis",
+        envvar=known["variable"] if by_variable else None,
         show_envvar=True,
         metavar=known["metavar"],
-        default=DEFAULT_URL,
+        default=default,
         show_default=True,
-        help="The server that the service uses.",
-    )(command)
+        help=text,
+    )
+
+
+def _address_of(redis_option: Callable[[Command], Command], command: Command) -> Command:
+    @functools.wraps(command)
+    def with_address(*args: Any, redis: str | None, **given: Any) -> Any:
+        for name in REDIS_FILES if redis is None else ():
+            if click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{facts(name)['flag']} belongs to a server: name it with --redis")
+        files = {field: given.pop(name) for name, field in REDIS_FILES.items()}
+        return command(*args, address=None if redis is None else Address(redis, **files), **given)
+
+    wrapped: Any = with_address
+    for name in reversed(REDIS_FILES):
+        known, text = facts(name), Settings.model_fields[name].description or ""
+        wrapped = click.option(
+            known["flag"],
+            name,
+            envvar=known["variable"],
+            show_envvar=True,
+            metavar=known["metavar"],
+            type=click.Path(path_type=Path),
+            help=text[0].upper() + text[1:] + ".",
+        )(wrapped)
+    return redis_option(wrapped)
 
 
 def model_option(command: Command) -> Command:
@@ -45,13 +84,13 @@ def model_option(command: Command) -> Command:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Client]:
+def connected(address: Address) -> Iterator[Client]:
     """A client, whose failure to connect says which URL was tried and how to name another."""
-    with Client(url) as client:
+    with Client(address) as client:
         try:
             yield client
         except RedisUnavailable as error:
-            raise RedisUnavailable(f"{error} (tried {shown(url)}; name another with --redis URL)") from None
+            raise RedisUnavailable(f"{error} (tried {address}; name another with --redis URL)") from None
 
 
 def choose_model(client: Client, model: str | None, *, must_be_served: bool = True) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from convq.cli.connection import choose_model, connected, model_option, redis_option
+from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_table, progress
 from convq.client import Client
-from convq.queue import Shard
+from convq.queue import Address, Shard
 from convq.queue.dead import DeadLetters, Letter
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -48,21 +48,21 @@ def dead() -> None:
 
 
 @dead.command("list")
-@redis_option
+@redis_options
 @click.option("--model", metavar="NAME", default=None, help="Which model; every one that is served without it.")
 @json_option
-def list_letters(url: str, model: str | None, *, as_json: bool) -> None:
+def list_letters(address: Address, model: str | None, *, as_json: bool) -> None:
     """List dead letters, newest first. The images stay on the server.
 
     \b
     convq dead list
     convq dead list --model lenet --json | jq -r .reason | sort | uniq -c
     """
-    with connected(url) as client:
+    with connected(address) as client:
         names = [model] if model else sorted(client.served()) or [choose_model(client, None)]
         programs, rows = for_programs(as_json=as_json), []
         for name in names:
-            with _letters(url, name) as letters:
+            with _letters(address, name) as letters:
                 for letter in letters.newest_first():
                     if programs:
                         print_json([_document(letter)])
@@ -76,18 +76,18 @@ def list_letters(url: str, model: str | None, *, as_json: bool) -> None:
 
 @dead.command()
 @click.argument("letter_id", metavar="ID")
-@redis_option
+@redis_options
 @model_option
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write its image there.")
 @json_option
-def show(letter_id: str, url: str, model: str | None, save: Path | None, *, as_json: bool) -> None:
+def show(letter_id: str, address: Address, model: str | None, save: Path | None, *, as_json: bool) -> None:
     """Show one dead letter: why it is there, and all fields of the job.
 
     \b
     convq dead show 1763800000000-0
     convq dead show 1763800000000-0 --model lenet --save culprit.png
     """
-    with _chosen(url, model) as (name, letters):
+    with _chosen(address, model) as (name, letters):
         letter = letters.find(letter_id)
         if letter is None:
             raise click.ClickException(_not_there([letter_id], 1, name))
@@ -110,10 +110,10 @@ def show(letter_id: str, url: str, model: str | None, save: Path | None, *, as_j
 @dead.command()
 @IDS
 @click.option("--all", "every", is_flag=True, help="All of the model's dead letters.")
-@redis_option
+@redis_options
 @model_option
 @json_option
-def requeue(ids: tuple[str, ...], url: str, model: str | None, *, every: bool, as_json: bool) -> None:
+def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every: bool, as_json: bool) -> None:
     """Put dead letters back into the queue, as the same jobs: id, priority, fields and image.
 
     An old answer that nobody has read is taken back, and the time to live starts anew. The limits of the queue don't
@@ -124,7 +124,7 @@ def requeue(ids: tuple[str, ...], url: str, model: str | None, *, every: bool, a
     convq dead requeue --all --model lenet
     """
     _one_way(bool(ids), every)
-    with _chosen(url, model) as (name, letters):
+    with _chosen(address, model) as (name, letters):
         # All that is there now, the oldest first; what dies again meanwhile is a new letter, and not requeued twice.
         wanted = [letter.id for letter in letters.newest_first()][::-1] if every else list(dict.fromkeys(ids))
         programs, rows, missing = for_programs(as_json=as_json), [], []
@@ -150,11 +150,11 @@ def requeue(ids: tuple[str, ...], url: str, model: str | None, *, every: bool, a
 @click.option(
     "--older-than", "older_ms", type=Age(), metavar="AGE", help="Those that died longer ago: 90s, 30m, 12h, 7d."
 )
-@redis_option
+@redis_options
 @model_option
 @json_option
 def purge(
-    ids: tuple[str, ...], url: str, model: str | None, *, every: bool, older_ms: int | None, as_json: bool
+    ids: tuple[str, ...], address: Address, model: str | None, *, every: bool, older_ms: int | None, as_json: bool
 ) -> None:
     """Delete dead letters for good. Their clients were answered when they died.
 
@@ -164,7 +164,7 @@ def purge(
     """
     _one_way(bool(ids), every, older_ms is not None)
     missing: list[str] = []
-    with _chosen(url, model) as (name, letters):
+    with _chosen(address, model) as (name, letters):
         if ids:
             wanted = list(dict.fromkeys(ids))
             missing = [one for one, there in zip(wanted, letters.purge(wanted), strict=True) if not there]
@@ -183,8 +183,8 @@ def purge(
 
 
 @contextmanager
-def _letters(url: str, model: str) -> Iterator[DeadLetters]:
-    letters = DeadLetters(url, Shard(model))
+def _letters(address: Address, model: str) -> Iterator[DeadLetters]:
+    letters = DeadLetters(address, Shard(model))
     try:
         yield letters
     finally:
@@ -192,11 +192,11 @@ def _letters(url: str, model: str) -> Iterator[DeadLetters]:
 
 
 @contextmanager
-def _chosen(url: str, model: str | None) -> Iterator[tuple[str, DeadLetters]]:
+def _chosen(address: Address, model: str | None) -> Iterator[tuple[str, DeadLetters]]:
     """The model that is meant and its dead letters."""
-    with connected(url) as client:
+    with connected(address) as client:
         name = _name(client, model)
-        with _letters(url, name) as letters:
+        with _letters(address, name) as letters:
             yield name, letters
 
 

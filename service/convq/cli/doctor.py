@@ -8,28 +8,22 @@ from pathlib import Path
 import click
 
 from convq.cli.checks import Finding, examine
+from convq.cli.connection import named_redis_options
 from convq.cli.models.folder import models_option
 from convq.cli.output import for_programs, json_option, print_json
 from convq.client import DEFAULT_URL
-from convq.settings import facts
+from convq.queue import Address
 
 MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @click.command()
-@click.option(
-    facts("redis")["flag"],
-    "url",
-    metavar="URL",
-    envvar=facts("redis")["variable"],
-    show_envvar=True,
-    help=f"The server to look at ({DEFAULT_URL}).",
-)
+@named_redis_options(f"The server to look at ({DEFAULT_URL}).", by_variable=True)
 @models_option
 @json_option
 @click.pass_context
-def doctor(context: click.Context, url: str | None, root: Path | None, *, as_json: bool) -> None:
+def doctor(context: click.Context, address: Address | None, root: Path | None, *, as_json: bool) -> None:
     """Check this machine, the models and Redis; say what is wrong and the command that mends it.
 
     \b
@@ -43,7 +37,7 @@ def doctor(context: click.Context, url: str | None, root: Path | None, *, as_jso
     convq doctor --json | jq 'select(.level == "problem")'
     """
     programs, codes = for_programs(as_json=as_json), set()
-    for finding in examine(url, root):
+    for finding in examine(address, root):
         if programs:
             print_json([{key: value for key, value in asdict(finding).items() if key != "exit_code"}])
         else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from convq.cli.connection import choose_model, connected, model_option, redis_option
+from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.queue import Address
 
 
 @click.group()
@@ -20,10 +21,10 @@ def jobs() -> None:
 
 @jobs.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@redis_option
+@redis_options
 @model_option
 @json_option
-def status(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) -> None:
+def status(ids: tuple[str, ...], address: Address, model: str | None, *, as_json: bool) -> None:
     """Say where jobs are: waiting, running, done or unknown.
 
     "done" means that a result waits to be read. A job whose result was read or has expired is "unknown", as one is that
@@ -33,7 +34,7 @@ def status(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) 
     convq jobs status 1763800000000-0
     convq jobs status order-17 --model lenet --json
     """
-    with connected(url) as client:
+    with connected(address) as client:
         chosen = choose_model(client, model, must_be_served=False)
         found = [{"id": one, "model": chosen, "state": str(client.status(one, chosen))} for one in ids]
     _show(found, as_json=as_json)
@@ -41,10 +42,10 @@ def status(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) 
 
 @jobs.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@redis_option
+@redis_options
 @model_option
 @json_option
-def cancel(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) -> None:
+def cancel(ids: tuple[str, ...], address: Address, model: str | None, *, as_json: bool) -> None:
     """Withdraw jobs.
 
     Those that have not run end with the status "cancelled"; those that run or have run are answered as usual. Says where
@@ -54,7 +55,7 @@ def cancel(ids: tuple[str, ...], url: str, model: str | None, *, as_json: bool) 
     convq jobs cancel 1763800000000-0
     convq jobs cancel order-17 order-18 --model lenet
     """
-    with connected(url) as client:
+    with connected(address) as client:
         chosen = choose_model(client, model, must_be_served=False)
         client.cancel(*ids, model=chosen)
         found = [

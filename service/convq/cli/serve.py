@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from convq.cli.connection import REDIS_FILES
 from convq.client import DEFAULT_URL
-from convq.queue.address import redis_cli, shown
+from convq.queue import Address
+from convq.queue.address import redis_cli
 from convq.settings import Settings, facts, load_settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("convq.serve")
 
 REDIS_PORT = 6379
+SAFER = "redis://USER@HOST and --redis-password-file FILE, or CONVQ_REDIS_URL"
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,14 +66,17 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
 
     from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy
     from convq.runtime import logs  # noqa: PLC0415 - heavy
+    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
     from convq.runtime.supervisor import Supervisor  # noqa: PLC0415 - heavy
 
     logs.set_up(settings.log)
     repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
+    if flags["redis"] and Address(flags["redis"]).holds_password:
+        event(log, logging.WARNING, "the password in --redis can be read in the list of processes", instead=SAFER)
     with _server(settings, repository) as server:
         supervisor = Supervisor(
             settings,
-            server.url,
+            server.address,
             repository.root,
             tuple(repository.models),
             settings.workers or default_workers(settings.device),
@@ -87,7 +93,7 @@ def _leave(*_: object) -> NoReturn:
 class _Server:
     """The Redis that is served: somebody else's, or our own."""
 
-    url: str
+    address: Address
     own: EmbeddedServer | None = None
 
     def trouble(self) -> str | None:
@@ -101,13 +107,14 @@ class _Server:
 def _server(settings: Settings, repository: ModelRepository) -> Iterator[_Server]:
     """The server to use. Our own is stopped last, when no worker needs it any more."""
     if settings.redis is not None:
-        yield _Server(settings.redis)
+        files = {field: getattr(settings, name) for name, field in REDIS_FILES.items()}
+        yield _Server(Address(settings.redis, **files))
         return
     from convq.embedded import EmbeddedServer  # noqa: PLC0415 - only here
 
     with EmbeddedServer.start(settings.data, port=_port()) as own:
         _say_where(settings, own, repository)
-        yield _Server(f"unix://{own.socket}?db=0", own)
+        yield _Server(Address(f"unix://{own.socket}?db=0"), own)
 
 
 def _port() -> int:
@@ -140,7 +147,7 @@ def _say_where(settings: Settings, own: EmbeddedServer, repository: ModelReposit
     url = own.url
     submit, (push, pop) = _to_paste(url, repository)
     if sys.stderr.isatty() and settings.log != "json":
-        click.echo(f"{own.version} listens on {shown(url)} and keeps its data in {own.data}", err=True)
+        click.echo(f"{own.version} listens on {url} and keeps its data in {own.data}", err=True)
         click.echo(f"\npush a picture:   {submit}", err=True)
         click.echo(f"or with Redis:    {push}\n                  {pop}\n", err=True)
         return

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from convq.cli.connection import choose_model, connected, model_option, redis_option
+from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.output import for_programs, json_option, print_json, print_table, progress
 from convq.cli.saving import MapSaver
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.protocol import Output, Priority, Result
+from convq.queue import Address
 
 STDIN = "-"
 CHUNK = 64
@@ -27,7 +28,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(exists=True, allow_dash=True))
-@redis_option
+@redis_options
 @model_option
 @click.option("--top-k", metavar="N", type=click.IntRange(min=1), help="How many classes to return (5).")
 @click.option("--ttl-ms", metavar="MS", type=click.IntRange(min=0), help="Don't compute what is older than this.")
@@ -44,7 +45,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print job ids.")
 @click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait.")
 @json_option
-def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -> None:
+def submit(images: tuple[str, ...], address: Address, model: str | None, **given: Any) -> None:
     """Push pictures and show what they are.
 
     IMAGE is a file, a folder of them, or - for standard input. On a terminal the answer is a table; in a pipe, or with
@@ -70,7 +71,7 @@ def submit(images: tuple[str, ...], url: str, model: str | None, **given: Any) -
     programs = for_programs(as_json=given["as_json"])
     if given["save_maps"] is not None and not given["wait"]:
         raise click.UsageError("--save-maps needs the results: leave --no-wait out")
-    with connected(url) as client:
+    with connected(address) as client:
         chosen = choose_model(client, model, must_be_served=given["wait"])
         if not given["wait"]:
             _show_ids(_submit(client, files, chosen, given, options), programs=programs)

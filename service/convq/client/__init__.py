@@ -11,7 +11,7 @@ from typing import Any, Self
 from convq.client.calls import IN_FLIGHT, Calls
 from convq.client.inputs import options_of
 from convq.protocol import JobState, Result
-from convq.queue import AsyncioWire, BlockingWire, at_once
+from convq.queue import Address, AsyncioWire, BlockingWire, at_once
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT_S = 10.0
@@ -20,14 +20,15 @@ DEFAULT_TIMEOUT_S = 10.0
 class Client:
     """A blocking client. May be shared by threads.
 
-    `url` is a Redis URL (redis://, rediss://, unix://); `model` the model that calls mean when they name none. Where
+    `url` is a Redis URL (redis://, rediss://, unix://), or an `Address`, which adds certificates and a file with the
+    password; `model` the model that calls mean when they name none. Where
     neither names one, it is the only model that is served, or the only one that yields classes.
 
     Every call may raise RedisUnavailable or RedisRefused. An image is encoded bytes, a path, a PIL image, or a numpy
     array of dtype uint8 or float32 in the layout of the model's input without the batch axis, for example (1, 32, 32).
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, model: str | None = None) -> None:
+    def __init__(self, url: str | Address = DEFAULT_URL, *, model: str | None = None) -> None:
         self._wire = BlockingWire(url)
         self._calls = Calls(self._wire, model)
 
@@ -134,7 +135,7 @@ class Client:
 class AsyncClient:
     """The same as `Client`, for asyncio. Belongs to the event loop that first uses it."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, model: str | None = None) -> None:
+    def __init__(self, url: str | Address = DEFAULT_URL, *, model: str | None = None) -> None:
         self._wire = AsyncioWire(url)
         self._calls = Calls(self._wire, model)
 

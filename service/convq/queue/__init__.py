@@ -1,5 +1,6 @@
 """The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
 
+from convq.queue.address import Address
 from convq.queue.commits import Commits, Committed, Completion
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
@@ -8,6 +9,7 @@ from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission
 from convq.queue.streams import Delivery, Lease, WorkQueue
 
 __all__ = [
+    "Address",
     "AsyncioWire",
     "BlockingWire",
     "Commits",

@@ -11,6 +11,7 @@ from typing import Any
 
 from convq.errors import LeaseLost
 from convq.protocol import DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
+from convq.queue.address import Address
 from convq.queue.entries import Received
 from convq.queue.keys import GROUP, Shard
 from convq.queue.link import Link, Script
@@ -45,10 +46,10 @@ class Committed:
 class Commits:
     """The results of one shard, as one worker publishes them. Raises RedisUnavailable where the server cannot answer."""
 
-    def __init__(self, url: str, shard: Shard, *, result_ttl_ms: int) -> None:
+    def __init__(self, where: Address | str, shard: Shard, *, result_ttl_ms: int) -> None:
         self._shard = shard
         self.result_ttl_ms = result_ttl_ms
-        self._link = Link(url)
+        self._link = Link(where)
 
     @property
     def reconnects(self) -> int:

@@ -13,6 +13,7 @@ import redis
 
 from convq.errors import BadField
 from convq.protocol import DEDUP_WINDOW_S, Priority
+from convq.queue.address import Address
 from convq.queue.keys import LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
@@ -59,8 +60,8 @@ class Requeued:
 class DeadLetters:
     """The dead letters of one shard. Not for two threads at once. Raises RedisUnavailable, RedisRefused."""
 
-    def __init__(self, url: str, shard: Shard) -> None:
-        self._link = Link(url)
+    def __init__(self, where: Address | str, shard: Shard) -> None:
+        self._link = Link(where)
         self._shard = shard
 
     def close(self) -> None:

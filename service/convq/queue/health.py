@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from convq.errors import RedisRefused
-from convq.queue.address import redis_cli
+from convq.queue.address import Address, redis_cli
 from convq.queue.link import Link
 from convq.queue.versions import known_holes, parsed
 
@@ -67,7 +67,7 @@ class Server:
                 raise RedisRefused(f"{self} cannot hold the queue: {remark}")
 
 
-def look_at(link: Link, url: str) -> Server:
+def look_at(link: Link, address: Address) -> Server:
     """Ask the server what it is. Raises RedisRefused where it is too old for streams with lag (7.0, Valkey 7.2)."""
     asked_s = time.time()
     info = _pairs(link.call("INFO"))
@@ -86,7 +86,7 @@ def look_at(link: Link, url: str) -> Server:
         maxmemory_bytes=int(info.get("maxmemory", "0")),
         clock_ahead_s=None if clock is None else int(clock) / 1e6 - here_s,
     )
-    return _remarked(server, redis_cli(url))
+    return _remarked(server, redis_cli(address))
 
 
 def _remarked(server: Server, cli: str) -> Server:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convq.queue.address import Address
 from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, MODELS, Shard
@@ -43,9 +44,9 @@ class ShardDepth:
 class LeaseKeeper:
     """One per supervisor and Redis; not for two threads at once."""
 
-    def __init__(self, url: str, *, lease_ms: int) -> None:
-        self._url = url
-        self._link = Link(url)
+    def __init__(self, where: Address | str, *, lease_ms: int) -> None:
+        self._address = Address.of(where)
+        self._link = Link(self._address)
         self._lease_ms = lease_ms
         self._library = FunctionLibrary(self._link)
 
@@ -60,7 +61,7 @@ class LeaseKeeper:
 
     def look(self) -> Server:
         """Ask the server what it is, and what is wrong with it. Raises RedisRefused only where it is too old."""
-        return look_at(self._link, self._url)
+        return look_at(self._link, self._address)
 
     def inspect(self) -> Server:
         """As `look`; raises RedisRefused also where it may drop jobs by itself or takes none (a replica)."""

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from convq.errors import QueueFull, RedisRefused, RedisUnavailable, SettingsError
+from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, SettingsError
+from convq.queue.address import Address, password_in
 
 SOCKET_TIMEOUT_S = 5.0
 """A reply later than this means that the connection is dead. Every BLOCK of convq is far shorter."""
@@ -77,18 +81,41 @@ class Script:
         return ("EVAL", self.source, *call[2:])
 
 
-def connection_options(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> dict[str, Any]:
-    """What every connection of convq is made with: RESP2, bytes, explicit timeouts, nothing sent twice.
+class PasswordFile(CredentialProvider):
+    """User and password, the password as its file holds it when a connection is made: it may change under a service."""
 
-    Raises SettingsError for a URL that redis-py cannot read.
+    def __init__(self, user: str | None, file: Path) -> None:
+        self._user = user
+        self._file = file
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What AUTH is sent with. Raises redis-py's ConnectionError: the file may be there again in a moment."""
+        try:
+            password = password_in(self._file)
+        except (OSError, ValueError) as error:
+            raise redis.exceptions.ConnectionError(f"no password in {self._file}: {error}") from None
+        return (password,) if self._user is None else (self._user, password)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same, for asyncio."""
+        return self.get_credentials()
+
+
+def connection_options(address: Address, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> dict[str, Any]:
+    """The URL and what else every connection is made with: RESP2, bytes, explicit timeouts, nothing sent twice.
+
+    Raises SettingsError for a URL that redis-py cannot read, and for files that are not what they should be.
     """
     try:
-        kind = redis.connection.parse_url(url).get("connection_class")  # type: ignore[no-untyped-call]
-    except ValueError as error:
+        kind = redis.connection.parse_url(address.url).get("connection_class")  # type: ignore[no-untyped-call]
+    except ValueError:  # its text may repeat a part of the password
         raise SettingsError(
-            f"{url!r} is no Redis URL ({error}); expected redis://HOST:PORT/DB, rediss:// or unix://PATH"
+            f"'{address}' is no Redis URL; expected redis://HOST:PORT/DB, rediss:// or unix://PATH, and in user and "
+            "password every sign but letters, digits and - . _ ~ as %XX"
         ) from None
+    address.examine()
     options: dict[str, Any] = {
+        "url": address.url,
         "protocol": 2,
         "socket_timeout": socket_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -96,15 +123,34 @@ def connection_options(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> 
         "retry_on_error": [],
         "health_check_interval": 0,
         "client_name": f"convq-{os.getpid()}",
+        "driver_info": None,  # no CLIENT SETINFO: Redis 7.0 does not know it, so that no ACL for all versions can allow it
     }
     if kind is not redis.UnixDomainSocketConnection:
         options["socket_keepalive"] = True
+    if kind is redis.SSLConnection:
+        options |= _tls_options(address)
+    if address.password_file is not None:
+        options["url"] = address.without_user
+        options["credential_provider"] = PasswordFile(address.user, address.password_file)
     return options
+
+
+def _tls_options(address: Address) -> dict[str, Any]:
+    """The files are read at every connect: what has been renewed is used by the next one."""
+    return {
+        "ssl_ca_certs": None if address.ca is None else str(address.ca),
+        "ssl_certfile": None if address.cert is None else str(address.cert),
+        "ssl_keyfile": None if address.key is None else str(address.key),
+        "ssl_password": "",  # else OpenSSL would ask for that of an encrypted key on the terminal
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
 
 
 def understood(error: Exception) -> Exception:
     """The error of convq's tree for one of redis-py's."""
     text = str(error)
+    if (tls := _tls_error(error)) is not None:
+        return tls
     if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
         return QueueFull("Redis is at its maxmemory and takes no new jobs; try again when workers have drained some")
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError):
@@ -114,14 +160,51 @@ def understood(error: Exception) -> Exception:
     return RedisRefused(f"Redis refused a command: {text}")
 
 
+_HANDSHAKE_REFUSALS = {
+    "CERTIFICATE_REQUIRED": "the server wants a client certificate: name one with --redis-cert and --redis-key",
+    "UNKNOWN_CA": "the server does not know the authority that signed --redis-cert",
+    "BAD_CERTIFICATE": "the server does not take the certificate in --redis-cert",
+    "CERTIFICATE_EXPIRED": "for the server the certificate in --redis-cert has expired",
+    "HANDSHAKE_FAILURE": "the server wants a client certificate (--redis-cert, --redis-key), or no cipher suits both",
+    "WRONG_VERSION_NUMBER": "what listens there does not speak TLS: name its TLS port, or a redis:// URL",
+    "RECORD_LAYER_FAILURE": "what listens there does not speak TLS: name its TLS port, or a redis:// URL",
+}
+"""End of OpenSSL's reason -> what it means here."""
+_HOST_MISMATCHES = {62, 64}
+"""OpenSSL's verify codes for a certificate that is of another host name or IP address."""
+
+
+def _tls_error(error: BaseException) -> ConvqError | None:
+    """What a failed handshake means; None where the error is of another kind."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        if cause.verify_code in _HOST_MISMATCHES:
+            why = f"{cause.verify_message.rstrip('.')}; name the host in the URL as the certificate does"
+        else:
+            why = f"{cause.verify_message}; name the authority that signed it with --redis-ca"
+        return RedisRefused(f"the server's certificate is not trusted: {why}")
+    if isinstance(cause, ssl.SSLEOFError):  # the reason is lost where the server closes while we still write
+        return RedisUnavailable(
+            "Redis ended the TLS connection: it is gone, or does not take our client certificate (--redis-cert, --redis-key)"
+        )
+    for ending, why in _HANDSHAKE_REFUSALS.items():
+        if (cause.reason or "").endswith(ending):
+            return RedisRefused(f"no TLS with Redis: {why}")
+    return None
+
+
 class Link:
     """One connection. Not for two threads at once; connects by itself at the first command.
 
     After any RedisUnavailable the connection is closed, and what was under way may or may not have happened.
     """
 
-    def __init__(self, url: str) -> None:
-        pool = redis.ConnectionPool.from_url(url, max_connections=1, **connection_options(url))
+    def __init__(self, where: Address | str) -> None:
+        pool = redis.ConnectionPool.from_url(max_connections=1, **connection_options(Address.of(where)))
         self._connection: Any = pool.make_connection()
         self._doubted = False
         self.connects = 0

@@ -18,6 +18,7 @@ import redis.asyncio
 
 from convq.errors import BadField, QueueFull
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
+from convq.queue.address import Address
 from convq.queue.keys import GROUP, LANES, MODELS, Shard
 from convq.queue.link import Command, Script, connection_options, understood
 
@@ -49,8 +50,8 @@ class Wire(Protocol):
 class BlockingWire:
     """Commands over redis-py's blocking client; its methods never suspend. May be shared by threads."""
 
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url, **connection_options(url))
+    def __init__(self, where: Address | str) -> None:
+        self._redis = redis.Redis.from_url(**connection_options(Address.of(where)))
 
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""
@@ -74,10 +75,10 @@ class BlockingWire:
 class AsyncioWire:
     """Commands over redis-py's asyncio client. Belongs to one event loop."""
 
-    def __init__(self, url: str) -> None:
-        options = connection_options(url)
+    def __init__(self, where: Address | str) -> None:
+        options = connection_options(Address.of(where))
         options["retry"] = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
-        self._redis = redis.asyncio.Redis.from_url(url, **options)
+        self._redis = redis.asyncio.Redis.from_url(**options)
 
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""

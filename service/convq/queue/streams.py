@@ -16,6 +16,7 @@ import redis
 
 from convq.errors import LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
+from convq.queue.address import Address
 from convq.queue.entries import Received, Receiver
 from convq.queue.keys import GROUP, LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
@@ -60,11 +61,11 @@ class Delivery:
 class WorkQueue:
     """One shard of one model, as one worker uses it. Raises RedisUnavailable where the server cannot answer."""
 
-    def __init__(self, url: str, shard: Shard, *, worker: str, lease_ms: int) -> None:
+    def __init__(self, where: Address | str, shard: Shard, *, worker: str, lease_ms: int) -> None:
         self.shard = shard
         self._worker = worker
         self._lease_ms = lease_ms
-        self._fetching = Link(url)
+        self._fetching = Link(where)
         self._receiver = Receiver(shard.inbox_prefix)
         self._streams = shard.streams
         self._lease_keys = [shard.leases, shard.cfg]

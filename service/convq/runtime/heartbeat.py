@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable
-from convq.queue import LeaseKeeper, Shard
+from convq.queue import Address, LeaseKeeper, Shard
 from convq.queue.leases import ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.logs import event
@@ -46,7 +46,7 @@ class Heartbeat:
     """The thread. `beats` says whether the last round reached Redis, `depths` what it measured."""
 
     def __init__(
-        self, settings: Settings, redis: str, board: Board, models: Sequence[str], slots: Sequence[Slot]
+        self, settings: Settings, redis: Address, board: Board, models: Sequence[str], slots: Sequence[Slot]
     ) -> None:
         self._keeper = LeaseKeeper(redis, lease_ms=settings.lease_ms)
         self._settings = settings

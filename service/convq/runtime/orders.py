@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from convq.queue import Address
 from convq.runtime.plans import Plan
 
 INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}$")
@@ -18,15 +19,15 @@ BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/se
 
 
 class Orders(BaseModel):
-    """What a supervisor tells a worker at its start."""
+    """What a supervisor tells a worker at its start, through a pipe: a URL may hold a password."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     slot: int
     workers: int
     board: int
     supervisor: int
-    redis: str
+    redis: Address
     repository: Path
     models: tuple[str, ...]
     plans: dict[str, Plan]

@@ -21,6 +21,7 @@ from typing import IO
 from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
+from convq.queue import Address
 from convq.runtime.board import Board
 from convq.runtime.crashes import CrashWatch, points_of
 from convq.runtime.heartbeat import Heartbeat
@@ -54,7 +55,7 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        redis: str,
+        redis: Address,
         repository: Path,
         models: tuple[str, ...],
         workers: int,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convq.cli.connection import connected
+from convq.cli.connection import connected, named_redis_options
 from convq.cli.models.folder import (
     OK,
     BrokenModel,
@@ -22,6 +22,7 @@ from convq.cli.models.folder import (
 )
 from convq.cli.output import for_programs, json_option, print_json, print_table
 from convq.errors import ModelBroken
+from convq.queue import Address
 
 if TYPE_CHECKING:
     from convq.inference.repository import ModelFolder
@@ -32,9 +33,9 @@ SERVED = ("versions", "serving", "candidate", "shadow", "refused")
 
 @click.command("list")
 @models_option
-@click.option("--redis", "url", metavar="URL", help="Show too what the services on this server serve now.")
+@named_redis_options("Show too what the services on this server serve now.", by_variable=False)
 @json_option
-def list_models(root: Path | None, url: str | None, *, as_json: bool) -> None:
+def list_models(root: Path | None, address: Address | None, *, as_json: bool) -> None:
     """List every model of the repository, and whether the files of its versions are whole.
 
     A version that is not is listed with the reason. Nothing is loaded: `convq models check` does that.
@@ -45,14 +46,14 @@ def list_models(root: Path | None, url: str | None, *, as_json: bool) -> None:
     convq models list --redis redis://10.0.0.5:6379/0
     """
     documents = [_document(model) for model in open_models(root)]
-    if url is not None:
-        documents = _with_served(documents, url)
+    if address is not None:
+        documents = _with_served(documents, address)
     if for_programs(as_json=as_json):
         print_json(documents)
         return
     columns = ["name", "versions", "state", "served", "input", ">labels", ">accuracy", "description"]
     rows = [_row(one) for one in documents]
-    shown = [i for i, column in enumerate(columns) if column != "served" or url is not None]
+    shown = [i for i, column in enumerate(columns) if column != "served" or address is not None]
     print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
@@ -69,9 +70,9 @@ def _document(model: ModelFolder | BrokenModel) -> dict[str, Any]:
     return {**document, "state": versions[-1].state, "versions": said}
 
 
-def _with_served(documents: list[dict[str, Any]], url: str) -> list[dict[str, Any]]:
+def _with_served(documents: list[dict[str, Any]], address: Address) -> list[dict[str, Any]]:
     """The same with what live services say of each, and of models that are not here. Raises RedisUnavailable."""
-    with connected(url) as client:
+    with connected(address) as client:
         live = client.served()
     here = {one["name"] for one in documents}
     elsewhere = [{"name": name, "state": "", "versions": []} for name in sorted(live.keys() - here)]

@@ -18,4 +18,4 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(requirements(sys.argv[1:])))
+    sys.stdout.write("\n".join(requirements(sys.argv[1:])) + "\n")

@@ -24,7 +24,7 @@ from typing import Any
 
 from convq.errors import QueueFull, ServiceFailed
 from convq.protocol import Job, Result, decode_result
-from convq.queue import BlockingWire, Producer, Shard, Submission, at_once
+from convq.queue import Address, BlockingWire, Producer, Shard, Submission, at_once
 
 SEND_AT_MOST = 100
 """Jobs in one submit: one round trip, refused or taken as a whole."""
@@ -235,13 +235,13 @@ class _Sender:
         return len(entries) == len(due_s)
 
 
-def run(url: str, model: str, load: Load) -> Report:
+def run(address: Address | str, model: str, load: Load) -> Report:
     """Send the load to a running service and measure. Raises ConvqError, ValueError for a load without images."""
     if not load.images:
         raise ValueError("a load needs at least one image")
     books = _Books()
     inbox = Shard(model).inbox(f"bench-{secrets.token_hex(8)}")
-    with _producer(url, model) as writing, _producer(url, model) as reading, _reading(reading, inbox, books):
+    with _producer(address, model) as writing, _producer(address, model) as reading, _reading(reading, inbox, books):
         began_s = time.perf_counter()
         _Sender(writing, inbox, load, books).run(began_s)
         books.settle(load.timeout_s)
@@ -260,8 +260,8 @@ def run(url: str, model: str, load: Load) -> Report:
 
 
 @contextmanager
-def _producer(url: str, model: str) -> Iterator[Producer]:
-    wire = BlockingWire(url)
+def _producer(address: Address | str, model: str) -> Iterator[Producer]:
+    wire = BlockingWire(address)
     try:
         yield Producer(wire, Shard(model))
     finally:

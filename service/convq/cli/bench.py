@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from convq.cli.connection import choose_model, connected, model_option, redis_option
+from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.digits import encode, read_sample
 from convq.cli.output import for_programs, json_option, print_facts
+from convq.queue import Address
 
 if TYPE_CHECKING:
     from convq.bench import Report
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE...]", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@redis_option
+@redis_options
 @model_option
 @click.option(
     "--rate",
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 @json_option
 def bench(
     images: tuple[Path, ...],
-    url: str,
+    address: Address,
     model: str | None,
     *,
     rate: float | None,
@@ -84,10 +85,10 @@ def bench(
     load = Load(_payloads(images), seconds, rate, in_flight or IN_FLIGHT, timeout)
     signal.signal(signal.SIGTERM, _leave)
     programs = for_programs(as_json=as_json)
-    with connected(url) as client:
+    with connected(address) as client:
         chosen = choose_model(client, model)
         while True:
-            report = run(url, chosen, load)
+            report = run(address, chosen, load)
             _show(report, programs=programs)
             report.check()
             if not repeat:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from convq.bench import nearest_rank
 from convq.child import ChildService
 from convq.client import Client
 from convq.embedded import EmbeddedServer
@@ -54,9 +55,9 @@ class Latency:
 
     @classmethod
     def of(cls, spent_ms: Sequence[float]) -> Latency:
-        """Nearest rank: each figure was really measured."""
+        """Each figure was really measured."""
         ordered = sorted(spent_ms)
-        return cls(*(ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 99)))
+        return cls(*(nearest_rank(ordered, percent) for percent in (50, 95, 99)))
 
 
 @dataclass(frozen=True, slots=True)

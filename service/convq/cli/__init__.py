@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import click
 
 import convq
+from convq.cli.bench import bench
 from convq.cli.chaos import chaos
 from convq.cli.dead import dead
 from convq.cli.demo import demo
@@ -67,7 +68,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
         context.exit(WRONG_USAGE)
 
 
-for _command in (demo, serve, submit, models, jobs, dead, chaos, doctor):
+for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, doctor):
     commands.add_command(_command)
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -100,6 +101,8 @@ class Stand:
     """All of it. `service` may be stopped and `serve` called again: Prometheus finds the new one."""
 
     def __init__(self, folder: Path, *options: str) -> None:
+        if sys.platform != "linux":
+            skip_or_fail("ports are looked up in /proc, which Linux has")
         for program in PROGRAMS:
             if shutil.which(program) is None:
                 skip_or_fail(f"{program} is not installed")
@@ -198,9 +201,10 @@ class Stand:
         return float(found[0]["value"][1]) if found else None
 
     def history(self, expression: str, since_s: float | None = None) -> list[dict[str, Any]]:
-        """The series of a query, second by second, since then (wall clock) or since the stand began."""
-        began_s = self.began_s if since_s is None else since_s
-        return self._ask("query_range", query=expression, start=began_s, end=time.time(), step=1)
+        """The series of a query, second by second until now, since then (wall clock) or since the stand began."""
+        now_s = time.time()
+        past_s = int(now_s - (self.began_s if since_s is None else since_s))
+        return self._ask("query_range", query=expression, start=now_s - past_s, end=now_s, step=1)
 
     def _ask(self, what: str, **parameters: object) -> list[dict[str, Any]]:
         reply = fetched(f"http://{self.prometheus}/api/v1/{what}?{urllib.parse.urlencode(parameters)}")

@@ -24,6 +24,7 @@ MAX_JOBS = 1500
 OPTIONS = ("--max-jobs", str(MAX_JOBS), "--result-ttl", "3", "--lease", "1")
 """Of the service: a queue that is full soon, answers that nobody reads and that expire soon, a short lease."""
 CRASH = 0xEE
+TRIES = 5
 
 
 class Load:
@@ -88,15 +89,37 @@ def stopped_workers(stand: Stand) -> Iterator[list[int]]:
 
 def freeze_one_in_the_middle(stand: Stand, plain: Plain) -> None:
     """A worker frozen with jobs in its hands, until others have taken them over: what it then has to say comes too late."""
-    taken_over = "sum(convq_redeliveries_total)"
-    before = stand.value(taken_over) or 0.0
+    for _ in range(TRIES):
+        freeze_one(stand, plain)
+        if happens(lambda: counted(stand, "convq_lost_commits_total") > 0, 2):
+            return
+    raise AssertionError(f"in {TRIES} tries no worker was frozen in the middle of a batch")
+
+
+def freeze_one(stand: Stand, plain: Plain) -> None:
+    """A worker frozen as soon as there are jobs; if it was between two batches, nothing is taken over."""
+    before = counted(stand, "convq_redeliveries_total")
     with stopped_workers(stand) as workers:
         plain.burst([{"image": image_of(digits()[0])}] * (MAX_JOBS - 200))
     os.kill(workers[0], signal.SIGSTOP)
     try:
-        wait_until(lambda: (stand.value(taken_over) or 0.0) > before, 20)
+        happens(lambda: counted(stand, "convq_redeliveries_total") > before, 5)
     finally:
         os.kill(workers[0], signal.SIGCONT)
+    run_down(plain)
+
+
+def happens(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether it becomes true in time."""
+    try:
+        return wait_until(condition, within_s)
+    except AssertionError:
+        return False
+
+
+def counted(stand: Stand, counter: str) -> float:
+    """What the service says of a counter, now."""
+    return sum(stand.service.metrics()[counter].values())
 
 
 def fill_the_queue(stand: Stand, plain: Plain, until: Callable[[], bool]) -> None:

@@ -5,7 +5,6 @@ No cluster is asked. `test_kubernetes_runs` starts what they would start.
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from pathlib import Path
@@ -37,10 +36,8 @@ from deploy.manifests import (
     wrong,
 )
 
-README = KUBERNETES.parent / "README.md"
 NOT_WHOLE = {"kustomization.yaml", "deployment.yaml", "references.yaml"}
 """Of a component: what it does to the resources of others."""
-MADE = KUBERNETES / "components" / "monitoring" / "prometheusrule.yaml"
 
 
 def files() -> list[Path]:
@@ -111,7 +108,7 @@ def test_all_components_fit_on_either_worker(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_the_schemas_find_a_misspelt_field(kind: str, path: tuple[str, ...], misspelt: str, tmp_path: Path) -> None:
-    resource = copy.deepcopy(of_kind(overlay("keda"), kind)[0])
+    resource = of_kind([yaml.safe_load(path.read_text()) for path in files()], kind)[0]
     place = resource
     for step in path:
         place = place[step]
@@ -173,24 +170,6 @@ def test_the_password_is_a_file_of_a_secret_that_is_replaced_when_the_secret_is(
     (volume,) = (one for one in spec["volumes"] if one["name"] == mount["name"])
     assert {"secretName": "convq-redis", "defaultMode": 0o440} == volume["secret"]
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]  # whom 0440 lets read
-
-
-def test_the_page_makes_every_secret_that_the_manifests_want() -> None:
-    made = dict(re.findall(r"create secret generic (\S+) (.*)", kubernetes_page()))
-    resources = [one for name in OVERLAYS for one in overlay(name)]
-    mounted = {
-        volume["secret"]["secretName"]
-        for _, template in pods(resources)
-        for volume in template["spec"]["volumes"]
-        if "secret" in volume
-    }
-    asked = the(overlay("keda"), "TriggerAuthentication")["spec"]["secretTargetRef"]
-
-    assert made.keys() == mounted | {one["name"] for one in asked}
-    assert "--from-file=password=deploy/secrets/worker" == made["convq-redis"]
-    assert "--from-file=deploy/secrets/users.acl" == made["convq-redis-server"]
-    for one in asked:
-        assert f"--from-literal={one['key']}=" in made[one["name"]]
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
@@ -326,52 +305,3 @@ def test_keda_scales_the_workers_asks_their_redis_and_alone_sets_their_number() 
     assert {authentication["metadata"]["name"]} == {one["authenticationRef"]["name"] for one in spec["triggers"]}
     asked = authentication["spec"]["secretTargetRef"]
     assert {("convq-keda", "username"), ("convq-keda", "password")} == {(one["name"], one["key"]) for one in asked}
-
-
-# -- one source -----------------------------------------------------------------------------------------------------
-
-
-def test_the_rules_of_the_operator_are_those_of_prometheus() -> None:
-    rules = sorted((KUBERNETES.parent / "prometheus" / "rules").glob("*.yml"))
-    groups = [group for file in rules for group in yaml.safe_load(file.read_text())["groups"]]
-
-    assert groups
-    assert groups == yaml.safe_load(MADE.read_text())["spec"]["groups"], "make manifests"
-
-
-def test_the_dashboards_are_those_of_grafana() -> None:
-    folder = KUBERNETES.parent / "grafana"
-    boards = {path.name: path.read_text() for path in folder.glob("*.json")}
-    maps = [
-        one for one in of_kind(overlay("keda"), "ConfigMap") if "grafana_dashboard" in one["metadata"].get("labels", {})
-    ]
-
-    assert boards
-    assert boards == {name: text for one in maps for name, text in one["data"].items()}
-
-
-def kubernetes_page() -> str:
-    """The section of deploy/README.md."""
-    _, _, rest = README.read_text().partition("\n## Kubernetes\n")
-    return rest.partition("\n## ")[0]
-
-
-def test_the_page_names_every_overlay_and_component() -> None:
-    page = kubernetes_page()
-
-    assert [] == [name for name in OVERLAYS if f"overlays/{name}" not in page]
-    assert [] == [name for name in COMPONENTS if f"components/{name}" not in page]
-
-
-def test_the_kustomization_of_the_page_does_what_it_says(tmp_path: Path) -> None:
-    (mine,) = re.findall(r"```yaml\n(.*?)```", kubernetes_page(), re.DOTALL)
-    (tmp_path / "convq").symlink_to(KUBERNETES.parents[1])  # kustomize follows it to the folder itself
-    (tmp_path / "kustomization.yaml").write_text(mine)
-
-    resources = build(tmp_path)
-
-    assert "images.example.org/convq:" + __version__ == container(workload(resources))["image"]
-    server = urlsplit(environment(resources)["CONVQ_REDIS_URL"]).netloc.partition("@")[2]
-    assert {server} == {one["metadata"]["address"] for one in the(resources, "ScaledObject")["spec"]["triggers"]}
-    assert [{"ipBlock": {"cidr": "10.20.30.40/32"}}] == the(resources, "NetworkPolicy")["spec"]["egress"][1]["to"]
-    assert "" == wrong(resources, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ import pytest
 import redis
 from guarded import HOST, Guarded, free_port, guarded_server, password_of
 
-from convq import Client, ConvqError, RedisRefused
+from convq import AsyncClient, Client, ConvqError, RedisRefused
 from convq.cli import main
 from servers import binary_of, wait_until
 from services import Ledger, Plain, RunningService, children_of, seven
@@ -159,6 +160,18 @@ def test_a_client_reads_its_file_again_when_it_connects_again(guarded: Guarded, 
             client.served()
         finally:
             admin.execute_command("ACL", "SETUSER", "producer", f">{password_of('producer')}", f"<{new}")
+
+
+def test_an_asyncio_client_takes_its_password_from_a_file(
+    service: RunningService, guarded: Guarded, tmp_path: Path
+) -> None:
+    async def classify() -> str | None:
+        async with AsyncClient(guarded.address("producer", tmp_path / "producer"), model="lenet") as client:
+            return (await client.classify(seven())).label
+
+    replace(tmp_path / "producer", password_of("producer"))
+    assert service.is_ready()
+    assert "7" == asyncio.run(classify())
 
 
 # -- shown nowhere --------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from convq.errors import RedisRefused
-from convq.queue import LeaseKeeper
-from convq.queue.health import CLOCK_SLACK_S, Remark, Server, _clock
+from convq.queue import Address, LeaseKeeper
+from convq.queue.health import CLOCK_SLACK_S, Remark, Server, _clock, look_at
+from convq.queue.link import Link
 from convq.queue.versions import known_holes
 from servers import OwnServer, wait_until
 
@@ -47,6 +48,28 @@ def test_a_server_as_we_start_it_gives_no_reason_to_complain(any_server: OwnServ
     assert {"ok"} == {remark.level for remark in keeper.inspect().remarks}
     assert () == keeper.inspect().warnings
     keeper.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("redis://redis.example:6379/0", True),
+        ("redis://user@10.0.0.5", True),
+        ("redis://user:password@10.0.0.5", False),
+        ("redis://localhost", False),
+        ("redis://127.0.0.2", False),
+        ("redis://[::1]:6379", False),
+        ("unix:///run/s", False),
+    ],
+)
+def test_a_server_elsewhere_that_asks_for_no_password_is_warned_of(
+    any_server: OwnServer, url: str, *, warned: bool
+) -> None:
+    link = Link(any_server.url)
+
+    assert warned == ("access" in found(look_at(link, Address(url)), "warning"))
+    assert "access" not in found(look_at(link, Address(url, password_file="/run/secrets/redis")), "warning")  # noqa: S106
+    link.close()
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-ttl", "volatile-lfu"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 import ssl
@@ -60,6 +61,17 @@ class Address:
         """The URL without user and password."""
         parts = urlsplit(self.url)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether only processes of this machine can be meant."""
+        host = urlsplit(self.url).hostname
+        if host is None or host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def holds_password(self) -> bool:

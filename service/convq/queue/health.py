@@ -86,12 +86,13 @@ def look_at(link: Link, address: Address) -> Server:
         maxmemory_bytes=int(info.get("maxmemory", "0")),
         clock_ahead_s=None if clock is None else int(clock) / 1e6 - here_s,
     )
-    return _remarked(server, redis_cli(address))
+    return _remarked(server, address)
 
 
-def _remarked(server: Server, cli: str) -> Server:
+def _remarked(server: Server, address: Address) -> Server:
+    cli = redis_cli(address)
     remarks = (_policy(server, cli), _limit(server, cli), _persistence(server, cli), _role(server, cli))
-    return replace(server, remarks=(*remarks, *_holes(server), *_clock(server)))
+    return replace(server, remarks=(*remarks, *_holes(server), *_access(address), *_clock(server)))
 
 
 def _policy(server: Server, cli: str) -> Remark:
@@ -130,6 +131,13 @@ def _holes(server: Server) -> Iterator[Remark]:
         return
     found = f"{server} has known holes, unless your distribution mended them: {'; '.join(reasons)}"
     yield Remark("warning", "version", found, f"upgrade the server to {target} or later")
+
+
+def _access(address: Address) -> Iterator[Remark]:
+    """A server of another machine that asked for no password lets in whoever reaches it."""
+    if not address.is_here and not address.holds_password and address.password_file is None:
+        found = "no password was asked for: whoever reaches the server may read and delete every job"
+        yield Remark("warning", "access", found, "make secrets, and start it with --aclfile: see deploy/README.md")
 
 
 def _clock(server: Server) -> Iterator[Remark]:

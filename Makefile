@@ -24,6 +24,9 @@ STACK := .venv-stack
 PODMAN_COMPOSE := podman-compose==1.6.0
 ENGINE ?= docker
 COMPOSE := $(ENGINE) compose -f deploy/compose.yaml
+SBOM := .venv-sbom
+SBOM_TOOL := cyclonedx-bom==7.5.0
+BILL := dist/convq.cdx.json
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -35,7 +38,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest test-stack check bench models lenet mnist wheel image up up-demo down clean
+.PHONY: help setup demo test test-faults test-lowest test-compose check bench models lenet mnist wheel sbom secrets image up up-demo down clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -62,7 +65,7 @@ test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration
 
-test-stack: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
+test-compose: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
 	@$(BIN)/python -m pytest tests/stack
 
 bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machine
@@ -96,8 +99,16 @@ up-demo: ## the same, and digits that come in, so that the dashboard moves
 down: ## stop these containers and keep their data
 	$(COMPOSE) --profile demo --profile alerts --profile gpu down
 
+sbom: $(SBOM)/ready ## write what the service installs as a CycloneDX bill of materials into dist/
+	@mkdir -p $(dir $(BILL))
+	@$(SBOM)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o $(BILL) $(SBOM)/service/bin/python
+	@echo $(BILL)
+
+secrets: ## make a password for every user of Redis, and the ACL file with their hashes, in deploy/secrets
+	@$(PYTHON) deploy/redis/passwords.py deploy/secrets
+
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) $(LOWEST) $(STACK) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(SBOM) $(STACK) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find service models tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------- environments
@@ -139,6 +150,14 @@ $(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
 
 $(STACK)/ready:
 	$(call making,$(STACK),$(STACK)/bin/pip install '$(PODMAN_COMPOSE)')
+	@touch $@
+
+# Two environments: the tool, and beside it what the service installs, without pip and without convq's own path.
+$(SBOM)/ready: pyproject.toml constraints.txt
+	$(call making,$(SBOM),$(SBOM)/bin/pip install $(SBOM_TOOL) && rm -rf $(SBOM)/service && \
+		$(SBOM)/bin/python -m venv --without-pip $(SBOM)/service && \
+		$(SBOM)/bin/pip --python $(SBOM)/service/bin/python install -c constraints.txt '.[cpu]' && \
+		$(SBOM)/bin/pip --python $(SBOM)/service/bin/python uninstall -y convq)
 	@touch $@
 
 comma := ,

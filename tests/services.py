@@ -43,10 +43,11 @@ Fields = Mapping[Any, str | bytes | int]
 class RunningService:
     """`convq serve` as a process of its own, from `with` to SIGTERM; leaving asserts that it drained and ended with 0.
 
-    `log` holds its log lines so far, as they came. With `wait=False` entering does not wait until it is ready.
+    `log` holds its log lines so far, as they came. With `wait=False` entering does not wait until it is ready. Without
+    `url` it is up to the `settings`, which are variables of its environment.
     """
 
-    def __init__(self, url: str, *options: str, workers: int = 2, wait: bool = True, **settings: str) -> None:
+    def __init__(self, url: str | None, *options: str, workers: int = 2, wait: bool = True, **settings: str) -> None:
         self.log: list[dict[str, Any]] = []
         self._url = url
         self._workers = workers
@@ -63,8 +64,7 @@ class RunningService:
             "-m",
             "convq",
             "serve",
-            "--redis",
-            self._url,
+            *(() if self._url is None else ("--redis", self._url)),
             "--models",
             str(MODELS),
             "--only",

@@ -1,4 +1,7 @@
-"""Dead letters against real servers: what a letter holds, and that a requeue brings the same job back, once."""
+"""Dead letters against real servers: what a letter holds, and that a requeue brings the same job back, once.
+
+Who buries, requeues and submits are users of deploy/redis/users.acl: what needs more rights than they have fails here.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from guarded import Guarded
 
 from convq.errors import BadField, QueueFull, RedisRefused
 from convq.protocol import Job, Priority
@@ -26,7 +30,6 @@ from convq.queue import (
     at_once,
 )
 from convq.queue.dead import PAGE, DeadLetters
-from servers import OwnServer
 
 IMAGE = bytes(range(256)) * 10
 
@@ -72,11 +75,11 @@ class Ward:
 
 
 @pytest.fixture
-def ward(any_server: OwnServer) -> Iterator[Ward]:
-    url, shard = any_server.url, Shard("lenet")
-    connection, wire = redis.Redis.from_url(url), BlockingWire(url)
-    work = WorkQueue(url, shard, worker="w", lease_ms=60_000)
-    commits = Commits(url, shard, result_ttl_ms=60_000)
+def ward(any_guarded: Guarded) -> Iterator[Ward]:
+    url, worker, shard = any_guarded.url("operator"), any_guarded.url("worker"), Shard("lenet")
+    connection, wire = redis.Redis.from_url(any_guarded.url("admin")), BlockingWire(any_guarded.url("producer"))
+    work = WorkQueue(worker, shard, worker="w", lease_ms=60_000)
+    commits = Commits(worker, shard, result_ttl_ms=60_000)
     made = Ward(url, shard, connection, Producer(wire, shard), DeadLetters(url, shard), work, commits, work.take())
     yield made
     made.letters.close()

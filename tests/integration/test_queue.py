@@ -1,4 +1,7 @@
-"""One shard of the queue against real servers: submit, claim, complete, reclaim, and who may publish."""
+"""One shard of the queue against real servers: submit, claim, complete, reclaim, and who may publish.
+
+Producer and workers are users of deploy/redis/users.acl: what needs more rights than they have fails here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from guarded import Guarded
 
 from convq.errors import LeaseLost, QueueFull
 from convq.protocol import Job, JobState, Priority
@@ -25,14 +29,14 @@ from convq.queue import (
     WorkQueue,
     at_once,
 )
-from servers import OwnServer, wait_until
+from servers import wait_until
 
 LEASE_MS = 500
 
 
 @dataclass
 class Bench:
-    """A shard, a client of it, and as many workers as a test wants."""
+    """A shard, a client of it, and as many workers as a test wants; `url` is the workers'."""
 
     url: str
     shard: Shard
@@ -56,13 +60,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(any_server: OwnServer) -> Iterator[Bench]:
-    shard = Shard("lenet")
-    connection = redis.Redis.from_url(any_server.url)
-    wire = BlockingWire(any_server.url)
-    keeper = LeaseKeeper(any_server.url, lease_ms=LEASE_MS)
-    commits = Commits(any_server.url, shard, result_ttl_ms=60_000)
-    made = Bench(any_server.url, shard, connection, Producer(wire, shard), keeper, commits, [])
+def bench(any_guarded: Guarded) -> Iterator[Bench]:
+    shard, worker = Shard("lenet"), any_guarded.url("worker")
+    connection = redis.Redis.from_url(any_guarded.url("admin"))
+    wire = BlockingWire(any_guarded.url("producer"))
+    keeper = LeaseKeeper(worker, lease_ms=LEASE_MS)
+    commits = Commits(worker, shard, result_ttl_ms=60_000)
+    made = Bench(worker, shard, connection, Producer(wire, shard), keeper, commits, [])
     yield made
     for work in made.queues:
         work.close()

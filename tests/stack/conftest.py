@@ -13,7 +13,7 @@ from stack.stack import Stack, running
 
 FACTS = pytest.StashKey[dict[str, str]]()
 FOLDER = ROOT / ".venv-stack"
-"""Where `make test-stack` puts podman-compose; the images go there too."""
+"""Where `make test-compose` puts podman-compose; the images go there too."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

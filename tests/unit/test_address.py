@@ -99,6 +99,15 @@ def test_whole_files_are_taken(pem: Path) -> None:
     Address(TLS, ca=pem / "ca.pem", cert=pem / "mine.pem", key=pem / "mine.key").examine()
 
 
+def test_names_of_files_may_be_plain_text(pem: Path, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("x")
+    files = {"ca": str(pem / "ca.pem"), "cert": str(pem / "mine.pem"), "key": str(pem / "mine.key")}
+    Address(TLS, **files, password_file=str(tmp_path / "password")).examine()
+
+    with pytest.raises(SettingsError, match=r"--redis-password-file .*none: No such file"):
+        Client(Address("redis://u@h", password_file=str(tmp_path / "none")))
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -33,10 +33,10 @@ class Address:
     """
 
     url: str
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    password_file: Path | None = None
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+    password_file: str | Path | None = None
 
     @classmethod
     def of(cls, where: Address | str) -> Address:
@@ -73,7 +73,7 @@ class Address:
             if self.holds_password:
                 _refuse("password_file", self.password_file, f"{self} holds a password too; give one of them")
             try:
-                password_in(self.password_file)
+                password_in(Path(self.password_file))
             except OSError as error:
                 _refuse("password_file", self.password_file, _reason(error))
             except ValueError as error:
@@ -125,7 +125,7 @@ def _no_password() -> str:
     raise SettingsError("--redis-key is encrypted, and nobody is there to type its password: give one that is not")
 
 
-def _refuse(name: str, path: Path | None, why: str) -> NoReturn:
+def _refuse(name: str, path: str | Path | None, why: str) -> NoReturn:
     raise SettingsError(f"--redis-{name.replace('_', '-')} {path}: {why}")
 
 

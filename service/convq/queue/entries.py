@@ -6,6 +6,7 @@ Decoded by hand and not by a model, because it happens once per job; the fields 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ MAX_INTEGER_DIGITS = 15
 """Integers on the wire have at most this many digits: 31,000 years in milliseconds, and exact in every language."""
 MAX_INBOX_NAME = 256
 """Characters of the part of an inbox key that the client chooses."""
+MAX_TEXT_BYTES = 16_384
+"""Of what is worked on as it is: names of some hundred outputs. All else is compared with what it must be."""
 SHOWN_BYTES = 40
 """How much of a client's value a message repeats."""
 
@@ -68,6 +71,12 @@ def _text(name: str, value: bytes) -> str:
         raise BadField(f"{name} must be UTF-8 text; got {shown(value)}") from None
 
 
+def _bounded(name: str, value: bytes) -> str:
+    if len(value) > MAX_TEXT_BYTES:
+        raise BadField(f"{name} may be at most {MAX_TEXT_BYTES} bytes; got {len(value)}")
+    return _text(name, value)
+
+
 def _integer(name: str, value: bytes, least: int) -> int:
     if value.isdigit() and len(value) <= MAX_INTEGER_DIGITS and int(value) >= least:
         return int(value)
@@ -75,7 +84,7 @@ def _integer(name: str, value: bytes, least: int) -> int:
 
 
 def _parse_outputs(value: bytes) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in _text("outputs", value).split(","))
+    names = tuple(name.strip() for name in _bounded("outputs", value).split(","))
     if not all(names):
         raise BadField(f"outputs must be names with commas between them; got {shown(value)}")
     return names
@@ -92,7 +101,7 @@ _OWN: dict[bytes, Any] = {
     b"image": None,
     b"tensor": None,
     b"id": _parse_id,
-    b"traceparent": lambda value: _text("traceparent", value),
+    b"traceparent": lambda value: _bounded("traceparent", value),
 }
 _HEADER: dict[bytes, Any] = {
     b"dtype": lambda value: _text("dtype", value),
@@ -214,9 +223,10 @@ class _Layout:
 
     @staticmethod
     def _problem(names: Sequence[str]) -> JobError | None:
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(names)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
-            return BadField(f"{twice[0]} must be given once; it is there {names.count(twice[0])} times")
+            return BadField(f"{twice[0]} must be given once; it is there {counts[twice[0]]} times")
         if "image" in names and "tensor" in names:
             return BadField("exactly one of image and tensor must be there; both are")
         if "image" not in names and "tensor" not in names:

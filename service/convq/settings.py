@@ -26,8 +26,8 @@ _USER = re.compile(r"//[^/\s]*@")
 
 
 def _default_data() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "convq"
+    """With `~` as it is: not everybody who runs this has a home, nor needs the folder."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "convq"
 
 
 def _setting(flag: str, variable: str, metavar: str, default: Any, description: str, **limits: Any) -> Any:
@@ -170,6 +170,14 @@ class Settings(BaseModel):
         if "@" in parts.netloc:
             raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS, not into the URL")
         return value
+
+    @property
+    def data_folder(self) -> Path:
+        """`data` with its `~` resolved. Raises SettingsError for somebody who has no home."""
+        try:
+            return self.data.expanduser()
+        except RuntimeError:
+            raise SettingsError(f"this user has no home for {self.data}; name a folder with --data") from None
 
     @property
     def lease_ms(self) -> int:

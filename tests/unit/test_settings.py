@@ -166,3 +166,14 @@ def test_the_variables_are_those_that_other_programs_rely_on() -> None:
     }
 
     assert {f"CONVQ_{name}" for name in promised | {"LEASE", "LOG"}} <= set(VARIABLES)
+
+
+def test_whoever_has_no_home_names_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # no line of the password file
+    settings = load_settings({}, {})
+
+    with pytest.raises(SettingsError, match="no home for ~/.local/share/convq; name a folder with --data"):
+        _ = settings.data_folder
+    assert Path("/data") == load_settings({"data": "/data"}, {}).data_folder

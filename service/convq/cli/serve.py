@@ -38,8 +38,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name in reversed(Settings.model_fields):
         field, known = Settings.model_fields[name], facts(name)
         default = field.get_default(call_default_factory=True, validated_data={})
-        written = str(default).replace(str(Path.home()), "~", 1)
-        remark = known["variable"] + (f"; default {written}" if default not in (None, ()) else "")
+        remark = known["variable"] + (f"; default {default}" if default not in (None, ()) else "")
         text = f"{field.description}  [{remark}]"
         command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text)(command)
     return command
@@ -114,7 +113,7 @@ def _server(settings: Settings, repository: ModelRepository) -> Iterator[_Server
         return
     from convq.embedded import EmbeddedServer  # noqa: PLC0415 - only here
 
-    with EmbeddedServer.start(settings.data, port=_port()) as own:
+    with EmbeddedServer.start(settings.data_folder, port=_port()) as own:
         _say_where(settings, own, repository)
         yield _Server(Address(f"unix://{own.socket}?db=0"), own)
 

@@ -174,6 +174,6 @@ def test_whoever_has_no_home_names_a_folder(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # no line of the password file
     settings = load_settings({}, {})
 
-    with pytest.raises(SettingsError, match="no home for ~/.local/share/convq; name a folder with --data"):
+    with pytest.raises(SettingsError, match=r"no home for ~/\.local/share/convq; name a folder with --data"):
         _ = settings.data_folder
     assert Path("/data") == load_settings({"data": "/data"}, {}).data_folder

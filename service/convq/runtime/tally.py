@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,9 +71,9 @@ class Tally:
         """
         row, tickets, count = self._row, answers.tickets, len(answers.tickets)
         queue_s = np.array([ticket.queue_s for ticket in tickets])
-        fetch_s = np.array([ticket.fetch_s for ticket in tickets])
         arrived_s = np.array([ticket.arrived_s for ticket in tickets])
-        wait_s = answers.ended_s - tickets[0].infer_s - arrived_s - fetch_s
+        fetched_s = np.array([ticket.arrived_s + ticket.fetch_s for ticket in tickets])
+        wait_s = answers.ended_s - tickets[0].infer_s - fetched_s
         images = [i for i, ticket in enumerate(tickets) if ticket.decode_s]
         if images:
             decode_s = np.array([tickets[i].decode_s for i in images])
@@ -81,7 +82,8 @@ class Tally:
             row.observe(self.STAGE, decode_s, "decode")
             row.observe(self.STAGE, prepare_s[prepare_s > 0], "preprocess")  # not of those that could not be decoded
         row.observe(self.STAGE, queue_s, "queue")
-        row.observe(self.STAGE, fetch_s, "fetch")
+        for fetch_s, jobs in Counter([ticket.fetch_s for ticket in tickets]).items():  # one for each delivery
+            row.observe_alike(self.STAGE, fetch_s, jobs, "fetch")
         row.observe(self.STAGE, wait_s, "batch_wait")
         if answers.batch is not None:
             row.observe_alike(self.STAGE, tickets[0].infer_s, count, "inference")

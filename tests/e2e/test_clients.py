@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from servers import OwnServer, skip_or_fail
 from services import SAMPLE, Plain
 
+ROOT = Path(__file__).parents[2]
 NODE = Path(__file__).parent / "node"
 PUSH = "redis-cli -x XADD 'convq:{lenet}:jobs' '*' image < seven.png"
 POP = "redis-cli BLPOP 'convq:{lenet}:result:1763800000000-0' 5"
@@ -43,4 +46,23 @@ def test_a_dozen_lines_of_node_classify_a_digit(plain: Plain, service_server: Ow
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=30)
 
     assert ("7\n", "", 0) == (done.stdout, done.stderr, done.returncode)
+    assert plain.nothing_left()
+
+
+def test_the_python_of_the_readme_prints_what_stands_beside_it(service_server: OwnServer, plain: Plain) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    documented = re.findall(r"print\(.*\)  # (.*)", code)
+
+    program = code.replace("redis://127.0.0.1:6379/0", service_server.url)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+
+    assert "" == done.stderr
+    (digit, score, _), (state,), seven, all_of_them = (line.split() for line in done.stdout.splitlines())
+    assert ["7 0.9999207 2.502", "running", "7", "1000"] == documented
+    assert ("7", ["7"], ["1000"]) == (digit, seven, all_of_them)
+    assert abs(float(score) - 0.9999207) < 1e-5
+    assert state in {"waiting", "running", "done"}
     assert plain.nothing_left()

@@ -243,7 +243,11 @@ def test_a_server_that_is_killed_and_comes_back_finds_the_service_waiting(
         workers = service.worker_pids()
         with Plain(server.url) as plain:
             ledger = Ledger(plain, "restarted")
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)  # so that there is a backlog, however slowly it is pushed
             ledger.submit(10_000)
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
             wait_until(lambda: plain.redis.llen(ledger.inbox))
             assert plain.redis.xlen(JOBS) > 0
         server.kill()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import redis
-from guarded import HOST, Guarded, free_port, guarded_server, password_of
+from guarded import HOST, Guarded, free_port, guarded_server, password_of, running
 
-from convq import AsyncClient, Client, ConvqError, RedisRefused
+from convq import Address, AsyncClient, Client, ConvqError, RedisRefused
 from convq.cli import main
 from servers import binary_of, wait_until
 from services import Ledger, Plain, RunningService, children_of, seven
@@ -170,8 +170,16 @@ def test_an_asyncio_client_takes_its_password_from_a_file(
             return (await client.classify(seven())).label
 
     replace(tmp_path / "producer", password_of("producer"))
-    assert service.is_ready()
+    wait_until(service.is_ready)
     assert "7" == asyncio.run(classify())
+
+
+def test_a_server_with_one_password_for_all_takes_it_from_a_file_too(tmp_path: Path) -> None:
+    replace(tmp_path / "password", WRONG)
+    port = free_port()
+    with running(binary_of("redis-server"), tmp_path, "--port", str(port), "--requirepass", WRONG):
+        with Client(Address(f"redis://{HOST}:{port}/0", password_file=tmp_path / "password")) as client:
+            assert {} == client.served()
 
 
 # -- shown nowhere --------------------------------------------------------------------------------------------------------

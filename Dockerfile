@@ -22,7 +22,7 @@ COPY pyproject.toml constraints.txt ./
 COPY deploy/image/dependencies.py deploy/image/cuda-constraints.txt deploy/image/
 
 # What convq needs is a layer of its own: it is large and changes seldom. The tests of libraries and onnxruntime's tools for
-# authors of models stay out (26 MB). Compiled here, since the root is read-only later; by hash, because layers do not
+# authors of models stay out (23 MB). Compiled here, since the root is read-only later; by hash, because layers do not
 # promise to keep the times of files.
 FROM build AS needs-cpu
 RUN python3 deploy/image/dependencies.py cpu otel > requirements.txt \

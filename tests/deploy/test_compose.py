@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -93,7 +94,7 @@ def test_every_service_that_lasts_is_nobody_reaps_its_children_and_starts_again(
         assert re.fullmatch(r"[1-9]\d+:\d+", service["user"])
 
 
-def test_what_makes_the_password_reaches_nobody_and_is_reached_by_nobody() -> None:
+def test_what_makes_the_passwords_reaches_nobody_and_is_reached_by_nobody() -> None:
     assert "none" == SERVICES["secrets"]["network_mode"]
     assert "ports" not in SERVICES["secrets"]
 
@@ -103,11 +104,31 @@ def test_every_image_is_pinned_to_a_version(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9/_]+:v?\d+\.\d+\.\d+(-[a-z]+)?", by_default(SERVICES[name]["image"]))
 
 
+def test_each_service_gets_the_password_of_its_own_user_and_no_other() -> None:
+    mounted = {
+        name: [volume for volume in one.get("volumes", ()) if "secrets" in volume] for name, one in SERVICES.items()
+    }
+    acl = (ROOT / "deploy" / "redis" / "users.acl").read_text()
+
+    users = {name: urlsplit(one["environment"]["CONVQ_REDIS_URL"]).username for name, one in convq_services().items()}
+    assert {"worker": "worker", "worker-gpu": "worker", "demo": "producer"} == users
+    assert "exporter" == SERVICES["redis-exporter"]["environment"]["REDIS_USER"]
+    for name, user in {**users, "redis-exporter": "exporter", "redis": "redis"}.items():
+        assert [f"secrets-{user}:/run/secrets:ro"] == mounted.pop(name)
+        assert name == "redis" or re.search(rf"^user {user} on ", acl, re.MULTILINE)
+    assert {"secrets"} == {name for name, volumes in mounted.items() if volumes}
+
+
+def convq_services() -> dict[str, dict[str, Any]]:
+    """Those that run convq and speak to the server."""
+    return {name: one for name, one in SERVICES.items() if "CONVQ_REDIS_URL" in one.get("environment", {})}
+
+
 def test_our_own_images_are_of_this_version_and_built_from_this_checkout() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     ours = {name: one for name, one in SERVICES.items() if "build" in one}
 
-    assert {"worker", "worker-gpu", "demo"} == set(ours)
+    assert {"worker", "worker-gpu", "demo", "secrets"} == set(ours)
     assert {f"convq:{version}", f"convq:{version}-cuda"} == {by_default(one["image"]) for one in ours.values()}
     for one in ours.values():
         assert (FILE.parent / one["build"]["context"] / "Dockerfile").exists()
@@ -155,7 +176,7 @@ def test_no_password_is_written_anywhere() -> None:
 
 
 def test_the_server_refuses_before_it_is_full_and_is_full_before_it_is_killed() -> None:
-    command = by_default(SERVICES["redis"]["command"][0])
+    command = by_default(" ".join(SERVICES["redis"]["command"]))
     (maxmemory,) = re.findall(r"--maxmemory (\S+)", command)
     per_model = int(by_default(SERVICES["worker"]["environment"]["CONVQ_MAX_BYTES"]))
 

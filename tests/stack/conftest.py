@@ -35,7 +35,7 @@ def facts(request: pytest.FixtureRequest) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def workshop() -> Workshop:
     """Builds images; the test is skipped where none can be built or run."""
-    if (reason := missing()) is not None:
+    if (reason := missing(FOLDER)) is not None:
         skip_or_fail(f"no containers here: {reason}")
     return Workshop(FOLDER / "images")
 

@@ -37,12 +37,15 @@ PROGRAMS = ("valkey-server", "valkey-tools", "prometheus", "prometheus-alertmana
 BUILD_WITHIN_S = 900
 
 
-def missing() -> str | None:
-    """Why images can be neither built nor run here; None where they can."""
+def missing(folder: Path) -> str | None:
+    """Why images can be neither built nor run here; None where they can. `folder` may hold bin/podman-compose."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "containers are built and run as root, on Linux"
     packages = [package for package, path in PACKAGES.items() if shutil.which(path) is None]
-    return f"apt-get install {' '.join(packages)}" if packages else None
+    if packages:
+        return f"apt-get install {' '.join(packages)}"
+    compose = shutil.which("podman-compose") or shutil.which(folder / "bin" / "podman-compose")
+    return None if compose else "make test-compose installs podman-compose"
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,13 @@ class Stack:
 
     # -- what is published ------------------------------------------------------------------------------------------
 
-    def password(self) -> str:
-        """The one that the first start made."""
-        return self.podman("exec", "convq_redis_1", "cat", "/run/secrets/redis_password")
+    def password(self, user: str) -> str:
+        """The one that the first start made for that user."""
+        return self.compose("run", "--rm", "--no-deps", "secrets", f"cat /secrets/{user}").strip()
 
-    def redis_url(self) -> str:
-        """The server's published port, password included."""
-        return f"redis://:{self.password()}@127.0.0.1:{self._ports['REDIS_PORT']}/0"
+    def redis_url(self, user: str) -> str:
+        """The server's published port, for that user, password included."""
+        return f"redis://{user}:{self.password(user)}@127.0.0.1:{self._ports['REDIS_PORT']}/0"
 
     def prometheus(self, query: str) -> list[dict[str, Any]]:
         """The samples that Prometheus has for a query now."""

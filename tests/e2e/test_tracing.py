@@ -120,7 +120,7 @@ def test_an_error_stands_in_the_span_with_its_code_and_without_the_payload(
     assert (True, "bad_image", "error") == (job.error, job.attributes["error.type"], job.attributes["convq.status"])
     assert job.message.startswith("not an image")
     assert "private" not in str(collector.spans)
-    assert ["queue", "publish"] == [span.name for span in collector.spans if span.parent == job.id]
+    assert ["queue", "decode", "publish"] == [span.name for span in collector.spans if span.parent == job.id]
 
 
 def test_a_job_that_was_taken_over_says_which_attempt_answered_it(

@@ -26,7 +26,8 @@ from convq.queue import (
     at_once,
 )
 from convq.queue.address import Address
-from convq.queue.leases import ShardDepth
+from convq.queue.keys import GROUP
+from convq.queue.leases import LaneDepth, ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.metrics import LAYOUT
@@ -233,6 +234,23 @@ def test_jobs_that_no_group_knows_of_lag(queue: Queue) -> None:
 
 
 # -- how long it takes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_answered_before_an_older_one_hides_the_lag_and_not_how_many_wait(queue: Queue) -> None:
+    first, second, _ = queue.submit(Job(image=b"1"), Job(image=b"2"), Job(image=b"3"))
+    queue.redis.xgroup_create(STREAM, GROUP, "0")
+    for worker in ("one", "other"):
+        queue.redis.xreadgroup(GROUP, worker, {STREAM: ">"}, count=1)
+
+    def answered(entry: str) -> LaneDepth:
+        queue.redis.xack(STREAM, GROUP, entry)
+        queue.redis.xdel(STREAM, entry)
+        return queue.depth().lanes[1]
+
+    newest, both = answered(second), answered(first)
+
+    assert (None, 1, 2) == (newest.lag, newest.pending, newest.length)
+    assert (1, 0, 1) == (both.lag, both.pending, both.length)
 
 
 def test_what_waits_is_answered_in_its_number_over_the_drain_rate(queue: Queue) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.stand import DEPLOY, Stand, filled_in
 from deploy.story import (
+    MAX_JOBS,
     OPTIONS,
     Load,
     fill_the_queue,
@@ -59,10 +60,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             kill_a_worker(stand)
             wait_until(lambda: whole(stand), 20)
             freeze_one_in_the_middle(stand, plain)
-            fill_the_queue(stand, plain, lambda: bool(stand.value("sum(convq_queue_length) > 1500")))
+            fill_the_queue(stand, plain, lambda: full_and_not_drained(stand))
             reconnect(stand, plain)
         run_down(plain)
         yield stand
+
+
+def full_and_not_drained(stand: Stand) -> bool:
+    """Whether Prometheus has seen the full queue, and how long it would take to drain."""
+    return bool(
+        stand.value(f"sum(convq_queue_length) > {MAX_JOBS}") and stand.value("max(convq_queue_drain_seconds) > 0")
+    )
 
 
 def reconnect(stand: Stand, plain: Plain) -> None:
@@ -72,10 +80,10 @@ def reconnect(stand: Stand, plain: Plain) -> None:
 
 
 def moved(series: list[dict[str, Any]]) -> tuple[int, bool]:
-    """How many finite samples there are, and whether one of them is not zero."""
+    """How many finite samples there are, and whether one is not zero; infinite is where nothing drains."""
     samples = [float(value) for one in series for _, value in one["values"]]
-    finite = [sample for sample in samples if math.isfinite(sample)]
-    return len(finite), any(finite)
+    numbers = [sample for sample in samples if not math.isnan(sample)]
+    return sum(map(math.isfinite, numbers)), any(numbers)
 
 
 @pytest.mark.timeout(150)

@@ -270,8 +270,8 @@ def chained(error: BaseException | None) -> str:
 
 
 def test_a_password_on_the_command_line_is_warned_of(guarded: Guarded) -> None:
-    with RunningService(guarded.url("worker"), workers=1, wait=False) as service:
+    with RunningService(guarded.url("admin"), workers=1) as service:
         said = service.wait_for("the password in --redis can be read in the list of processes")
 
     assert "--redis-password-file" in said["instead"]
-    assert password_of("worker") not in repr(service.log)
+    assert password_of("admin") not in repr(service.log)

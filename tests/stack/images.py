@@ -95,7 +95,7 @@ class Workshop:
     def stand_ins(self) -> dict[str, str]:
         """Build the stand-ins; image name -> target, as compose.yaml and the Dockerfile name what they stand for."""
         context = self.folder / "context"
-        context.mkdir(exist_ok=True)
+        context.mkdir(parents=True, exist_ok=True)
         self._rootfs(context / "python.tar", "python3", "ca-certificates")
         self._rootfs(context / "debian.tar", *PROGRAMS)
         self._wheels()

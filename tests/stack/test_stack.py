@@ -83,7 +83,7 @@ def test_a_worker_has_no_rights_and_no_way_out_of_its_network(stack: Stack) -> N
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
     assert known["HostConfig"]["ReadonlyRootfs"] is True
-    assert 1 << 30 == known["HostConfig"]["Memory"]
+    assert 4 << 30 == known["HostConfig"]["Memory"]
     assert [] == [line for line in routes.splitlines() if line.split()[1] == "00000000"]
 
 

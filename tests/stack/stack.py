@@ -58,7 +58,7 @@ class Stack:
         extra = [name for name in self.containers(running=False) if not name.endswith("_1") or "_demo_" in name]
         if extra:
             self.stop(*extra)
-            self.podman("rm", *extra)
+            self.podman("rm", "--depend", "--ignore", *extra)  # the demo depends on the workers, whichever comes first
         self.compose("down")
 
     def is_healthy(self, container: str) -> bool:

@@ -302,19 +302,29 @@ def mixing() -> Odd:
 
 def slow() -> Odd:
     """A loop of some tenths of a second for one job, one job at a time."""
+    return turning("slow", SLOW_TURNS)
+
+
+def endless() -> Odd:
+    """The same for some thousand years, on whatever machine."""
+    return turning("endless", 1 << 60)
+
+
+def turning(name: str, turns: int) -> Odd:
+    """A loop of so many turns before the answer."""
     turn = Sketch().node("Identity", ["go"], ["on"]).node("Cos", ["in"], ["out"])
     body = turn.body(
         [turn.value("turn", INT64, []), turn.value("go", BOOL, []), turn.value("in", FLOAT, [])],
         [turn.value("on", BOOL, []), turn.value("out", FLOAT, [])],
     )
     sketch = Sketch().node("ReduceMax", ["x"], ["m"], keepdims=0).node("Loop", ["turns", "yes", "m"], ["c"], body=body)
-    sketch.constant("turns", SLOW_TURNS, np.int64)
+    sketch.constant("turns", turns, np.int64)
     sketch.constant("yes", True, np.bool_)
     graph = sketch.node("Add", ["x", "c"], ["y"]).bytes(
         [("x", FLOAT, [1, 3, 2, 2])],
         [("y", FLOAT, [1, 3, 2, 2])],
     )
-    return Odd("slow", graph, tasks=[numbers(1, 3, 2, 2)] * 16, batched=False)
+    return Odd(name, graph, tasks=[numbers(1, 3, 2, 2)] * 16, batched=False)
 
 
 BUILDERS: Mapping[str, Callable[[], Odd]] = {

@@ -23,7 +23,7 @@ from PIL import Image
 
 from convq.inference.rehearsal import rehearse
 from convq.protocol import Output
-from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, mixing, slow, turned
+from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, slow, turned
 from servers import OwnServer, wait_until
 from services import MODELS, SAMPLE, RunningService, children_of
 
@@ -232,7 +232,7 @@ def two_inputs() -> Odd:
     [
         (lambda: turned(3), (), 3, "output y has shape [3, 1, 4, 4] for a batch of 1"),
         (hungry, (), 3, "it needs more than the"),
-        (slow, ("--within", "1"), 3, "did not end within 1 s"),
+        (endless, ("--within", "1"), 3, "did not end within 1 s"),
         (two_inputs, (), 3, "the graph has 2 inputs (a, b); expected exactly one"),
         (BUILDERS["gray_28"], ("--mean", "0.5"), 2, "--scale, --mean and --std are for float32"),
         (BUILDERS["fixed_batch"], ("--size", "9"), 2, "'9' is no size; expected HxW"),

@@ -23,7 +23,7 @@ from PIL import Image
 
 from convq.inference.rehearsal import rehearse
 from convq.protocol import Output
-from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, slow, turned
+from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, turned
 from servers import OwnServer, wait_until
 from services import MODELS, SAMPLE, RunningService, children_of
 
@@ -365,13 +365,9 @@ def test_a_rehearsal_says_what_the_model_is() -> None:
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that rehearses a model which takes minutes."""
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(slow().graph)
-    turns = next(tensor for tensor in model.graph.initializer if tensor.name == "turns")
-    turns.CopyFrom(onnx.numpy_helper.from_array(np.array(1 << 40, np.int64), "turns"))
-    folder = Odd("endless", model.SerializeToString()).write(tmp_path)
+def rehearsing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that rehearses a model which never answers."""
+    folder = endless().write(tmp_path)
     program = (
         "import sys, pathlib; from convq.inference.rehearsal import rehearse; rehearse(pathlib.Path(sys.argv[1]), 1)"
     )
@@ -381,10 +377,10 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends by its own alarm")
-def test_a_rehearsal_dies_with_whoever_asked_for_it(endless: subprocess.Popen[bytes]) -> None:
-    (child,) = wait_until(lambda: children_of(endless.pid), 20)
+def test_a_rehearsal_dies_with_whoever_asked_for_it(rehearsing: subprocess.Popen[bytes]) -> None:
+    (child,) = wait_until(lambda: children_of(rehearsing.pid), 20)
     wait_until(lambda: b"onnxruntime" in Path(f"/proc/{child}/maps").read_bytes(), 20)
 
-    endless.send_signal(signal.SIGKILL)
+    rehearsing.send_signal(signal.SIGKILL)
 
     wait_until(lambda: not Path(f"/proc/{child}").exists(), 5)

@@ -56,9 +56,9 @@ class Engine:
     provider: str
     """Where it runs: cpu or cuda."""
     requested_provider: str
+    """What was asked for: auto, cpu or cuda."""
     precision: str
     """The type of most of its weights, as float32; what the kernels compute with is theirs."""
-    """What was asked for: auto, cpu or cuda."""
     sha256: str
     """Of `model.onnx`, as `report.json` says and as was verified."""
     outputs: tuple[str, ...]

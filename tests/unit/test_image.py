@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.errors import BadImage, ImageTooLarge, JobError
+from convq.inference.formats import Estimate, estimate
 from convq.inference.image import decode, prepare
 from convq.inference.manifest import Input, Limits
 
@@ -142,6 +143,18 @@ def test_a_few_bytes_that_claim_gigapixels_are_refused_by_their_header(bomb: byt
     assert 60 > len(bomb)
     with pytest.raises(ImageTooLarge, match="pixels"):
         decode(bomb, RGB, LIMITS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_memory_that_a_picture_takes_is_known_from_its_header(kind: str) -> None:
+    small, large = (estimate(encoded(Image.new("RGB", size), kind)) for size in ((30, 20), (300, 200)))
+
+    assert (600, 60_000) == (small.pixels, large.pixels)
+    assert 3 * 60_000 < large.peak_bytes < 40 * 60_000
+
+
+def test_bytes_that_are_no_picture_take_nothing() -> None:
+    assert Estimate(0, 0) == estimate(b"") == estimate(b"no picture") == estimate(b"\xff\xd8\xff")
 
 
 def test_the_pixel_limit_is_the_manifests() -> None:

@@ -6,7 +6,9 @@ starts a program, movies, fonts) is never tried on bytes from strangers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import ImageFile
@@ -90,3 +92,34 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 def open_lazily(data: bytes, name: str) -> ImageFile.ImageFile:
     """Pillow's image with its header read and its pixels not yet; raises whatever Pillow raises."""
     return _OPENERS[name](BytesIO(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What decoding a picture will take, as its header claims."""
+
+    pixels: int
+    """Width times height; 0 where the bytes do not say."""
+    peak_bytes: int
+    """Memory at the highest point, the encoded bytes themselves left out. Never too low by more than a tenth."""
+
+
+_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..[\x08\x0c]", re.DOTALL)
+_BYTES_A_PIXEL = {"PNG": 7, "JPEG": 13, "WebP": 20, "BMP": 8, "GIF": 8, "TIFF": 20}
+
+
+def estimate(data: bytes) -> Estimate:
+    """How large a picture is and how much memory its decoding takes, from the header alone; never raises."""
+    try:
+        name = recognise(data)
+        width, height = claimed_size(data, name) or _size_by_opening(data, name)
+    except Exception:  # noqa: BLE001  (whatever the bytes are, `decode` will say so)
+        return Estimate(0, 0)
+    return Estimate(width * height, width * height * _BYTES_A_PIXEL[name])
+
+
+def _size_by_opening(data: bytes, name: str) -> tuple[int, int]:
+    if name == "JPEG" and (found := _FRAME.search(data)):
+        at = found.start() + 5
+        return int.from_bytes(data[at + 2 : at + 4], "big"), int.from_bytes(data[at : at + 2], "big")
+    return open_lazily(data, name).size

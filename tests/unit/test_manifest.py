@@ -79,10 +79,8 @@ WRONG = {
     "gray of three": ("[input]\ncolor = 'gray'\nmean = [1, 2, 3]", ":1: input: expected one value each"),
     "pad beyond height": ("[input]\nheight = 4\npad = 2", ":1: input: expected height above twice the pad of 2"),
     "short side of stretch": ("[input]\nshort_side = 9", ":1: input: expected short_side only together with"),
-    "short side too short": (
-        "[input]\nresize = 'crop'\nheight = 9\nwidth = 9\nshort_side = 8",
-        ":1: input: expected short_side at least",
-    ),
+    "start of a crop": ("[input]\nresize = 'crop'\nalign = 'start'", ":1: input: expected align = 'start' only"),
+    "unknown align": ("[input]\nalign = 'center'", ":2: input.align: expected 'centre' or 'start', found 'center'"),
     "width of a free width": ("[input]\nresize = 'height'\nwidth = 9", ":1: input: expected no width"),
     "second output": (
         "[[outputs]]\nname = 'a'\n[[outputs]]\nname = 'b'\nmeaning = 'label'",

@@ -66,9 +66,10 @@ def _place(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
         return content
     if full_height * full_width > max_pixels:
         raise ImageTooLarge(f"the image fills {full_width} x {full_height} pixels; at most {max_pixels} are accepted")
-    # A fixed side centres what is smaller (the letterbox); a free one is filled at its end, so that (0, 0) stays put.
-    top = (full_height - height) // 2 if spec.height else spec.pad
-    left = (full_width - width) // 2 if spec.width else spec.pad
+    # A fixed side centres what is smaller; a free one is filled at its end, so that (0, 0) stays put.
+    centred = spec.align == "centre"
+    top = (full_height - height) // 2 if spec.height and centred else spec.pad
+    left = (full_width - width) // 2 if spec.width and centred else spec.pad
     filled = _canvas((full_height, full_width, *content.shape[2:]), spec)
     filled[top : top + height, left : left + width] = content
     return filled
@@ -104,13 +105,21 @@ def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
         resized = Image.fromarray(decoded).resize((to_width, to_height), _FILTERS[spec.interpolation])
         decoded = np.asarray(resized)
     if spec.resize == "crop" and inner_width is not None:
-        top, left = (to_height - inner_height) // 2, (to_width - inner_width) // 2
+        top, left = _crop_offset(to_height, inner_height), _crop_offset(to_width, inner_width)
         decoded = decoded[top : top + inner_height, left : left + inner_width]
     return decoded
 
 
+def _crop_offset(side: int, cropped: int) -> int:
+    """Where the crop begins: half of what is left over, halves to even, as torchvision's CenterCrop has it."""
+    return max(0, round((side - cropped) / 2))
+
+
 def _target(height: int, width: int, to_height: int, to_width: int | None, spec: Input) -> tuple[int, int]:
-    """(height, width) to scale to: proportions are kept except with `stretch`, sides are rounded and at least 1."""
+    """(height, width) to scale to: proportions are kept except with `stretch`, and no side is below 1.
+
+    Sides are rounded, but the long one of a crop is truncated: so torchvision's Resize does, and networks were trained so.
+    """
     if to_width is None:
         return to_height, max(1, round(width * to_height / height))
     if spec.resize == "stretch":
@@ -118,11 +127,11 @@ def _target(height: int, width: int, to_height: int, to_width: int | None, spec:
     if spec.resize == "letterbox":
         factor = min(to_height / height, to_width / width)
         return max(1, min(to_height, round(height * factor))), max(1, min(to_width, round(width * factor)))
-    if spec.short_side is not None:
-        factor = spec.short_side / min(height, width)
-    else:
-        factor = max(to_height / height, to_width / width)
-    return max(to_height, round(height * factor)), max(to_width, round(width * factor))
+    short, rests_on_width = spec.short_side, width <= height
+    if short is None:  # the side that just covers the crop; the other has more to cut off
+        rests_on_width = to_width * height >= to_height * width
+        short = to_width if rests_on_width else to_height
+    return (int(short * height / width), short) if rests_on_width else (short, int(short * width / height))
 
 
 def _round_up(side: int, multiple: int) -> int:

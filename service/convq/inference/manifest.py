@@ -63,10 +63,14 @@ class Input(_Table):
     multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1
     """Free sides are filled with `pad_value` at the bottom and the right up to a multiple of this."""
     resize: Literal["stretch", "crop", "letterbox", "height", "none"] = "stretch"
-    """stretch: both sides, ignoring the proportions; crop: short side, then the centre; letterbox: fit inside, fill
-    the rest; height: to the height, the width follows; none: only images of the right size."""
+    """stretch: both sides, ignoring the proportions; crop: short side, then the centre, pixel for pixel as torchvision's
+    Resize and CenterCrop; letterbox: fit inside, fill the rest; height: to the height, the width follows; none: only images
+    of the right size."""
     short_side: Side | None = None
-    """With `crop`: the short side before cropping. Left out: the smallest that covers the crop."""
+    """With `crop`: the short side before cropping; what is shorter than the crop is filled with `pad_value` on both ends.
+    Left out: the smallest that covers the crop."""
+    align: Literal["centre", "start"] = "centre"
+    """With `letterbox`: where the image lies. start: at the top left, all that is filled is right of it and below."""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's filters; all but `nearest` average over the source area when they shrink."""
     pad: Annotated[int, Field(ge=0, le=4096)] = 0
@@ -113,11 +117,10 @@ class Input(_Table):
         for side, name in ((self.height, "height"), (self.width, "width")):
             if side is not None and side <= 2 * self.pad:
                 raise ValueError(f"{name} above twice the pad of {self.pad}")
-        if self.short_side is not None:
-            if self.resize != "crop":
-                raise ValueError("short_side only together with resize = 'crop'")
-            if self.short_side < max(self.height or 1, self.width or 1) - 2 * self.pad:
-                raise ValueError("short_side at least as long as both sides of the crop")
+        if self.short_side is not None and self.resize != "crop":
+            raise ValueError("short_side only together with resize = 'crop'")
+        if self.align == "start" and self.resize != "letterbox":
+            raise ValueError("align = 'start' only together with resize = 'letterbox'")
         if self.resize == "height" and self.width is not None:
             raise ValueError("no width, as resize = 'height' leaves it free")
         return self

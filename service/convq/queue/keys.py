@@ -31,6 +31,9 @@ from convq.protocol import MODEL_NAME, Priority
 GROUP = "workers"
 """The consumer group of every job stream, made at id 0 (never ``$``: what was pushed before the first worker counts)."""
 
+RETURNED = "returned"
+"""A consumer of that group that never has a lease: what a worker gives back lies here until another takes it."""
+
 MODELS = "convq:models"
 
 LANES: tuple[Priority, ...] = (Priority.HIGH, Priority.NORMAL, Priority.LOW)

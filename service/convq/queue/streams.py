@@ -18,11 +18,11 @@ from convq.errors import LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.address import Address
 from convq.queue.entries import Received, Receiver
-from convq.queue.keys import GROUP, LANES, Shard
+from convq.queue.keys import GROUP, LANES, RETURNED, Shard
 from convq.queue.link import Command, Link, Script, understood
 
-EXPIRE, GROUPS, RECLAIM, RELEASE, RENEW = (
-    Script.load(name) for name in ("expire", "groups", "reclaim", "release", "renew")
+EXPIRE, GIVE_BACK, GROUPS, RECLAIM, RELEASE, RENEW = (
+    Script.load(name) for name in ("expire", "give_back", "groups", "reclaim", "release", "renew")
 )
 
 LOWER_LANE_SHARE = 1 / 8
@@ -246,13 +246,32 @@ class WorkQueue:
     def reclaim(self, lease: Lease, room: int) -> Delivery:
         """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced."""
         keys = [self.shard.leases, self.shard.cfg, *self._streams, self.shard.suspects]
-        flat = self._fetching.run(RECLAIM, keys, [GROUP, lease.incarnation, self._lease_ms, room])
+        flat = self._fetching.run(RECLAIM, keys, [GROUP, lease.incarnation, self._lease_ms, room, RETURNED])
         rows = [(int(flat[i]) - 1, flat[i + 1].decode(), int(flat[i + 2])) for i in range(0, len(flat), 4)]
         delivery = self._read_entries(lease, rows)
         suspicions = {(lane, entry): int(points) for (lane, entry, _), points in zip(rows, flat[3::4], strict=True)}
         for job in delivery.jobs:
             job.suspicion = suspicions[job.lane, job.entry]
         return delivery
+
+    def give_back(self, lease: Lease, jobs: Sequence[Received]) -> int:
+        """Hand over jobs that will not run here now: any worker takes them at its next reclaim, their attempt unchanged.
+
+        The caller must not answer them any more. Returns how many it were; the others are not this worker's. Where the
+        connection breaks, `resume` brings back those that stayed. Raises LeaseLost.
+        """
+        lease.held.difference_update([(job.lane, job.entry) for job in jobs])
+        return self._give_back(lease, [(job.lane, job.entry) for job in jobs])
+
+    def _give_back(self, lease: Lease, entries: Sequence[tuple[int, str]]) -> int:
+        args: list[Any] = [GROUP, lease.incarnation, RETURNED]
+        for lane, entry in entries:
+            args += (lane + 1, entry)
+        reply = self._fetching.run(GIVE_BACK, [self.shard.leases, *self._streams], args)
+        if reply == b"FENCED":
+            lease.lost = True
+            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+        return int(reply)
 
     def resume(self, lease: Lease) -> Delivery:
         """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""

@@ -8,7 +8,8 @@
 -- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker
 --
 -- KEYS  leases, cfg, high, jobs, low, suspects
--- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most)
+-- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most), the consumer for what
+--       workers give back: see give_back.lua
 -- Reply flat: lane (1..3), entry id, attempt, points of suspicion, …; the caller reads the entries itself, so that no image passes through Lua
 --
 -- Where nobody was heard of for half a lease, or the clock went back, leases that ran out say nothing about the workers:
@@ -16,7 +17,7 @@
 -- before, or lost it with the server's memory: it can commit nothing, so its jobs are free at any time.
 
 local leases, cfg = KEYS[1], KEYS[2]
-local group, me, lease_ms, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local group, me, lease_ms, room, returned = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -47,7 +48,7 @@ local function take_from_the_dead(lane, stream)
         redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
       elseif room > 0 then
         for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', room, name)) do
-          take(lane, stream, row[1], row[4] + 1)
+          take(lane, stream, row[1], name == returned and row[4] or row[4] + 1)
         end
       end
     end

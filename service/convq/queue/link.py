@@ -160,6 +160,14 @@ def understood(error: Exception) -> Exception:
     return RedisRefused(f"Redis refused a command: {text}")
 
 
+def hangs_up(refused: Exception) -> bool:
+    """Whether the server closes the connection behind this reply: it could not tell where the next command begins.
+
+    What else it closes behind (no room for clients, protected mode) are no replies to a command.
+    """
+    return str(refused).removeprefix("ERR ").startswith("Protocol error")
+
+
 _HANDSHAKE_REFUSALS = {
     "CERTIFICATE_REQUIRED": "the server wants a client certificate: name one with --redis-cert and --redis-key",
     "UNKNOWN_CA": "the server does not know the authority that signed --redis-cert",
@@ -265,4 +273,6 @@ class Link:
         try:
             return self._connection.read_response()
         except redis.exceptions.ResponseError as refused:
+            if hangs_up(refused):
+                self.close()
             return refused

@@ -20,7 +20,7 @@ from convq.errors import BadField, QueueFull
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
 from convq.queue.address import Address
 from convq.queue.keys import GROUP, LANES, MODELS, Shard
-from convq.queue.link import Command, Script, connection_options, understood
+from convq.queue.link import Command, Script, connection_options, hangs_up, understood
 
 SUBMIT, STATUS = Script.load("door", "submit"), Script.load("status")
 
@@ -47,6 +47,32 @@ class Wire(Protocol):
         """Close every connection."""
 
 
+class _BlockingPipeline(redis.client.Pipeline):
+    """Commands of one write. A connection that the server ends goes back into the pool closed, not for others to fail."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """One reply, as the server sends it."""
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except redis.exceptions.ResponseError as refused:
+            if hangs_up(refused):
+                connection.disconnect()
+            raise
+
+
+class _AsyncioPipeline(redis.asyncio.client.Pipeline):
+    """The same, for asyncio."""
+
+    async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """One reply, as the server sends it."""
+        try:
+            return await super().parse_response(connection, command_name, **options)
+        except redis.exceptions.ResponseError as refused:
+            if hangs_up(refused):
+                await connection.disconnect()
+            raise
+
+
 class BlockingWire:
     """Commands over redis-py's blocking client; its methods never suspend. May be shared by threads."""
 
@@ -56,9 +82,9 @@ class BlockingWire:
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""
         try:
-            replies: list[Any] = _pipelined(self._redis.pipeline(transaction=False), commands).execute(
-                raise_on_error=False
-            )
+            # no callbacks: one shape of replies for both wires, whatever redis-py makes of a command
+            pipeline = _BlockingPipeline(self._redis.connection_pool, {}, False, None)
+            replies: list[Any] = _pipelined(pipeline, commands).execute(raise_on_error=False)
         except (redis.exceptions.RedisError, OSError) as error:
             raise understood(error) from error
         return replies
@@ -83,9 +109,8 @@ class AsyncioWire:
     async def flush(self, commands: Sequence[Command]) -> list[Any]:
         """See `Wire`."""
         try:
-            replies: list[Any] = await _pipelined(self._redis.pipeline(transaction=False), commands).execute(
-                raise_on_error=False
-            )
+            pipeline = _AsyncioPipeline(self._redis.connection_pool, {}, False, None)
+            replies: list[Any] = await _pipelined(pipeline, commands).execute(raise_on_error=False)
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             raise understood(error) from error
         return replies
@@ -102,8 +127,6 @@ class AsyncioWire:
 def _pipelined(pipeline: Any, commands: Sequence[Command]) -> Any:
     for command in commands:
         pipeline.execute_command(*command)
-    # The replies are wanted as the server sends them: one shape for both wires, whatever redis-py makes of a command.
-    pipeline.response_callbacks = {}
     return pipeline
 
 

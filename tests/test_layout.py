@@ -144,6 +144,14 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert set() == names & VAGUE_NAMES
 
 
+def test_threads_of_a_service_begin_in_one_place_where_their_end_is_noticed() -> None:
+    begun = re.compile(r"\bThread\(|start_new_thread|ThreadPoolExecutor|threading\.Timer\(")
+    folders = ("runtime", "queue", "inference")
+    places = {path for name in folders for path in (PACKAGE / name).rglob("*.py") if begun.search(path.read_text())}
+
+    assert {PACKAGE / "runtime" / "threads.py"} == places
+
+
 def test_complexity_is_never_excused() -> None:
     excuse = re.compile(r"noqa:.*\b(C901|PLR09\d\d)")
 

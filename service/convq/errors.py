@@ -216,7 +216,7 @@ class SettingsError(ConvqError):
 
 
 class ServiceFailed(ConvqError):
-    """The service gave up: no worker survives its start."""
+    """The service gave up: no worker survives its start, or one of its own threads ended by a defect."""
 
     code: ClassVar[str] = "service_failed"
     fault: ClassVar[Fault] = "operator"

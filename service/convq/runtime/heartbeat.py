@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import is_gone, worker_name
 from convq.runtime.slots import Slot
+from convq.runtime.threads import Watch
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -46,7 +46,13 @@ class Heartbeat:
     """The thread. `beats` says whether the last round reached Redis."""
 
     def __init__(
-        self, settings: Settings, redis: Address, board: Board, models: Sequence[str], slots: Sequence[Slot]
+        self,
+        settings: Settings,
+        redis: Address,
+        board: Board,
+        models: Sequence[str],
+        slots: Sequence[Slot],
+        watch: Watch | None = None,
     ) -> None:
         self._keeper = LeaseKeeper(redis, lease_ms=settings.lease_ms)
         self._settings = settings
@@ -61,7 +67,7 @@ class Heartbeat:
         self._draining = False
         self._remarks: set[str] = set()
         self._started_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = (watch or Watch(log)).thread("heartbeat", self._run)
         self.beats = False
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None

@@ -12,7 +12,6 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
 
 from convq.errors import ConvqError, ModelFault, RedisUnavailable
 from convq.inference.session import Prepared
@@ -21,13 +20,14 @@ from convq.queue import Commits, Delivery, Lease, WorkQueue
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.board import Row
 from convq.runtime.job_log import JobLog
-from convq.runtime.logs import defect, event
+from convq.runtime.logs import event
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
 from convq.runtime.publisher import BACK_OFF_S, Publisher
 from convq.runtime.serving import Role, Serving
 from convq.runtime.shadow import Shadow, in_network
 from convq.runtime.tally import Tally
+from convq.runtime.threads import Watch
 from convq.runtime.tickets import Admission, Answerer, Answers, Ticket
 from convq.runtime.tracing import Tracing
 
@@ -48,7 +48,7 @@ EXPIRED_BACKLOG = 4
 
 
 class Pipeline:
-    """One model in one worker. `start`, then `drain` and `join`; `failed` holds what ended it otherwise."""
+    """One model in one worker. `start`, then `drain` and `join`; what ends it otherwise, `watch` knows."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class Pipeline:
         row: Row,
         worker: str,
         gate: Gate,
+        watch: Watch,
         job_log: JobLog | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.model = serving.engine.name
-        self.failed: BaseException | None = None
         self._work = work
         self._commits = commits
         self._row = row
@@ -89,8 +89,8 @@ class Pipeline:
         self._ready = threading.Event()
         self._fetch_over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._guard, args=(work_of,), name=f"{self.model}-{name}", daemon=True)
-            for name, work_of in (("fetch", self._fetch), ("run", self._run), ("publish", self._publish))
+            watch.thread(f"{self.model}-{name}", work)
+            for name, work in (("fetch", self._fetch), ("run", self._run), ("publish", self._publish))
         ]
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -127,14 +127,6 @@ class Pipeline:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
-
-    def _guard(self, work: Callable[[], None]) -> None:
-        """A thread that ends by a defect ends the worker: the supervisor starts another, others take over its jobs."""
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - whatever it was, it is logged and ends the worker
-            self.failed = error
-            defect(log, "a worker thread ended by a defect", error, model=self.model)
 
     # -- fetch ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from convq.errors import SettingsError
 from convq.runtime.logs import event
+from convq.runtime.threads import Watch
 
 log = logging.getLogger("convq.probes")
 
@@ -34,7 +34,15 @@ MOST_CONNECTIONS = 64
 class Probes:
     """The listener. `live`: the supervisor's loop goes round, whatever Redis does. `ready`: jobs are being asked for."""
 
-    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, live: Check, ready: Check) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        registry: CollectorRegistry,
+        live: Check,
+        ready: Check,
+        watch: Watch | None = None,
+    ) -> None:
+        self._watch = watch or Watch(log)
         pages = {
             "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
             "/livez": lambda: _checked(live),
@@ -51,7 +59,7 @@ class Probes:
 
     def start(self) -> None:
         """Answer from a thread of its own."""
-        threading.Thread(target=self._server.serve_forever, name="probes", daemon=True).start()
+        self._watch.start("probes", self._server.serve_forever)
 
     def stop(self) -> None:
         """Stop listening."""

@@ -12,11 +12,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -32,6 +32,7 @@ from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
+from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
 from convq.settings import Settings
 
@@ -87,10 +88,11 @@ class Supervisor:
         self._goodbye_s = GOODBYE_S[0]
         self._was_ready = False
         self._ticked_s = time.monotonic()
-        self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots)
+        self._watch = Watch(log)
+        self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots, self._watch)
         self._crashes = CrashWatch(self._board, models, workers)
         self._versions = VersionKeeper(
-            repository, models, settings.device, self._slots, self._board, self.heartbeat.describe
+            repository, models, settings.device, self._slots, self._board, self.heartbeat.describe, self._watch
         )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(BoardCollector(self._board, models, workers))
@@ -101,7 +103,7 @@ class Supervisor:
                 )
             )
         )
-        self.probes = Probes(settings.http_address, registry, self._live, self._ready)
+        self.probes = Probes(settings.http_address, registry, self._live, self._ready, self._watch)
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises ServiceFailed, or the error that a worker's start ended with."""
@@ -128,6 +130,7 @@ class Supervisor:
         trouble = self._companion() or self.heartbeat.refusal
         if trouble and self._draining_since_s is None:
             raise trouble if isinstance(trouble, ConvqError) else ServiceFailed(trouble)
+        self._look_for_the_fallen()
         for slot in self._slots:
             self._look_after(slot)
         if self._draining_since_s is None:
@@ -137,6 +140,18 @@ class Supervisor:
             event(log, logging.WARNING, "the drain took too long; what is left is killed and run again elsewhere")
             self._kill_all()
         return any(slot.process is not None for slot in self._slots)
+
+    def _look_for_the_fallen(self) -> None:
+        """A service that lacks a thread is not what it says it is: it ends, so that whoever started it starts it anew.
+
+        A drain goes on: what is claimed is answered as far as the leases last.
+        """
+        fallen = self._watch.fallen
+        if fallen is None:
+            return
+        if self._draining_since_s is None:
+            raise ServiceFailed(f"the service gives up: {fallen}")
+        self._exit_code = self._exit_code or ServiceFailed.exit_code
 
     def _handle(self, number: int) -> None:
         """First signal: drain. Second: at once."""
@@ -183,15 +198,20 @@ class Supervisor:
         slot.forget()
         process = slot.process
         if process.stdin and process.stdout:
-            process.stdin.write(orders.model_dump_json().encode() + b"\n")
-            process.stdin.flush()
-            threading.Thread(target=self._listen, args=(slot, process.stdout), daemon=True).start()
+            with suppress(BrokenPipeError):  # it died at once: the next tick finds it so
+                process.stdin.write(orders.model_dump_json().encode() + b"\n")
+                process.stdin.flush()
+            self._watch.start(f"worker-{slot.number}", self._listen, slot, process.stdout)
 
     def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
         """Take in what one worker reports, until it is gone."""
         for line in reports:
-            report = json.loads(line)
-            if report["event"] == "loaded":
+            report = _report_in(line)
+            if report is None:  # of a library in its process that writes to standard output
+                event(
+                    log, logging.WARNING, "a worker said what is no report", worker=slot.number, said=repr(line[:200])
+                )
+            elif report["event"] == "loaded":
                 self._versions.note_loaded(slot, report)
             elif report["event"] == "refused":
                 self._versions.note_refused(slot, report)
@@ -264,7 +284,9 @@ class Supervisor:
     # -- probes ---------------------------------------------------------------------------------------------------
 
     def _live(self) -> tuple[bool, str]:
-        """Alive while the loop goes round; never a question of Redis, whose outage must not restart workers."""
+        """Alive while the loop goes round and all threads live; never a question of Redis: its outage must restart nothing."""
+        if self._watch.fallen is not None:
+            return False, str(self._watch.fallen)
         age_s = time.monotonic() - self._ticked_s
         return age_s < 5.0, f"last tick {age_s:.1f} s ago"  # noqa: PLR2004 - 100 ticks
 
@@ -305,6 +327,15 @@ class StartFailed(ServiceFailed):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
+
+
+def _report_in(line: bytes) -> dict[str, Any] | None:
+    """What a worker reports with this line; None where it is something else."""
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) and "event" in report else None
 
 
 def _ending(status: int) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Self
 
 from convq.runtime.board import Row
 from convq.runtime.collector import check, is_wanted, own_ratio
-from convq.runtime.logs import event
+from convq.runtime.logs import defect, event
+from convq.runtime.threads import Watch
 from convq.runtime.tickets import Answers
 from convq.runtime.trace_context import trace_context
 from convq.runtime.trails import Track, Trail
@@ -43,7 +44,7 @@ COMPLAIN_EVERY_S = 10.0
 class Tracing:
     """The traces of one worker. `published` may be called by many threads."""
 
-    def __init__(self, spans: Spans, ratio: float, rows: Mapping[str, Row]) -> None:
+    def __init__(self, spans: Spans, ratio: float, rows: Mapping[str, Row], watch: Watch | None = None) -> None:
         self._spans = spans
         self._ratio = ratio
         self._rows = rows
@@ -52,11 +53,12 @@ class Tracing:
         self._waiting = 0
         self._dropped: Counter[str] = Counter()
         self._next_complaint_s = 0.0
+        self._broke = False
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
+        self._thread = (watch or Watch(log)).thread("tracing", self._run)
 
     @classmethod
-    def start(cls, url: str | None, worker: str, rows: Mapping[str, Row]) -> Self | None:
+    def start(cls, url: str | None, worker: str, rows: Mapping[str, Row], watch: Watch) -> Self | None:
         """Begin to send spans to `url`, in the name of that worker; None where no traces are wanted.
 
         `rows` are those of the board, by model. Raises SettingsError as `check` does.
@@ -66,7 +68,7 @@ class Tracing:
         check(url)
         from convq.runtime.spans import Spans  # noqa: PLC0415 - brings OpenTelemetry, for those alone who want it
 
-        tracing = cls(Spans(str(url), worker), own_ratio(os.environ), rows)
+        tracing = cls(Spans(str(url), worker), own_ratio(os.environ), rows, watch)
         tracing._thread.start()
         return tracing
 
@@ -104,7 +106,10 @@ class Tracing:
         while more:
             began_s = time.thread_time()
             tracks, more = self._gather()
-            self._send(tracks)
+            try:
+                self._send(tracks)
+            except Exception as error:  # noqa: BLE001 - a job that cannot be drawn is no reason to serve none
+                self._note_defect(tracks, error)
             self._complain()
             self._closing.wait((time.thread_time() - began_s) * (1 / SHARE - 1))
 
@@ -132,6 +137,16 @@ class Tracing:
         for track in tracks:
             if not delivered:
                 self._drop(track.model, len(track.trails), "undelivered")
+        with self._lock:
+            self._waiting -= sum(len(track.trails) for track in tracks)
+
+    def _note_defect(self, tracks: list[Track], error: Exception) -> None:
+        """These jobs have no trace; said once, and counted as those that a collector did not take."""
+        if not self._broke:
+            self._broke = True
+            defect(log, "the traces of jobs could not be drawn", error)
+        for track in tracks:
+            self._drop(track.model, len(track.trails), "undelivered")
         with self._lock:
             self._waiting -= sum(len(track.trails) for track in tracks)
 

@@ -24,6 +24,7 @@ from convq.runtime.logs import event
 from convq.runtime.orders import Change
 from convq.runtime.plans import Plan, plan_of
 from convq.runtime.slots import Slot
+from convq.runtime.threads import Watch
 
 log = logging.getLogger("convq.supervisor")
 
@@ -84,6 +85,7 @@ class VersionKeeper:
         slots: Sequence[Slot],
         board: Board,
         announce: Callable[[str, Mapping[str, object]], None],
+        watch: Watch,
     ) -> None:
         """Raises ModelBroken, as opening the repository does."""
         self._device = device
@@ -101,7 +103,7 @@ class VersionKeeper:
             for version in model.plan.loaded:  # the start itself is their trial
                 model.checked[version] = (_stamp(folder / str(version)), "")
             self._models[name] = model
-        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
+        self._thread = watch.thread("versions", self._run)
 
     def start(self) -> None:
         """Begin to watch."""

@@ -25,6 +25,7 @@ from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
+from convq.runtime.threads import Watch
 
 if TYPE_CHECKING:
     from convq.runtime.job_log import JobLog
@@ -50,6 +51,7 @@ class Worker:
         self._pipelines: dict[str, Pipeline] = {}
         self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._watch = Watch(log)
         self._job_log: JobLog | None = None
         self._tracing: Tracing | None = None
 
@@ -57,7 +59,7 @@ class Worker:
         """Load, serve until told to stop, drain. Returns the exit status."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor decides
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-        threading.Thread(target=_listen, args=(self._changes,), daemon=True).start()
+        self._watch.start("orders", _listen, self._changes)
         for row in self._rows:
             _reset(row)
         self._load()
@@ -68,11 +70,11 @@ class Worker:
             pipeline.start()
         self._wait_until_asking()
         self._say("ready")
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._watch.start("follow", self._follow)
         while not self._stop.wait(0.1):
             if self._job_log is not None:
                 self._job_log.summarise()
-            if any(pipeline.failed for pipeline in self._pipelines.values()):
+            if self._watch.fallen is not None:  # the supervisor starts another worker, others take over its jobs
                 return DEFECT
         return self._drain()
 
@@ -87,13 +89,14 @@ class Worker:
         name, gate = worker_name(os.getpid()), Gate()
         if orders.log_jobs != "none":
             self._job_log = JobLog(orders.log_jobs)
-        self._tracing = Tracing.start(orders.otlp, name, dict(zip(orders.models, self._rows, strict=True)))
+        rows = dict(zip(orders.models, self._rows, strict=True))
+        self._tracing = Tracing.start(orders.otlp, name, rows, self._watch)
         for index, model in enumerate(orders.models):
             serving = Serving.load(orders.repository / model, orders.plans[model], orders.device)
             work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
             commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
             self._pipelines[model] = Pipeline(
-                serving, work, commits, self._rows[index], name, gate, self._job_log, self._tracing
+                serving, work, commits, self._rows[index], name, gate, self._watch, self._job_log, self._tracing
             )
             _report_serving(model, serving)
 
@@ -114,7 +117,7 @@ class Worker:
         """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
         pipelines = self._pipelines.values()
         while not self._stop.is_set() and not all(pipeline.wait_ready(0.05) for pipeline in pipelines):
-            if any(pipeline.failed for pipeline in pipelines):
+            if self._watch.fallen is not None:
                 return
 
     def _drain(self) -> int:
@@ -129,7 +132,7 @@ class Worker:
             self._job_log.summarise(at_once=True)
         if self._tracing is not None:
             self._tracing.close(max(0.0, deadline - time.monotonic()))
-        return 0 if all(done) and not any(pipeline.failed for pipeline in pipelines) else DEFECT
+        return 0 if all(done) and self._watch.fallen is None else DEFECT
 
     def _say(self, state: str) -> None:
         for row in self._rows:

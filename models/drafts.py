@@ -19,6 +19,7 @@ from networks import Refused  # type: ignore[import-not-found]
 from torch import nn
 
 from convq.inference.manifest import Input
+from convq.inference.model_files import MOST_LABELS_BYTES, read_given, text_of
 
 LABELS = "labels.txt"
 COLORS = {1: "gray", 3: "rgb"}
@@ -143,10 +144,7 @@ def _outputs(outputs: Mapping[str, torch.Tensor], draft: Draft, *, levels: bool)
 def _labels(draft: Draft) -> Sequence[str]:
     if draft.labels is None:
         return ()
-    try:
-        return draft.labels.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise Refused(f"{draft.labels}: cannot be read as text: {err}") from err
+    return text_of(read_given(draft.labels, MOST_LABELS_BYTES), draft.labels).rstrip().splitlines()
 
 
 def _activation(made: torch.Tensor) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convq.errors import JobError, ModelBroken
+from convq.inference.model_files import MOST_SAMPLE_BYTES, read_given, read_inside
 from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine
 from convq.inference.tensors import Prepared, read_npy
@@ -30,7 +31,8 @@ def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
     """
     warmup = engine.manifest.warmup
     file = given if given is not None else folder / warmup.sample if warmup is not None else None
-    name, sample = ("noise", engine.noise()) if file is None else (file.name, _read(engine, file))
+    home = None if given is not None else folder
+    name, sample = ("noise", engine.noise()) if file is None else (file.name, _read(engine, file, home))
     return {
         "sample": {"name": name, **_answer(engine, sample)},
         "ms_per_image": {str(size): _ms_per_image(engine, size) for size in sorted({1, engine.max_batch})},
@@ -39,12 +41,11 @@ def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
     }
 
 
-def _read(engine: Engine, file: Path) -> Prepared:
+def _read(engine: Engine, file: Path, home: Path | None) -> Prepared:
+    """A file of the model in `home`, or without that one that a person has named."""
+    content = read_given(file, MOST_SAMPLE_BYTES) if home is None else read_inside(file, home, MOST_SAMPLE_BYTES)
     try:
-        content = file.read_bytes()
         return engine.admit(*read_npy(content)) if file.suffix == ".npy" else engine.prepare(engine.decode(content))
-    except OSError as error:
-        raise ModelBroken(f"{file}: cannot be read: {error.strerror}") from None
     except JobError as error:
         raise ModelBroken(f"{file}: {error}") from None
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from convq.errors import ModelBroken
+from convq.inference.model_files import MOST_BYTES, MOST_LABELS_BYTES, labels_of, read_inside, text_of
 from convq.inference.toml_errors import explain
 
 FILE = "manifest.toml"
@@ -279,30 +280,19 @@ class Manifest(_Table):
         Raises ModelBroken, which names the file, the line where it is known, the key, and what was expected.
         """
         file = folder / FILE
+        text = text_of(read_inside(file, folder, MOST_BYTES[FILE]), file)
         try:
-            text = file.read_text(encoding="utf-8")
             return cls.model_validate(tomllib.loads(text))
-        except OSError as err:
-            raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
-        except UnicodeDecodeError as err:
-            raise ModelBroken(f"{file}: is not UTF-8 text (byte {err.start})") from None
-        except tomllib.TOMLDecodeError as err:
-            raise ModelBroken(f"{file}: is not TOML: {err}") from None
         except ValidationError as err:
             raise ModelBroken(explain(file, text, err)) from None
+        except ValueError as err:  # TOMLDecodeError, and what int() says of a number with thousands of digits
+            raise ModelBroken(f"{file}: is not TOML: {err}") from None
+        except RecursionError:
+            raise ModelBroken(f"{file}: is nested too deeply for a manifest") from None
 
     def read_labels(self, folder: Path) -> tuple[str, ...]:
         """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
         if self.classes is None or self.classes.labels is None:
             return ()
         file = folder / self.classes.labels
-        try:
-            labels = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-        except OSError as err:
-            raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
-        except UnicodeDecodeError as err:
-            raise ModelBroken(f"{file}: is not UTF-8 text (byte {err.start})") from None
-        if not labels or "" in labels:
-            where = labels.index("") + 1 if labels else 1
-            raise ModelBroken(f"{file}:{where}: is empty; expected one class name on every line")
-        return labels
+        return labels_of(read_inside(file, folder, MOST_LABELS_BYTES), file)

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from convq.errors import ModelBroken
 from convq.inference.external_data import External, external_files, inlined
+from convq.inference.model_files import MOST_BYTES, read_given
 from convq.inference.protobuf import fields
 
-LARGEST_BYTES = (1 << 31) - 1
+LARGEST_BYTES = MOST_BYTES["model.onnx"]
 """What one message of protocol buffers may hold."""
 
 # Numbers of fields in ModelProto, OperatorSetIdProto, GraphProto and TensorProto.
@@ -44,16 +45,25 @@ def read_whole(file: Path) -> tuple[bytes, tuple[str, ...]]:
     A file without such weights comes back byte for byte. Raises ModelBroken where it is no ONNX file, where a file of
     weights is missing, too short or outside the model's folder, and where the whole would be 2 GiB or more.
     """
-    content = _read(file)
+    content = read_given(file, LARGEST_BYTES)
     weights: dict[str, bytes] = {}
+    taken_bytes = 0
 
     def part_of(external: External) -> bytes:
+        """One tensor. What thousands of them take of one file is summed before it is copied."""
+        nonlocal taken_bytes
         if external.location not in weights:
-            weights[external.location] = _beside(file.parent, external.location)
+            left_bytes = LARGEST_BYTES - sum(map(len, weights.values()))
+            weights[external.location] = _beside(file.parent, external.location, left_bytes)
         there = weights[external.location]
         end = len(there) if external.length is None else external.offset + external.length
         if end > len(there):
             raise ModelBroken(f"{external.location}: has {len(there)} bytes; the model's weights need {end}")
+        taken_bytes += max(0, end - external.offset)
+        if taken_bytes > LARGEST_BYTES:
+            raise ModelBroken(
+                f"{file}: its weights have more than {LARGEST_BYTES} bytes; one ONNX file holds less than 2 GiB"
+            )
         return there[external.offset : end]
 
     try:
@@ -106,19 +116,12 @@ def _element_type(tensor: memoryview) -> str:
     return _TYPES.get(kinds[-1], "") if kinds and isinstance(kinds[-1], int) else ""
 
 
-def _beside(folder: Path, name: str) -> bytes:
+def _beside(folder: Path, name: str, most_bytes: int) -> bytes:
     """A file of weights; only one below the model's folder, as whoever made the model chose the name."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise ModelBroken(f"its weights are in {name[:200]!r}; expected a file beside the model")
-    return _read(folder / path)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelBroken(f"{file}: cannot be read: {error.strerror}") from None
+    return read_given(folder / path, most_bytes)
 
 
 def _text(value: int | memoryview | None) -> str:

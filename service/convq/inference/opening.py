@@ -12,6 +12,7 @@ import onnxruntime
 
 from convq.errors import ModelBroken, SettingsError
 from convq.inference.external_data import external_files
+from convq.inference.model_files import MOST_BYTES, read_inside
 
 MODEL: Final = "model.onnx"
 FEATURES: Final = "features.onnx"
@@ -33,10 +34,7 @@ def read_verified(file: Path) -> tuple[bytes, str]:
     Raises ModelBroken where the report beside it has another checksum or none, and where its tensors lie in other files.
     """
     expected = _checksum_in_report(file)
-    try:
-        content = file.read_bytes()
-    except OSError as err:
-        raise ModelBroken(f"{file}: cannot be read: {err.strerror}") from None
+    content = read_inside(file, file.parent.parent, MOST_BYTES[file.name])
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise ModelBroken(f"{file}: its SHA-256 is {actual}; {REPORT} says {expected}")
@@ -96,10 +94,9 @@ def without_paths(message: str) -> str:
 
 def _checksum_in_report(file: Path) -> Any:
     report, key = file.with_name(REPORT), CHECKSUMS[file.name]
+    content = read_inside(report, report.parent.parent, MOST_BYTES[REPORT])
     try:
-        return json.loads(report.read_bytes())[key]
-    except OSError as err:
-        raise ModelBroken(f"{report}: cannot be read: {err.strerror}") from None
+        return json.loads(content)[key]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelBroken(f"{report}: is not a JSON object with the {key} of {file.name}") from None
 

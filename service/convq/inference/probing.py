@@ -17,6 +17,7 @@ from convq.inference.confinement import answer_once, ask
 from convq.inference.graph import Node
 from convq.inference.manifest_text import manifest_text
 from convq.inference.meanings import look_at_outputs
+from convq.inference.model_files import MOST_BYTES, read_given
 
 MODULE = "convq.inference.probing"
 
@@ -54,7 +55,8 @@ class _Session:
 
 def _probe(question: dict[str, Any]) -> dict[str, Any]:
     """In the child. Raises ModelBroken, SettingsError."""
-    return look(Path(question["file"]).read_bytes(), question["called"], _as_wishes(question["wishes"]))
+    content = read_given(Path(question["file"]), MOST_BYTES["model.onnx"])
+    return look(content, question["called"], _as_wishes(question["wishes"]))
 
 
 def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import convq.inference.image as images
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
+from convq.inference.model_files import MOST_SAMPLE_BYTES, read_inside
 from convq.inference.onnx_file import precision_of
 from convq.inference.opening import FEATURES, MODEL, PROVIDERS, REPORT, open_session, read_verified, without_paths
 from convq.inference.outputs import agrees, finite, rank
@@ -135,7 +136,7 @@ class Engine:
             graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
             check_same_network(plain.graph, graph, str(features))
             featured = _Network(second, graph, plain.fetched)
-        engine = cls(folder.resolve().name, version, manifest, file, plain, featured)
+        engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
         engine.labels, engine.sha256, engine.requested_provider = labels, sha256, requested
         engine.precision = precision
         engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
@@ -291,9 +292,9 @@ class Engine:
             return None
         file = self._file.parent.parent / warmup.sample
         try:
-            content = file.read_bytes()
-        except OSError as err:
-            raise ModelBroken(f"{file}: the warm-up sample cannot be read: {err.strerror}") from None
+            content = read_inside(file, self._file.parent.parent, MOST_SAMPLE_BYTES)
+        except ModelBroken as err:
+            raise ModelBroken(str(err).replace(f"{file}: ", f"{file}: the warm-up sample ", 1)) from None
         if file.suffix == _TENSOR_SAMPLE:
             return self.admit(*read_npy(content))
         return self.prepare(self.decode(content))

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -212,22 +211,33 @@ def _read_labels(file: Path | None) -> list[str] | None:
     """One class name a line."""
     if file is None:
         return None
+    from convq.inference.model_files import MOST_LABELS_BYTES, labels_of, read_given  # noqa: PLC0415 - as above
+
     try:
-        labels = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{file}: is not UTF-8 text (byte {error.start})") from None
-    if not labels or "" in labels:
-        raise SettingsError(f"{file}: is empty, or has an empty line; expected one class name on every line")
-    return labels
+        return list(labels_of(read_given(file, MOST_LABELS_BYTES), file))
+    except ModelBroken as error:
+        raise SettingsError(str(error)) from None
 
 
 def _copy_surroundings(model: ModelFolder, folder: Path) -> None:
     """What a version needs besides its own two files: manifest, labels, warm-up sample."""
+    from convq.inference.model_files import (  # noqa: PLC0415 - brings the engine's parts
+        MOST_BYTES,
+        MOST_LABELS_BYTES,
+        MOST_SAMPLE_BYTES,
+        read_inside,
+    )
+
     classes, warmup = model.manifest.classes, model.manifest.warmup
-    names = ["manifest.toml", classes.labels if classes else None, warmup.sample if warmup else None]
-    for name in filter(None, names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(model.path / name, folder / name)
+    named = {
+        "manifest.toml": MOST_BYTES["manifest.toml"],
+        classes.labels if classes else None: MOST_LABELS_BYTES,
+        warmup.sample if warmup else None: MOST_SAMPLE_BYTES,
+    }
+    for name, most_bytes in named.items():
+        if name is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(read_inside(model.path / name, model.path, most_bytes))
 
 
 # -- for people -------------------------------------------------------------------------------------------------------

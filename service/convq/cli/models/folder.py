@@ -127,10 +127,12 @@ def _look_at(folder: ModelFolder, number: int) -> Version:
 
 
 def _read_report(file: Path) -> dict[str, Any]:
+    from convq.inference.model_files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
+
     try:
-        report = json.loads(file.read_bytes())
-    except OSError as error:
-        raise ModelBroken(f"{file.name} cannot be read: {error.strerror}") from None
+        report = json.loads(read_inside(file, file.parent.parent, MOST_BYTES[REPORT]))
+    except ModelBroken as error:
+        raise ModelBroken(_of_the_file(file, error)) from None
     except (ValueError, RecursionError):
         raise ModelBroken(f"{file.name} is no JSON document") from None
     if not isinstance(report, dict):
@@ -142,14 +144,23 @@ def _damage(file: Path, expected: Any, key: str) -> str:
     """What is wrong with a file of a version; empty where it is the one whose SHA-256 is `expected`."""
     if not isinstance(expected, str):
         return f"{REPORT} has no {key}"
+    from convq.inference.model_files import MOST_BYTES, open_inside  # noqa: PLC0415 - brings the engine's parts
+
     try:
-        with file.open("rb") as content:
+        with open_inside(file, file.parent.parent, MOST_BYTES[file.name]) as content:
             actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except ModelBroken as error:
+        return _of_the_file(file, error)
     except OSError as error:
         return f"{file.name} cannot be read: {error.strerror}"
     if actual != expected:
         return f"{file.name} has the SHA-256 {actual[:SHORT]}…; {REPORT} says {expected[:SHORT]}…"
     return ""
+
+
+def _of_the_file(file: Path, error: ModelBroken) -> str:
+    """What an error says of one file of a version, in a sentence that begins with its name."""
+    return f"{file.name} {str(error).removeprefix(f'{file}: ')}"
 
 
 def input_text(spec: dict[str, Any]) -> str:

@@ -89,17 +89,18 @@ def _table(folder: ModelFolder, version: Version) -> tuple[Architecture | None, 
             return Architecture.from_json(said), ""
         except ModelBroken:
             pass  # written by another program, or another time: the graph knows
+    from convq.inference.model_files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
+
+    file = folder.path / str(version.number) / MODEL
     try:
-        content = (folder.path / str(version.number) / MODEL).read_bytes()
+        content = read_inside(file, folder.path, MOST_BYTES[MODEL])
         return layers_of(content, _sides(folder.manifest.input)), ""
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "onnx":
             raise
         return None, "the report does not hold the layers; to read them from the graph: pip install 'convq[inspect]'"
-    except OSError as error:
-        return None, f"{MODEL} cannot be read: {error.strerror}"
     except ModelBroken as error:
-        return None, f"{MODEL} {error}"
+        return None, f"{MODEL} {str(error).removeprefix(f'{file}: ')}"
 
 
 def _sides(spec: Input) -> tuple[int | None, ...]:

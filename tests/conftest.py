@@ -11,6 +11,8 @@ from guarded import Guarded, guarded_server
 
 from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
 
+pytest_plugins = ["second_try"]
+
 
 def pytest_configure() -> None:
     """Ctrl-C reaches what the tests start, even where a shell runs them in the background and has them ignore it."""

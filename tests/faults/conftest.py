@@ -64,6 +64,10 @@ def pytest_runtest_makereport(
         row.outcome = f"not tested here: {report.longrepr[2] if isinstance(report.longrepr, tuple) else ''}"
     elif report.failed:
         row.outcome = f"FAILED: {str(call.excinfo.value).splitlines()[0] if call.excinfo else ''}"
+    tried = [kept for kept in item.config.stash[ROWS] if kept["test"] == item.nodeid]
+    for kept in tried:  # see second_try: this row takes the place of the first try's, and says so
+        item.config.stash[ROWS].remove(kept)
+        row.outcome += " (at the second try)"
     item.config.stash[ROWS].append(
         {
             "number": row.number,

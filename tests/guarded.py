@@ -20,7 +20,7 @@ import trustme
 from convq import embedded
 from convq.embedded import ServerBinary
 from convq.queue import Address
-from servers import binary_of, skip_or_fail, wait_until
+from servers import PATIENCE, binary_of, skip_or_fail, wait_until
 
 ROOT = Path(__file__).parents[1]
 USERS = ROOT / "deploy" / "redis" / "users.acl"
@@ -39,18 +39,23 @@ def running(binary: ServerBinary, data: Path, *options: str) -> Iterator[Path]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:
-        wait_until(lambda: _answers(path) or process.poll() is not None)
+        wait_until(lambda: _ready(path, log) or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield path
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(10 * PATIENCE)
         shutil.rmtree(private)
 
 
-def _answers(path: Path) -> bool:
-    """Whether it answers, if only that it wants a password."""
-    return embedded._ping(path).startswith((b"+PONG", b"-NOAUTH"))
+def _ready(path: Path, log: Path) -> bool:
+    """Whether it answers with all its data, if only that it wants a password.
+
+    To those who have not said theirs it says no more than that, even while it loads: its log says when that is over.
+    """
+    return (
+        embedded._ping(path).startswith((b"+PONG", b"-NOAUTH")) and b"Ready to accept connections" in log.read_bytes()
+    )
 
 
 def free_port() -> int:

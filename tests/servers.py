@@ -18,6 +18,8 @@ from convq.embedded import EmbeddedServer, Fsync, ServerBinary, find_binaries
 
 CI = os.environ.get("CI") == "true"
 MARK = "TEST_SESSION_OF_CONVQ"  # not CONVQ_*: unknown settings are errors
+PATIENCE = 6
+"""A deadline says how long something may take on two quiet cores; on busy ones it may take so many times longer."""
 T = TypeVar("T")
 
 
@@ -28,15 +30,18 @@ def skip_or_fail(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def wait_until(condition: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.005) -> T:
-    """Ask `condition` until its answer is true and return that; `AssertionError` after `timeout_s` seconds.
+def wait_until(
+    condition: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.005, patience: float = PATIENCE
+) -> T:
+    """Ask `condition` until its answer is true and return that; `AssertionError` when it is not within the deadline.
 
-    This is the only place where a test sleeps.
+    That is `patience` times `timeout_s` seconds: no deadline is why a test passes, it only ends one that fails. How long
+    something takes is measured with `pace.Stopwatch`. This is the only place where a test sleeps.
     """
-    give_up_at = time.monotonic() + timeout_s
+    give_up_at = time.monotonic() + timeout_s * patience
     while not (answer := condition()):
         if time.monotonic() > give_up_at:
-            raise AssertionError(f"not within {timeout_s} s: {getattr(condition, '__name__', condition)}")
+            raise AssertionError(f"not within {timeout_s * patience} s: {getattr(condition, '__name__', condition)}")
         time.sleep(every_s)
     return answer
 

@@ -28,14 +28,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from convq.inference.repository import default_root
 from convq.protocol import Result, decode_result
-from servers import wait_until
+from servers import PATIENCE, wait_until
 
 MODELS = default_root()
 SAMPLE = MODELS / "lenet" / "sample"
 LANES = ("convq:{lenet}:jobs:high", "convq:{lenet}:jobs", "convq:{lenet}:jobs:low")
 JOBS = LANES[1]
 READY_WITHIN_S = 30.0
-"""How long a test waits for a service on a loaded machine; `test_service` says how long it should take."""
+"""How long a test waits for a service; `test_service` says how long it should take."""
 
 Fields = Mapping[Any, str | bytes | int]
 
@@ -112,7 +112,7 @@ class RunningService:
     def get(self, page: str) -> tuple[int, str]:
         """Status and body of one page."""
         try:
-            with urllib.request.urlopen(self.http + page, timeout=10) as reply:  # noqa: S310 - our own loopback address
+            with urllib.request.urlopen(self.http + page, timeout=10 * PATIENCE) as reply:  # noqa: S310 - our own loopback address
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as refused:
             with refused:
@@ -142,9 +142,9 @@ class RunningService:
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """Its exit status, waiting for the end."""
-        status = self.process.wait(timeout_s)
+        status = self.process.wait(timeout_s * PATIENCE)
         assert self._reader is not None
-        self._reader.join(timeout_s)
+        self._reader.join(timeout_s * PATIENCE)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status
@@ -207,7 +207,7 @@ class Plain:
     """A client that has read protocol.md and owns nothing but a Redis connection. Model lenet."""
 
     def __init__(self, url: str) -> None:
-        self.redis: Any = redis.Redis.from_url(url, socket_timeout=60)
+        self.redis: Any = redis.Redis.from_url(url, socket_timeout=60 * PATIENCE)
 
     def push(self, fields: Fields, *, stream: str = JOBS, entry: str = "*") -> str:
         """XADD one job; its entry id."""
@@ -222,8 +222,8 @@ class Plain:
 
     def document(self, job_id: str, timeout_s: float = 15.0) -> bytes:
         """BLPOP the result document of a job; fails when none comes."""
-        popped = self.redis.blpop([f"convq:{{lenet}}:result:{job_id}"], timeout=timeout_s)
-        assert popped is not None, f"no result for {job_id} within {timeout_s} s"
+        popped = self.redis.blpop([f"convq:{{lenet}}:result:{job_id}"], timeout=timeout_s * PATIENCE)
+        assert popped is not None, f"no result for {job_id} within {timeout_s * PATIENCE} s"
         return bytes(popped[1])
 
     def answer(self, job_id: str, timeout_s: float = 15.0) -> Result:
@@ -287,7 +287,7 @@ class Ledger:
 
     def settle(self, timeout_s: float = 40.0) -> None:
         """Read until all is answered and nothing more can come; fail unless each job has exactly one right answer."""
-        give_up_at = time.monotonic() + timeout_s
+        give_up_at = time.monotonic() + timeout_s * PATIENCE
         while len(self.answers) < len(self.submitted) and not self.wrong and time.monotonic() < give_up_at:
             self.read()
         wait_until(self.plain.nothing_left, max(1.0, give_up_at - time.monotonic()))

@@ -112,7 +112,7 @@ def freeze_one(stand: Stand, plain: Plain) -> None:
 def happens(condition: Callable[[], bool], within_s: float) -> bool:
     """Whether it becomes true in time."""
     try:
-        return wait_until(condition, within_s)
+        return wait_until(condition, within_s, patience=1)
     except AssertionError:
         return False
 

@@ -86,7 +86,6 @@ def moved(series: list[dict[str, Any]]) -> tuple[int, bool]:
     return sum(map(math.isfinite, numbers)), any(numbers)
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("title", "target"),
     [pytest.param(title, target, id=f"{name}: {title}: {target['refId']}") for name, title, target in QUERIES],

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from convq.runtime.metrics import QUEUE_FAMILIES, documented_labels
+from pace import Stopwatch
 from servers import OwnServer, skip_or_fail, wait_until
 from services import JOBS, LANES, Fields, Ledger, Plain, RunningService, seven
 
@@ -137,6 +138,7 @@ def test_the_gauges_of_a_dead_worker_end_with_it(fresh_server: OwnServer, fresh:
             return False
 
         wait_until(holds_jobs, every_s=0.05)
+        struck_s = time.time()
         os.kill(victim, signal.SIGKILL)
         was = start_of(before)
         # taken after the supervisor has noticed, and long before its successor has loaded anything
@@ -150,7 +152,7 @@ def test_the_gauges_of_a_dead_worker_end_with_it(fresh_server: OwnServer, fresh:
         assert [] == fallen(before, dead)
         ledger.settle()
         now = service.metrics()
-        assert time.time() - now["convq_worker_last_progress_timestamp_seconds"][labels_of(0)] < 10
+        assert struck_s < now["convq_worker_last_progress_timestamp_seconds"][labels_of(0)] < time.time() + 1
         assert start_of(now) > was
 
 
@@ -177,11 +179,10 @@ def test_one_of_several_services_exports_the_queue_and_another_when_it_is_killed
         fresh.redis.xadd(LANES[2], {"image": seven()})
         killed.signal(signal.SIGKILL)
         assert -signal.SIGKILL == killed.wait()
-        struck_s = time.monotonic()
+        with Stopwatch() as watch:
+            wait_until(lambda: exports(left), 10)
 
-        wait_until(lambda: exports(left), 10)
-
-        assert time.monotonic() - struck_s < 4 + 1 + 3, "a term, a beat, and what a loaded machine takes"
+        assert watch.quiet_s < 4 + 1 + 3, "a term, a beat, and what slow cores take"
         assert 1 == left.metrics()["convq_queue_added_total"][("model", "lenet"), ("stream", "low")]
 
 
@@ -189,12 +190,11 @@ def test_a_service_that_stops_hands_the_export_over_at_once(fresh_server: OwnSer
     with RunningService(fresh_server.url, workers=1) as one, RunningService(fresh_server.url, workers=1) as other:
         wait_until(lambda: exports(one) or exports(other))
         first, second = (one, other) if exports(one) else (other, one)
-        first.signal(signal.SIGTERM)
-        struck_s = time.monotonic()
+        with Stopwatch() as watch:
+            first.signal(signal.SIGTERM)
+            wait_until(lambda: exports(second))
 
-        wait_until(lambda: exports(second))
-
-        assert time.monotonic() - struck_s < 3, "sooner than its term of 4 s runs out"
+        assert watch.quiet_s < 3, "sooner than its term of 4 s runs out"
         assert 0 == first.wait()
 
 

@@ -6,7 +6,6 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from convq.protocol import Result, Status
 from e2e.odd_models import BUILDERS, Desk, Fields, Odd, Task, mixing, numbers, turned
+from pace import Stopwatch
 from servers import OwnServer, wait_until
 from services import RunningService
 
@@ -152,9 +152,9 @@ def test_a_slow_model_does_not_starve_a_quick_one(desk: Desk, odd: dict[str, Odd
     wait_until(lambda: desk.redis.xpending(f"convq:{{{slow.name}}}:jobs", "workers")["pending"] > 0)
     latencies_s = []
     for task in quick.tasks:
-        began = time.monotonic()
-        (result,) = desk.ask([(quick.name, task.fields)])
-        latencies_s.append(time.monotonic() - began)
+        with Stopwatch() as watch:
+            (result,) = desk.ask([(quick.name, task.fields)])
+        latencies_s.append(watch.quiet_s)
         check(quick, task, result)
     left = desk.redis.xlen(f"convq:{{{slow.name}}}:jobs")
 
@@ -171,7 +171,7 @@ def refusal(model: Odd, repository: Path, redis_url: str) -> str:
     model.write(repository)
     command = [sys.executable, "-m", "convq", "serve", "--redis", redis_url, "--models", str(repository)]
     done = subprocess.run(
-        [*command, "--workers", "1", "--http", "127.0.0.1:0"], capture_output=True, text=True, timeout=15, check=False
+        [*command, "--workers", "1", "--http", "127.0.0.1:0"], capture_output=True, text=True, timeout=120, check=False
     )
     assert 3 == done.returncode, done.stderr
     return done.stderr

@@ -127,7 +127,6 @@ def check_each_entry_is_answered_once(plain: Plain, batch: list[tuple[Pairs, str
         assert {1} == {answer.attempt}, "a worker died of it"
 
 
-@pytest.mark.timeout(120)
 def test_random_entries_are_answered_once_each_and_no_worker_dies_of_them(
     service: RunningService, plain: Plain, strangers_key: None
 ) -> None:

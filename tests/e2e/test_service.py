@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from convq.runtime.metrics import documented_metrics
+from pace import Stopwatch
 from servers import OwnServer, wait_until
 from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of
 
@@ -32,22 +32,33 @@ def consumers(plain: Plain) -> dict[str, int]:
     return held
 
 
+def stop_with_jobs(pid: int, ledger: Ledger) -> None:
+    """SIGSTOP a worker at a moment when it holds jobs, with more that wait; submits what that needs."""
+
+    def stopped() -> bool:
+        ledger.submit(3_000)
+        os.kill(pid, signal.SIGSTOP)
+        if any(held for name, held in consumers(ledger.plain).items() if f"-{pid}-" in name):
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(stopped)
+
+
 # -- start and stop ---------------------------------------------------------------------------------------------------
 
 
 def test_it_is_ready_only_after_warm_up_and_takes_everything_back_when_it_stops(
     fresh_server: OwnServer, fresh: Plain
 ) -> None:
-    began = time.monotonic()
-    with RunningService(fresh_server.url, wait=False) as service:
+    with Stopwatch() as watch, RunningService(fresh_server.url, wait=False) as service:
         status, why = service.get("/readyz")
         assert (503, "0 of 2 workers are ready") == (status, why.strip())
         assert {} == models_served(fresh)
         wait_until(service.is_ready)
-        took_s = time.monotonic() - began
-
-        # two seconds on two quiet cores; the rest is for machines that have other things to do
-        assert took_s <= 10
+        # two seconds on two quiet cores; the rest is for cores that are slow
+        assert watch.quiet_s <= 10
         wait_until(lambda: models_served(fresh))
         lenet = models_served(fresh)["lenet"]
         assert ([1], 1, 10) == (lenet["versions"], lenet["shards"], lenet["labels"])
@@ -91,11 +102,10 @@ def test_a_second_sigterm_ends_it_at_once_even_while_the_server_hangs(fresh_serv
             service.wait_for("draining")
             assert (503, "draining") == (service.get("/readyz")[0], service.get("/readyz")[1].strip())
             assert 200 == service.get("/livez")[0]
-            began = time.monotonic()
-            service.signal(signal.SIGTERM)
-
-            assert 1 == service.wait()
-            assert time.monotonic() - began < 4
+            with Stopwatch() as watch:
+                service.signal(signal.SIGTERM)
+                assert 1 == service.wait()
+            assert watch.quiet_s < 4
         finally:
             os.kill(fresh_server.pid, signal.SIGCONT)
 
@@ -171,13 +181,11 @@ def test_killed_workers_lose_nothing_double_nothing_and_are_replaced(service: Ru
     ledger = Ledger(plain, "killed")
     for turn in range(3):
         pids = service.worker_pids()
-        ledger.submit(7_000)
-        assert not plain.nothing_left(), "the kill must come under load"
+        stop_with_jobs(pids[turn % 2], ledger)
         os.kill(pids[turn % 2], signal.SIGKILL)
         wait_until(lambda: whole(service) and pids != service.worker_pids(), 15)  # noqa: B023 - called in this turn
     ledger.settle()
 
-    assert 21_000 == len(ledger.submitted)
     after = service.metrics()
     fell = [
         (name, labels)
@@ -214,16 +222,7 @@ def test_a_worker_that_stood_still_longer_than_its_lease_answers_nothing_twice(
     with RunningService(fresh_server.url, CONVQ_LEASE="1") as service:
         ledger = Ledger(fresh, "stopped")
         stopped = service.worker_pids()[0]
-
-        def stopped_with_jobs() -> bool:
-            ledger.submit(3_000)
-            os.kill(stopped, signal.SIGSTOP)
-            if any(held for name, held in consumers(fresh).items() if f"-{stopped}-" in name):
-                return True
-            os.kill(stopped, signal.SIGCONT)
-            return False
-
-        wait_until(stopped_with_jobs)
+        stop_with_jobs(stopped, ledger)
         ledger.settle()
         assert 1 == fresh.redis.zcount(LEASES, "-inf", "+inf"), "its lease must have run out"
         os.kill(stopped, signal.SIGCONT)
@@ -278,13 +277,13 @@ def test_after_flushall_it_goes_on_with_the_next_job(service: RunningService, pl
     workers = service.worker_pids()
 
     plain.redis.flushall()
-    began = time.monotonic()
-    entries = [
-        plain.push({"tensor": tensor_of(digit), "dtype": "uint8", "shape": "1,32,32"}) for digit in digits()[:20]
-    ]
+    with Stopwatch() as watch:
+        entries = [
+            plain.push({"tensor": tensor_of(digit), "dtype": "uint8", "shape": "1,32,32"}) for digit in digits()[:20]
+        ]
 
-    assert ["ok"] * 20 == [str(plain.answer(entry).status) for entry in entries]
-    assert time.monotonic() - began < 10
+        assert ["ok"] * 20 == [str(plain.answer(entry).status) for entry in entries]
+    assert watch.quiet_s < 10
     wait_until(lambda: 2 == plain.redis.zcard(LEASES))
     wait_until(lambda: "lenet" in models_served(plain))
     assert workers == service.worker_pids()

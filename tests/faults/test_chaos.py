@@ -53,7 +53,7 @@ class Place:
     def run(self, *flags: str) -> tuple[int, str, str]:
         process = self.start(*flags)
         try:
-            out, errors = process.communicate(timeout=150)
+            out, errors = process.communicate(timeout=280)
         finally:
             process.kill()
         return process.returncode, out, errors
@@ -72,7 +72,6 @@ def place(tmp_path: Path) -> Place:
 # -- whole runs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(180)
 def test_every_job_has_one_answer_after_every_kind_of_fault_and_nothing_is_left(place: Place) -> None:
     status, out, errors = place.run("--minutes", "0.25", "--seed", "58", "--lease", "1", "--mix", EACH_ONCE)
 
@@ -91,7 +90,6 @@ def test_every_job_has_one_answer_after_every_kind_of_fault_and_nothing_is_left(
     place.assert_empty()
 
 
-@pytest.mark.timeout(120)
 def test_the_figures_come_as_one_document_and_may_be_replayed(place: Place) -> None:
     flags = ("--minutes", "0.05", "--lease", "0.5", "--fsync", "everysec", "--mix", "scripts=1,server=1", "--json")
     status, out, errors = place.run(*flags, "--seed", "3")
@@ -105,7 +103,6 @@ def test_the_figures_come_as_one_document_and_may_be_replayed(place: Place) -> N
     assert "convq chaos --minutes 0.05 --seed 3 " in figures["replay"]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_even_while_a_worker_is_stopped(place: Place, number: signal.Signals) -> None:
     process = place.start("--minutes", "10", "--lease", "20", "--mix", "stop=1", "--seed", "0")
@@ -113,7 +110,7 @@ def test_an_interrupted_run_leaves_nothing_even_while_a_worker_is_stopped(place:
         assert process.stdout is not None
         assert any("faults=1" in line for line in process.stdout)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=280)
     finally:
         process.kill()
         process.communicate()

@@ -90,7 +90,7 @@ def test_entries_that_somebody_trimmed_are_acknowledged_away(on_stage: Staged, f
         os.kill(holder, signal.SIGKILL)
         fault.strike()
         fault.recovered_when(lambda: not stage.held(), within_s=5)
-        stage.books.settle(1)
+        stage.run_down()
         trimmed = stage.books.lost
         for job_id in trimmed:
             del stage.books.accepted[job_id]

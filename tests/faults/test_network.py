@@ -9,7 +9,7 @@ import pytest
 from convq.queue.link import Script
 from faults.proxy import FailPoint
 from faults.stage import LEASES, Fault, Staged, passes
-from servers import wait_until
+from servers import PATIENCE, wait_until
 from services import RunningService
 
 COMMIT = Script.load("complete").sha.encode()
@@ -94,7 +94,7 @@ def test_jobs_of_a_lost_reply_are_found_again(on_stage: Staged, fault: Fault) ->
         for _ in range(5):
             point = stage.proxy.stop_at(FailPoint(b"XREADGROUP", "reply", "reset"))
             ids = stage.books.submit(200)
-            assert point.caught.wait(10)
+            assert point.caught.wait(10 * PATIENCE)
             fault.strike()
             fault.recovered_when(lambda: stage.books.answered(ids), within_s=3)  # noqa: B023 - called in this turn
         stage.check()
@@ -106,7 +106,7 @@ def test_a_commit_that_is_sent_again_publishes_nothing_twice(on_stage: Staged, f
         for _ in range(5):
             point = stage.proxy.stop_at(FailPoint(COMMIT, "reply", "reset"))
             ids = stage.books.submit(200)
-            assert point.caught.wait(10)
+            assert point.caught.wait(10 * PATIENCE)
             fault.strike()
             fault.recovered_when(lambda: stage.books.answered(ids), within_s=3)  # noqa: B023 - called in this turn
         stage.check()
@@ -118,14 +118,14 @@ def test_jobs_that_a_late_request_took_are_found_by_the_worker_in_whose_name_it_
 ) -> None:
     with on_stage(workers=1, lease=4.0) as stage:
         point = stage.proxy.stop_at(FailPoint(b"XREADGROUP", "request"))
-        assert point.caught.wait(10)
+        assert point.caught.wait(10 * PATIENCE)
         gave_up = stage.proxy.accepted
         wait_until(lambda: stage.proxy.accepted > gave_up, 10)
         wait_until(stage.books.goes_on)
         assert stage.service.worker_pids() == [point.pid]
         # The worker asks again and again; only while it waits for this reply can the late request be the first.
         second = stage.proxy.stop_at(FailPoint(b"XREADGROUP", "request"))
-        assert second.caught.wait(10)
+        assert second.caught.wait(10 * PATIENCE)
         ids = stage.books.submit(20)
         point.release.set()
         wait_until(lambda: stage.held().get(point.pid))

@@ -87,7 +87,7 @@ def test_with_fsync_everysec_what_a_killed_server_forgot_is_counted(
             fault.strike()
             fault.recovered_when(stage.books.goes_on, within_s=6)
         stage.books.rewind()
-        stage.books.settle()
+        stage.run_down()
         lost, twice = stage.books.lost, stage.books.twice
         for job_id in lost + twice:
             assert int(stage.books.accepted[job_id].partition("-")[0]) >= newest_ms, "older than the documented window"
@@ -112,7 +112,7 @@ def test_after_flushall_the_next_job_is_answered_within_a_second(on_stage: Stage
         fault.strike()
         stage.books.rewind()
         fault.recovered_when(stage.books.goes_on, within_s=2)
-        stage.books.settle(2)
+        stage.run_down()
         forgotten = stage.books.lost
         for job_id in forgotten:  # what a client does whose deadline has passed
             del stage.books.accepted[job_id]

@@ -15,6 +15,7 @@ import redis
 
 from convq.bench import Latency, Load, Report, run
 from convq.errors import ServiceFailed
+from pace import Stopwatch
 from services import JOBS, seven
 
 OK = {"status": "ok", "predictions": [{"label": "7", "index": 7, "score": 1.0}]}
@@ -59,14 +60,14 @@ def measured(url: str, **load: Any) -> Report:
 
 
 def test_the_open_loop_sends_at_its_rate_and_charges_a_stall_to_every_job_that_was_due_in_it(redis_url: str) -> None:
-    with answering(redis_url, stall_s=0.5):
+    with answering(redis_url, stall_s=0.5), Stopwatch() as watch:
         report = measured(redis_url, seconds=1.0, rate=100)
 
     assert 100 == report.accepted == report.ok
-    assert 500 <= report.latency.max_ms < 900
+    assert 500 <= report.latency.max_ms < 900 * watch.slowdown
     # jobs were due every 10 ms meanwhile: half of the run waited, evenly from the whole stall down to nothing
     assert 400 <= report.latency.p90_ms <= report.latency.max_ms
-    assert 0.98 <= report.elapsed_s < 1.5
+    assert 0.98 <= report.elapsed_s < 1.5 * watch.slowdown
 
 
 def test_the_closed_loop_never_has_more_jobs_on_their_way_than_it_was_told(redis_url: str) -> None:
@@ -87,7 +88,7 @@ def test_the_closed_loop_never_has_more_jobs_on_their_way_than_it_was_told(redis
 
     (report,) = reports
     assert 0 < longest <= 7
-    assert 50 < report.accepted == report.ok
+    assert 3 * 7 < report.accepted == report.ok
     assert report.jobs_per_s == pytest.approx(report.ok / report.elapsed_s)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ from PIL import Image
 from convq import AsyncClient, Client
 from convq.errors import BadField, BadImage, BadTensor, JobFailed, QueueFull, RedisUnavailable, ResultTimeout
 from convq.protocol import JobState, Status
+from pace import Stopwatch
 from servers import OwnServer, wait_until
 from services import SAMPLE, Ledger, Plain, RunningService, digit_labels, digits, image_of, seven, tensor_of
 
@@ -131,10 +131,11 @@ def test_a_wait_for_a_model_that_nobody_serves_says_so(client: Client) -> None:
 
 
 def test_a_wait_for_a_result_that_is_gone_says_that_the_model_is_served(client: Client) -> None:
-    began = time.monotonic()
-    with pytest.raises(ResultTimeout, match="a worker serves 'lenet', the job is unknown"):
-        client.result("1-1", timeout=0.2)
-    assert 0.2 <= time.monotonic() - began < 2
+    with Stopwatch() as watch:
+        with pytest.raises(ResultTimeout, match="a worker serves 'lenet', the job is unknown"):
+            client.result("1-1", timeout=0.2)
+    assert watch.took_s >= 0.2
+    assert watch.quiet_s < 2
 
 
 def test_without_a_service_a_job_waits_and_may_be_cancelled(idle: Client, fresh_server: OwnServer) -> None:
@@ -232,10 +233,11 @@ def test_map_knocks_again_when_the_door_says_that_there_is_room(fresh_server: Ow
         )
         connection.config_resetstat()
 
-        with pytest.raises(QueueFull, match=r"try again in 0\.4 s"):
+        with pytest.raises(QueueFull, match=r"try again in 0\.4 s"), Stopwatch() as watch:
             list(client.map([seven()], timeout=1.0))
 
-        assert 4 == connection.info("commandstats")["cmdstat_evalsha"]["calls"]  # at 0, 0.4, 0.8 and 1.0 s
+        # at 0, 0.4, 0.8 and 1.0 s; a late one leaves less time for the others
+        assert 4 / watch.slowdown <= connection.info("commandstats")["cmdstat_evalsha"]["calls"] <= 4
 
 
 def test_map_pushes_no_image_twice_where_only_a_part_of_a_call_fits(fresh_server: OwnServer) -> None:

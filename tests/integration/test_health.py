@@ -36,6 +36,11 @@ def found(server: Server, level: str) -> dict[str, Remark]:
     return {remark.check: remark for remark in server.remarks if remark.level == level}
 
 
+def busy_with(patient: Any) -> list[str]:
+    """What of its work on its files is not done."""
+    return [name for name, value in patient.info("persistence").items() if value == 1]
+
+
 def mend(remark: Remark) -> None:
     """Do what the remark says."""
     assert remark.remedy is not None
@@ -104,6 +109,8 @@ def test_what_only_deserves_a_warning_is_not_refused(patient: Any, keeper: Lease
     for remark in server.warnings:
         mend(remark)
     assert () == keeper.inspect().warnings
+    # a server that still writes its first append-only file does not listen to SIGTERM
+    wait_until(lambda: not {"aof_rewrite_in_progress", "aof_rewrite_scheduled"} & set(busy_with(patient)))
 
 
 @pytest.mark.parametrize("ahead_s", [-3600.0, CLOCK_SLACK_S + 1])

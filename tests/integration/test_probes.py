@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from convq.runtime import probes
 from convq.runtime.probes import MOST_CONNECTIONS, Probes
+from pace import Stopwatch
 from servers import wait_until
 
 SOON_S = 2.0
@@ -33,14 +33,14 @@ def pages() -> Iterator[Probes]:
 
 def connect(pages: Probes) -> socket.socket:
     port = int(pages.url.rpartition(":")[2])
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def alive(pages: Probes) -> bool:
-    began_s = time.monotonic()
-    with urllib.request.urlopen(f"{pages.url}/livez", timeout=10) as reply:  # noqa: S310 - our own loopback address
-        assert b"alive\n" == reply.read()
-    return time.monotonic() - began_s < SOON_S
+    with Stopwatch() as watch:
+        with urllib.request.urlopen(f"{pages.url}/livez", timeout=60) as reply:  # noqa: S310 - our own loopback address
+            assert b"alive\n" == reply.read()
+    return watch.quiet_s < SOON_S
 
 
 def handlers() -> int:
@@ -74,8 +74,7 @@ def test_however_many_connect_and_say_nothing_the_next_probe_is_answered(pages: 
 def test_who_sends_a_letter_now_and_then_is_cut_all_the_same(pages: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each letter comes within the time that a single read may take: only the age of the connection tells."""
     monkeypatch.setattr(probes, "REQUEST_TIMEOUT_S", 1)
-    began_s = time.monotonic()
-    with connect(pages) as slow:
+    with connect(pages) as slow, Stopwatch() as watch:
 
         def dripped() -> bool:
             try:
@@ -86,7 +85,8 @@ def test_who_sends_a_letter_now_and_then_is_cut_all_the_same(pages: Probes, monk
 
         wait_until(dripped, every_s=0.1)
 
-    assert 1 <= time.monotonic() - began_s < 5
+    assert watch.took_s >= 1
+    assert watch.quiet_s < 5
     assert alive(pages)
 
 

@@ -79,7 +79,6 @@ def convolved(image: Array, weight: Array, bias: Array | None, layer: Layer) -> 
     return out if bias is None else out + bias[:, None, None]
 
 
-@pytest.mark.timeout(180)  # every example is traced and optimised by PyTorch, which takes seconds
 @settings(max_examples=8, deadline=None, phases=UNSHRUNK, suppress_health_check=list(HealthCheck))
 @given(some=st.lists(layers(), min_size=1, max_size=10), more=pairs(0, 6), seed=st.integers(0, 2**16))
 def test_pytorch_the_exported_file_and_the_written_sum_agree_for_any_layer(

@@ -126,7 +126,6 @@ def by_torch(script: Any, net: Any, image: NDArray[np.uint8], mean: Any = 0.0, s
         return net(torch.from_numpy(values.transpose(2, 0, 1)[None].astype(np.float32)))
 
 
-@pytest.mark.timeout(120)
 def test_one_command_leads_from_a_module_to_a_version_that_answers(
     script: Any, net: Path, repository: Path, labels: Path, tmp_path: Path
 ) -> None:

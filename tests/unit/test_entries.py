@@ -12,7 +12,7 @@ from convq.queue.entries import MAX_INBOX_NAME, MAX_TEXT_BYTES, Received
 INBOX = "convq:{lenet}:inbox:"
 MANY = 100_000
 SOON_S = 2.0
-"""A hundredth of what quadratic time would take here."""
+"""Processor time: a hundredth of what quadratic time would take here."""
 
 
 def received(*flat: bytes) -> Received:
@@ -45,10 +45,10 @@ def test_an_inbox_has_a_limit() -> None:
 
 @pytest.mark.parametrize("name", [b"image", b"id", b"top_k", b"nobody knows it"])
 def test_a_field_given_a_hundred_thousand_times_takes_no_time(name: bytes) -> None:
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     found = received(b"image", b"x", *[name, b"1"] * MANY)
 
-    assert time.perf_counter() - began_s < SOON_S
+    assert time.thread_time() - began_s < SOON_S
     assert (found.problem is None) == (name == b"nobody knows it")
 
 

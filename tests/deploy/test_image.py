@@ -133,7 +133,7 @@ def probe(page: str, address: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env={"CONVQ_HTTP": address},
-        timeout=20,
+        timeout=250,
         check=False,
     )
 

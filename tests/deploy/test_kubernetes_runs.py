@@ -21,6 +21,7 @@ import pytest
 import redis
 from guarded import HOST, Guarded, password_of, users_with
 
+from convq.embedded import _ping
 from convq.queue.address import Address
 from convq.queue.health import look_at
 from convq.queue.keys import GROUP
@@ -264,7 +265,7 @@ def test_the_arguments_of_the_demos_redis_make_a_server_that_a_queue_may_live_on
 
     process = subprocess.Popen([binary_of(source).path, *arguments, *own], stdout=subprocess.DEVNULL)
     try:
-        wait_until(socket.exists)
+        wait_until(lambda: _ping(socket))  # its file is there before anybody listens
         address = Address(f"unix://admin:{password_of('admin')}@{socket}?db=0")
         link = Link(address)
         said = look_at(link, address)
@@ -277,4 +278,4 @@ def test_the_arguments_of_the_demos_redis_make_a_server_that_a_queue_may_live_on
         assert said.maxmemory_bytes * 2 <= int(limit.removesuffix("Gi")) << 30  # the log is rewritten by a fork
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

@@ -191,7 +191,7 @@ def scraped(guarded: Guarded) -> str:
         return wait_until(page)
     finally:
         exporter.terminate()
-        exporter.wait(10)
+        exporter.wait(60)
 
 
 # -- and nothing else -----------------------------------------------------------------------------------------------------

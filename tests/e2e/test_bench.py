@@ -24,7 +24,7 @@ def served(server: OwnServer) -> Iterator[str]:
 
 def bench(url: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convq", "bench", "--redis", url, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
 
 def test_the_sample_digits_go_through_at_the_rate_that_was_asked_for(served: str) -> None:

@@ -39,7 +39,7 @@ def convq(*arguments: str | Path, stdin: bytes = b"", **variables: str) -> subpr
         input=stdin,
         capture_output=True,
         env=ENVIRONMENT | variables,
-        timeout=50,
+        timeout=250,
         check=False,
     )
 
@@ -77,7 +77,7 @@ class Serving:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(250)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def serving(tmp_path: Path, *flags: str | Path) -> Iterator[Serving]:
         yield Serving(process, tmp_path / "serve.log")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(250)
 
 
 @pytest.fixture(scope="module")
@@ -470,7 +470,7 @@ def test_serve_ends_with_1_when_its_own_server_dies(tmp_path: Path) -> None:
         with redis.Redis(unix_socket_path=where["socket"]) as connection:
             os.kill(connection.info("server")["process_id"], signal.SIGKILL)
 
-        assert 1 == service.process.wait(30)
+        assert 1 == service.process.wait(250)
     assert "the embedded server ended" in service.log.read_text().splitlines()[-1]
 
 

@@ -26,7 +26,7 @@ SHARD = Shard("lenet")
 
 def convq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convq", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=250, check=False)
 
 
 def on_terminal(*arguments: str | Path) -> tuple[int, str]:

@@ -20,7 +20,7 @@ POP = "redis-cli BLPOP 'convq:{lenet}:result:1763800000000-0' 5"
 def pasted(command: str, url: str) -> str:
     """What a shell prints for that line; only the address of the server is added."""
     line = command.replace("redis-cli", f"redis-cli -u {url}", 1)
-    done = subprocess.run(["sh", "-c", line], cwd=SAMPLE, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["sh", "-c", line], cwd=SAMPLE, capture_output=True, text=True, check=True, timeout=250)
     assert "" == done.stderr
     return done.stdout.strip()
 
@@ -41,9 +41,9 @@ def test_a_dozen_lines_of_node_classify_a_digit(plain: Plain, service_server: Ow
         skip_or_fail("no node and npm on PATH")
     assert len((NODE / "client.mjs").read_text().splitlines()) <= 15
     copy = Path(shutil.copytree(NODE, tmp_path / "node", ignore=shutil.ignore_patterns("node_modules")))
-    subprocess.run(["npm", "ci", "--silent"], cwd=copy, check=True, capture_output=True, timeout=55)
+    subprocess.run(["npm", "ci", "--silent"], cwd=copy, check=True, capture_output=True, timeout=250)
     command = ["node", "client.mjs", service_server.url, str(SAMPLE / "seven.png")]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=250)
 
     assert ("7\n", "", 0) == (done.stdout, done.stderr, done.returncode)
     assert plain.nothing_left()
@@ -56,7 +56,7 @@ def test_the_python_of_the_readme_prints_what_stands_beside_it(service_server: O
 
     program = code.replace("redis://127.0.0.1:6379/0", service_server.url)
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=250
     )
 
     assert "" == done.stderr

@@ -46,7 +46,7 @@ class Place:
 
     def run(self, *flags: str, **variables: str) -> tuple[int, str, str]:
         process = self.start(*flags, **variables)
-        out, errors = process.communicate(timeout=55)
+        out, errors = process.communicate(timeout=250)
         return process.returncode, out, errors
 
     def assert_empty(self) -> None:
@@ -99,7 +99,7 @@ def test_an_interrupted_demo_leaves_nothing(place: Place, number: signal.Signals
     assert process.stdout is not None
     assert "workers ready" in process.stdout.readline().replace("worker ready", "workers ready")
     process.send_signal(number)
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=250)
 
     assert 130 == process.returncode
     assert "Traceback" not in errors
@@ -112,7 +112,7 @@ def test_no_process_survives_a_killed_demo(place: Place) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.kill()
-    process.communicate(timeout=40)
+    process.communicate(timeout=250)
 
     wait_until(lambda: not left_behind(place.mark), 30)
 

@@ -79,7 +79,7 @@ def test_maps_are_announced_with_their_shapes(url: str) -> None:
 
 def submit(url: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convq", "submit", *map(str, arguments), "--redis", url]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 
 def on_terminal(url: str, *arguments: str | Path) -> str:

@@ -128,7 +128,7 @@ def test_a_cancelled_an_expired_and_a_taken_over_job_are_said(fresh_server: OwnS
 def test_a_password_in_a_setting_that_is_refused_is_not_repeated() -> None:
     for flag, value in (("--otlp", f"http://me:{PASSWORD}@127.0.0.1:4318"), ("--otlp", f"ftp://me:{PASSWORD}@h")):
         command = [sys.executable, "-m", "convq", "serve", flag, value]
-        refused = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=30, check=False)
+        refused = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=250, check=False)
 
         assert 2 == refused.returncode
         assert flag in refused.stderr
@@ -141,7 +141,7 @@ def test_a_wrong_password_is_not_repeated(fresh_server: OwnServer) -> None:
     url = fresh_server.url.replace("redis://", f"redis://svc:{PASSWORD}@")
     command = [sys.executable, "-m", "convq", "serve", "--redis", url, "--workers", "1", "--http", "127.0.0.1:0"]
 
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
     assert 4 == refused.returncode
     assert "Redis refused the credentials" in refused.stderr

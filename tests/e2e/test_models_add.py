@@ -70,7 +70,7 @@ class Ended:
 def models(*arguments: str | Path) -> Ended:
     """Run `convq models …` to its end, its output in a pipe."""
     done = subprocess.run(
-        [*PROGRAM, "models", *map(str, arguments)], capture_output=True, text=True, timeout=55, check=False
+        [*PROGRAM, "models", *map(str, arguments)], capture_output=True, text=True, timeout=250, check=False
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 

@@ -26,7 +26,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 def convq(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convq", "models", *map(str, arguments)]
     environment = ENVIRONMENT | variables
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
 
 
 def documents(*arguments: str | Path, **variables: str) -> list[dict[str, Any]]:

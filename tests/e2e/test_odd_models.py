@@ -171,7 +171,7 @@ def refusal(model: Odd, repository: Path, redis_url: str) -> str:
     model.write(repository)
     command = [sys.executable, "-m", "convq", "serve", "--redis", redis_url, "--models", str(repository)]
     done = subprocess.run(
-        [*command, "--workers", "1", "--http", "127.0.0.1:0"], capture_output=True, text=True, timeout=120, check=False
+        [*command, "--workers", "1", "--http", "127.0.0.1:0"], capture_output=True, text=True, timeout=250, check=False
     )
     assert 3 == done.returncode, done.stderr
     return done.stderr

@@ -23,7 +23,7 @@ LENET = MODELS / "lenet" / "1" / "model.onnx"
 def convq(*arguments: str | Path) -> tuple[int, str, str]:
     """Exit code, standard output and error of one command."""
     done = subprocess.run(
-        [sys.executable, "-m", "convq", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "convq", *map(str, arguments)], capture_output=True, text=True, timeout=250, check=False
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -253,7 +253,7 @@ def test_nothing_of_opentelemetry_is_imported_where_no_traces_are_wanted(fresh_s
 def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convq", "serve", "--redis", "redis://127.0.0.1:1", *flags]
     return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=30, check=False
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=250, check=False
     )
 
 

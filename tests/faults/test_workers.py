@@ -165,7 +165,8 @@ def test_a_worker_that_stood_still_for_ten_leases_publishes_nothing_of_what_it_h
 def test_a_service_that_is_told_to_stop_finishes_what_it_holds_and_leaves_the_rest(
     on_stage: Staged, fault: Fault
 ) -> None:
-    with on_stage() as stage, RunningService(stage.server.url, CONVQ_LEASE="1") as other:
+    # leases that no standstill of the machine outlasts
+    with on_stage(lease=5.0) as stage, RunningService(stage.server.url, CONVQ_LEASE="5") as other:
         with stage.books.load():
             wait_until(lambda: stage.books.read() > 500)
             fault.strike()
@@ -201,10 +202,10 @@ def test_a_second_sigterm_ends_the_service_at_once_and_the_next_one_answers_its_
 
 @pytest.mark.fault(32, "churn of services", "4 times: one more service comes, the older one gets SIGTERM")
 def test_services_that_come_and_go_lose_nothing(on_stage: Staged, fault: Fault) -> None:
-    with on_stage(workers=1) as stage, ExitStack() as services:
+    with on_stage(workers=1, lease=5.0) as stage, ExitStack() as services:
         with stage.books.load():
             for _ in range(4):
-                following = services.enter_context(RunningService(stage.proxy.url, workers=1, CONVQ_LEASE="1"))
+                following = services.enter_context(RunningService(stage.proxy.url, workers=1, CONVQ_LEASE="5"))
                 fault.strike()
                 stage.service.stop()
                 stage.service = following

@@ -53,7 +53,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             wait_until(lambda: NAME in models_served(plain))
             command = ["submit", "--redis", server.url, "--model", NAME, "--json", *map(str, there.values())]
             done = subprocess.run(
-                [sys.executable, "-m", "convq", *command], capture_output=True, timeout=50, check=True
+                [sys.executable, "-m", "convq", *command], capture_output=True, timeout=250, check=True
             )
     return dict(zip(there, map(json.loads, done.stdout.splitlines()), strict=True))
 

@@ -138,7 +138,7 @@ def test_one_command_leads_from_a_module_to_a_version_that_answers(
     picture = noise(48, 40)
 
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, command)], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, str(SCRIPT), *map(str, command)], capture_output=True, text=True, timeout=250, check=True
     )
     with OwnServer(tmp_path / "server") as server:
         with RunningService(server.url, "--models", str(repository), "--only", "small", workers=1):

@@ -63,7 +63,7 @@ def filtered(url: str, model: str, picture: Pixels, folder: Path) -> Pixels:
         "--json",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "convq", *map(str, command)], capture_output=True, timeout=50, check=True
+        [sys.executable, "-m", "convq", *map(str, command)], capture_output=True, timeout=250, check=True
     )
     (saved,) = json.loads(done.stdout)["saved"]
     with Image.open(saved) as image:

@@ -180,7 +180,7 @@ def test_a_key_that_is_encrypted_does_not_ask_the_terminal(pem: Path) -> None:
         cwd=pem,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=250,
         check=False,
         start_new_session=True,
     )

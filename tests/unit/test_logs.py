@@ -37,7 +37,7 @@ def run(code: str, form: str, *arguments: str) -> tuple[str, int]:
     command = [sys.executable, "-c", PROGRAM + code, form, *arguments]
     # Lone surrogates cannot be arguments: everything travels as JSON in one.
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUTF8": "1"}) as process:
-        _, written = process.communicate(timeout=30)
+        _, written = process.communicate(timeout=250)
     return written.decode("utf-8"), process.pid
 
 

@@ -2,16 +2,18 @@
 
 from convq.queue.address import Address
 from convq.queue.commits import Commits, Committed, Completion
+from convq.queue.deliveries import Bounds, Delivery, Lease
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
 from convq.queue.leases import LeaseKeeper
 from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
-from convq.queue.streams import Delivery, Lease, WorkQueue
+from convq.queue.streams import WorkQueue
 
 __all__ = [
     "Address",
     "AsyncioWire",
     "BlockingWire",
+    "Bounds",
     "Commits",
     "Committed",
     "Completion",

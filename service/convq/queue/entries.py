@@ -113,6 +113,9 @@ _HEADER: dict[bytes, Any] = {
     b"version": lambda value: _integer("version", value, 1),
 }
 
+PAYLOADS = ("image", "tensor")
+PROTOCOL_FIELDS = tuple(name.decode() for name in (*_OWN, *_HEADER))
+
 
 @dataclass(slots=True, frozen=True)
 class _Header:

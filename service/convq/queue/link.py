@@ -8,6 +8,7 @@ below that machinery: what broke is reported, once, and the caller decides.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import ssl
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from redis.retry import Retry
 
 from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, SettingsError
 from convq.queue.address import Address, password_in
+from convq.queue.metering import Meter, ReplyTooLarge, metered
 
 SOCKET_TIMEOUT_S = 5.0
 """A reply later than this means that the connection is dead. Every BLOCK of convq is far shorter."""
@@ -213,6 +215,8 @@ class Link:
 
     def __init__(self, where: Address | str) -> None:
         pool = redis.ConnectionPool.from_url(max_connections=1, **connection_options(Address.of(where)))
+        self.meter = Meter()
+        pool.connection_class = metered(pool.connection_class, self.meter)
         self._connection: Any = pool.make_connection()
         self._doubted = False
         self.connects = 0
@@ -250,12 +254,14 @@ class Link:
             raise understood(reply) from reply
         return reply
 
-    def flush(self, commands: Sequence[Command]) -> list[Any]:
+    def flush(self, commands: Sequence[Command], limit_bytes: float = math.inf) -> list[Any]:
         """Send several commands in one write and return all replies; a refused command's reply is the exception.
 
-        Raises RedisUnavailable when the connection broke.
+        Raises RedisUnavailable when the connection broke; ReplyTooLarge where the replies have more than `limit_bytes`
+        bytes together: then the rest was not read, and the connection is closed.
         """
         connection = self._connection
+        self.meter.start(limit_bytes)
         try:
             if self._doubted:
                 self._doubted = False
@@ -265,6 +271,9 @@ class Link:
                 connection.connect()
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [self._reply() for _ in commands]
+        except ReplyTooLarge:
+            connection.disconnect()
+            raise
         except (redis.exceptions.RedisError, OSError) as error:
             connection.disconnect()
             raise understood(error) from error

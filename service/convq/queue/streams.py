@@ -9,53 +9,31 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
-from convq.errors import LeaseLost, RedisRefused, RedisUnavailable
-from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S, INBOX_LENGTH, INBOX_TTL_S
+from convq.errors import RedisRefused
+from convq.protocol import INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.address import Address
+from convq.queue.deliveries import Delivery, Lease, Row, milliseconds
 from convq.queue.entries import Received, Receiver
+from convq.queue.holdings import Holdings, lost
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
 from convq.queue.link import Command, Link, Script, understood
+from convq.queue.metering import Meter, ReplyTooLarge
 
-EXPIRE, GIVE_BACK, GROUPS, RECLAIM, RELEASE, RENEW = (
-    Script.load(name) for name in ("expire", "give_back", "groups", "reclaim", "release", "renew")
-)
+GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
+CLAIM, EXPIRE, RECLAIM = (Script.load("weight", name) for name in ("claim", "expire", "reclaim"))
 
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
 
+FIRST_COUNT = 8
+"""So many entries are claimed at first, when nobody knows how large they are."""
+CAREFUL_POLL_S = 0.05
+"""What is weighed before it is read cannot be waited for: asked for this often."""
 SUSPICION_TTL_MS = 86_400_000
-
-
-@dataclass(slots=True)
-class Lease:
-    """One incarnation of one worker: a name that is never used again, and the entries that it holds.
-
-    `held` is written by the claiming thread and the completing thread; sets of Python take single additions and removals
-    from two threads.
-    """
-
-    incarnation: str
-    held: set[tuple[int, str]] = field(default_factory=set)
-    lost: bool = False
-
-
-@dataclass(slots=True)
-class Delivery:
-    """What one claim brought.
-
-    `server_ms` is the server's clock at the delivery, `arrived_s` this process's `time.perf_counter` when the reply had
-    come; both name the same moment, so that waiting is measured without any other clock. `cancelled` holds job ids.
-    """
-
-    jobs: list[Received]
-    server_ms: float
-    arrived_s: float
-    cancelled: frozenset[str] = frozenset()
 
 
 class WorkQueue:
@@ -73,6 +51,13 @@ class WorkQueue:
         self._lanes = tuple(range(len(LANES)))
         self._backlogged = [False] * len(LANES)
         self._credit = [0.0] * len(LANES)
+        self.holdings = Holdings(self._fetching, shard, self._receiver)
+        self._entry_bytes = 0.0  # how large entries were lately; 0: not known yet
+
+    @property
+    def meter(self) -> Meter:
+        """What counts the bytes of the replies."""
+        return self._fetching.meter
 
     @property
     def lease_s(self) -> float:
@@ -100,8 +85,7 @@ class WorkQueue:
     def renew(self, lease: Lease) -> None:
         """Keep the lease. Raises LeaseLost where others own its jobs already."""
         if self._fetching.run(RENEW, self._lease_keys, [self._lease_ms, "renew", lease.incarnation]):
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
+            raise lost(lease)
 
     def release(self, lease: Lease) -> int:
         """End the lease; return how many jobs it still held, which others may take over at once."""
@@ -123,33 +107,77 @@ class WorkQueue:
 
     # -- claiming (one thread) ------------------------------------------------------------------------------------
 
-    def claim(self, lease: Lease, room: int, block_ms: int) -> Delivery:
+    def claim(self, lease: Lease, room: int, block_ms: int, room_bytes: int = 1 << 62) -> Delivery:
         """Jobs for this worker: about `room` of them, waiting up to `block_ms` milliseconds for the first.
 
         While nothing is left over, one blocking read takes what is there from all three lanes. Under a backlog each
         lane is read for its share: the highest gets all but an eighth for each lower lane that has work. When a lane
         fills up between two claims, up to `room` jobs per lane may come once.
+
+        How many are asked for follows from how large they were lately. Where that was wrong, reading ends at
+        `Bounds.claim_bytes`; what was claimed is weighed then, read as far as it fits, and the rest is given back.
         """
-        wanted = [room] * len(LANES)
-        if any(self._backlogged):
-            wanted = self._shares(room)
-            replies = self._read(
-                [self._lane_read(lease, lane, wanted[lane]) for lane in self._lanes if wanted[lane] > 0]
-            )
-        elif not self._lanes:
+        room = self._count_for(room, room_bytes)
+        wanted = self._shares(room) if any(self._backlogged) else [room] * len(LANES)
+        if not self._lanes:
             raise RedisRefused(
                 f"every job stream of {self.shard.model} holds something else: rename or delete these keys"
             )
+        if self.holdings.cut:
+            return self._claim_carefully(lease, wanted, block_ms, room_bytes)
+        if any(self._backlogged):
+            reads = [self._lane_read(lease, lane, wanted[lane]) for lane in self._lanes if wanted[lane] > 0]
         else:
             read = ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", room, "BLOCK", block_ms, "STREAMS")
-            replies = self._read([(*read, *(self._streams[lane] for lane in self._lanes), *(">" * len(self._lanes)))])
+            reads = [(*read, *(self._streams[lane] for lane in self._lanes), *(">" * len(self._lanes)))]
+        try:
+            *replies, cancelled, now = self._read(reads, self.holdings.claim_bytes)
+        except ReplyTooLarge:
+            return self._salvage(lease, room, room_bytes)
         arrived_s = time.perf_counter()
-        *reads, cancelled, now = replies
-        if any(isinstance(reply, Exception) for reply in reads):
-            self._mend(reads)
-        jobs = self._receive(lease, [reply for reply in reads if isinstance(reply, list)])
-        delivery = Delivery(jobs, _milliseconds(now), arrived_s)
-        delivery.cancelled = self._cancelled(delivery.jobs, cancelled)
+        if any(isinstance(reply, Exception) for reply in replies):
+            self._mend(replies)
+        jobs = self._receive(lease, [reply for reply in replies if isinstance(reply, list)])
+        delivery = Delivery(jobs, milliseconds(now), arrived_s)
+        delivery.cancelled = self.holdings.cancelled(delivery.jobs, cancelled)
+        self._note_backlog(delivery.jobs, wanted)
+        if jobs:
+            self._note_weight(self.meter.read_bytes / len(jobs))
+        return delivery
+
+    def _count_for(self, room: int, room_bytes: int) -> int:
+        """How many entries to ask for, so that they probably fit into the bytes that there is room for."""
+        if not self._entry_bytes:
+            return min(room, FIRST_COUNT)
+        return max(1, min(room, int(min(room_bytes, self.holdings.claim_bytes) / self._entry_bytes)))
+
+    def _note_weight(self, entry_bytes: float) -> None:
+        """So large entries were just now: the largest of the last few counts, for a while."""
+        self._entry_bytes = max(entry_bytes, self._entry_bytes / 2)
+
+    def _salvage(self, lease: Lease, room: int, room_bytes: int) -> Delivery:
+        """After a reply that was too large to be read to its end: its entries are pending under our own name."""
+        rows, replies = self.holdings.pending(lease)
+        self._mend(replies)
+        self._backlogged = [was or any(row.lane == lane for row in rows) for lane, was in enumerate(self._backlogged)]
+        delivery = self.holdings.take_unweighed(lease, rows, room, room_bytes)
+        self._note_weight(max(self.meter.read_bytes / max(1, len(delivery.jobs)), self._entry_bytes))
+        return delivery
+
+    def _claim_carefully(self, lease: Lease, wanted: list[int], block_ms: int, room_bytes: int) -> Delivery:
+        """As `claim`, but nothing is read of which it is not known how large it is."""
+        most_bytes = min(room_bytes, self.holdings.claim_bytes)
+        args = [GROUP, lease.incarnation, max(1, most_bytes), *self.holdings.bounds.most(), *wanted]
+        deadline_s = time.monotonic() + block_ms / 1e3
+        while True:
+            reply = self._fetching.run(CLAIM, [self.shard.leases, *self._streams], args)
+            if reply == b"FENCED":
+                raise lost(lease)
+            if reply or time.monotonic() >= deadline_s:
+                break
+            time.sleep(min(CAREFUL_POLL_S, block_ms / 1e3))
+        rows = [Row(reply[i], reply[i + 1].decode(), weight=reply[i + 2]) for i in range(0, len(reply), 3)]
+        delivery = self.holdings.take(lease, rows, sum(wanted), room_bytes)
         self._note_backlog(delivery.jobs, wanted)
         return delivery
 
@@ -173,9 +201,9 @@ class WorkQueue:
     def _lane_read(self, lease: Lease, lane: int, count: int) -> Command:
         return ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", count, "STREAMS", self._streams[lane], ">")
 
-    def _read(self, reads: list[Command]) -> list[Any]:
-        """The reads, then whether anything is cancelled and what time it is, in one round trip."""
-        return self._fetching.flush([*reads, ("SCARD", self.shard.cancelled), ("TIME",)])
+    def _read(self, reads: list[Command], limit_bytes: int) -> list[Any]:
+        """The reads, then whether anything is cancelled and what time it is, in one round trip. Raises ReplyTooLarge."""
+        return self._fetching.flush([*reads, ("SCARD", self.shard.cancelled), ("TIME",)], limit_bytes)
 
     def _mend(self, replies: list[Any]) -> None:
         """Put right what refused a read: a group or stream that is gone is made anew, a key of another type left out.
@@ -207,23 +235,6 @@ class WorkQueue:
                     jobs.append(job)
         return jobs
 
-    def _cancelled(self, jobs: list[Received], count: Any) -> frozenset[str]:
-        """Which of these jobs the client has withdrawn; keeps the set of withdrawn ids bounded in size and time.
-
-        `count` is what SCARD said of that set; where the key is no set, nobody can have withdrawn anything.
-        """
-        if not jobs or not count or isinstance(count, Exception):
-            return frozenset()
-        ids = [job.id for job in jobs]
-        key = self.shard.cancelled
-        commands: list[Command] = [("SMISMEMBER", key, *ids), ("EXPIRE", key, CANCELLED_TTL_S, "NX")]
-        if count > CANCELLED_LENGTH:
-            commands.append(("SPOP", key, count - CANCELLED_LENGTH))
-        flags = self._fetching.flush(commands)[0]
-        if isinstance(flags, Exception):
-            raise understood(flags) from flags
-        return frozenset(job_id for job_id, flag in zip(ids, flags, strict=True) if flag)
-
     def expire(self, lease: Lease, room: int, result_ttl_ms: int) -> tuple[list[int], Delivery]:
         """Answer expired jobs without moving their images, and claim the others among those looked at.
 
@@ -232,26 +243,34 @@ class WorkQueue:
         """
         shard = self.shard
         keys = [shard.leases, *self._streams, shard.cfg]
+        room = self._count_for(room, self.holdings.claim_bytes)
         args = [GROUP, lease.incarnation, room, result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
-        args += (shard.result_prefix, shard.inbox_prefix, shard.model, self._worker)
+        args += (shard.result_prefix, shard.inbox_prefix, shard.model, self._worker, *self.holdings.bounds.most())
         reply = self._fetching.run(EXPIRE, keys, args)
         if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
-        rows = [(int(reply[i]), reply[i + 1].decode(), 1) for i in range(len(LANES), len(reply), 2)]
-        return [int(count) for count in reply[: len(LANES)]], self._read_entries(lease, rows)
+            raise lost(lease)
+        lanes, claimed = [int(count) for count in reply[: len(LANES)]], reply[len(LANES) :]
+        rows = [Row(claimed[i], claimed[i + 1].decode(), weight=claimed[i + 2]) for i in range(0, len(claimed), 3)]
+        return lanes, self.holdings.take(lease, rows, len(LANES) * room, self.holdings.claim_bytes)
 
     # -- taking over ----------------------------------------------------------------------------------------------
 
-    def reclaim(self, lease: Lease, room: int) -> Delivery:
-        """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced."""
+    def reclaim(self, lease: Lease, room: int, room_bytes: int = 1 << 62) -> Delivery:
+        """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced.
+
+        So many that their fields have at most `room_bytes` bytes, but one in any case.
+        """
         keys = [self.shard.leases, self.shard.cfg, *self._streams, self.shard.suspects]
-        flat = self._fetching.run(RECLAIM, keys, [GROUP, lease.incarnation, self._lease_ms, room, RETURNED])
-        rows = [(int(flat[i]) - 1, flat[i + 1].decode(), int(flat[i + 2])) for i in range(0, len(flat), 4)]
-        delivery = self._read_entries(lease, rows)
-        suspicions = {(lane, entry): int(points) for (lane, entry, _), points in zip(rows, flat[3::4], strict=True)}
-        for job in delivery.jobs:
-            job.suspicion = suspicions[job.lane, job.entry]
+        room_bytes = max(1, min(room_bytes, self.holdings.claim_bytes))
+        room = min(room, self.holdings.read_at_once) if self.holdings.cut else room
+        args = [GROUP, lease.incarnation, self._lease_ms, room, room_bytes, RETURNED, *self.holdings.bounds.most()]
+        more, *flat = self._fetching.run(RECLAIM, keys, args)
+        rows = [
+            Row(flat[i], flat[i + 1].decode(), int(flat[i + 2]), flat[i + 3], flat[i + 4])
+            for i in range(0, len(flat), 5)
+        ]
+        delivery = self.holdings.read(lease, rows)
+        delivery.more = bool(more)
         return delivery
 
     def give_back(self, lease: Lease, jobs: Sequence[Received]) -> int:
@@ -260,57 +279,17 @@ class WorkQueue:
         The caller must not answer them any more. Returns how many it were; the others are not this worker's. Where the
         connection breaks, `resume` brings back those that stayed. Raises LeaseLost.
         """
-        lease.held.difference_update([(job.lane, job.entry) for job in jobs])
-        return self._give_back(lease, [(job.lane, job.entry) for job in jobs])
+        entries = [(job.lane, job.entry) for job in jobs]
+        lease.held.difference_update(entries)
+        return self.holdings.give_back(lease, entries)
 
-    def _give_back(self, lease: Lease, entries: Sequence[tuple[int, str]]) -> int:
-        args: list[Any] = [GROUP, lease.incarnation, RETURNED]
-        for lane, entry in entries:
-            args += (lane + 1, entry)
-        reply = self._fetching.run(GIVE_BACK, [self.shard.leases, *self._streams], args)
-        if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for more than {self._lease_ms} ms; its jobs run elsewhere")
-        return int(reply)
+    def resume(self, lease: Lease, room: int = 1 << 30, room_bytes: int = 1 << 62) -> Delivery:
+        """Jobs that the server delivered to this worker and that never arrived, after a connection broke.
 
-    def resume(self, lease: Lease) -> Delivery:
-        """Jobs that the server delivered to this worker and that never arrived, after a connection broke."""
+        What there is no room for is given back.
+        """
         if self.strange_keys:
             self.make_groups()  # perhaps somebody has put it right
-        held = set(lease.held)  # before the server is asked: what is committed in between is not taken for lost
-        pending = self._fetching.flush(
-            [("XPENDING", s, GROUP, "-", "+", 10_000, lease.incarnation) for s in self._streams]
-        )
-        self._mend(pending)
-        rows = [
-            (lane, entry.decode(), int(attempt))
-            for lane, reply in enumerate(pending)
-            if isinstance(reply, list)
-            for entry, _, _, attempt in reply
-        ]
-        return self._read_entries(lease, [row for row in rows if row[:2] not in held])
-
-    def _read_entries(self, lease: Lease, rows: Sequence[tuple[int, str, int]]) -> Delivery:
-        """The entries of these rows (lane, entry id, attempt); those that were deleted are acknowledged away."""
-        reads: list[Command] = [("XRANGE", self._streams[lane], entry, entry) for lane, entry, _ in rows]
-        *replies, cancelled, now = self._read(reads)
-        arrived_s = time.perf_counter()
-        jobs: list[Received] = []
-        gone: list[Command] = []
-        for (lane, entry, attempt), found in zip(rows, replies, strict=True):
-            if isinstance(found, Exception):
-                raise understood(found) from found
-            if found:
-                jobs.append(self._receiver.receive(found[0][0], found[0][1], lane=lane, attempt=attempt))
-                lease.held.add((lane, entry))
-            else:
-                gone.append(("XACK", self._streams[lane], GROUP, entry))
-        if gone:
-            self._fetching.flush(gone)
-        return Delivery(jobs, _milliseconds(now), arrived_s, self._cancelled(jobs, cancelled))
-
-
-def _milliseconds(now: Any) -> float:
-    if isinstance(now, Exception):
-        raise RedisUnavailable(f"Redis would not tell the time: {now}")
-    return int(now[0]) * 1e3 + int(now[1]) / 1e3
+        rows, replies = self.holdings.pending(lease)
+        self._mend(replies)
+        return self.holdings.take_unweighed(lease, rows, room, room_bytes)

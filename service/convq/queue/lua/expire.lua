@@ -1,5 +1,5 @@
-#!lua flags=allow-oom
--- expire: answer jobs whose time is over where they lie, so that their images never cross the wire; claim the others.
+-- expire: answer jobs whose time is over where they lie, so that their images never cross the wire; claim the others. Stands behind
+-- weight.lua.
 --
 -- convq:{M}:leases            read: a worker without a lease claims nothing
 -- convq:{M}:jobs[:high|:low]  XREADGROUP, XACK, XDEL
@@ -9,8 +9,8 @@
 --
 -- KEYS  leases, high, jobs, low, cfg
 -- ARGV  group, incarnation, how many entries to look at per lane, result_ttl_ms, inbox_ttl_ms, inbox_length,
---       prefix of result keys, prefix of inbox keys, model, worker
--- Reply "FENCED", or {expired per lane (3 numbers), lane (0..2), entry id, … of the jobs that were claimed}
+--       prefix of result keys, prefix of inbox keys, model, worker, most bytes of an image, of a tensor, of an entry
+-- Reply "FENCED", or {expired per lane (3 numbers), lane (0..2), entry id, weight as in weight.lua, … of the jobs that were claimed}
 --
 -- Only what is plainly expired is answered here; whatever has a malformed field goes to the worker, which knows the words.
 
@@ -51,6 +51,7 @@ local function plainly_expired(entry, fields)
   return id, inbox
 end
 
+local most = { tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]) }
 local reply = { 0, 0, 0 }
 for lane = 1, 3 do
   local stream, gone = KEYS[1 + lane], {}
@@ -63,6 +64,7 @@ for lane = 1, 3 do
     else
       reply[#reply + 1] = lane - 1
       reply[#reply + 1] = entry
+      reply[#reply + 1] = weight_of(row[2], most)
     end
   end
   for _, job in ipairs(gone) do

@@ -1,23 +1,26 @@
-#!lua flags=allow-oom
 -- reclaim: take over jobs of workers that are dead (no lease, or a lease that ran out), and jobs that nobody holds: entries
--- that were delivered and are not pending any more, because somebody has deleted the consumer.
+-- that were delivered and are not pending any more, because somebody has deleted the consumer. Stands behind weight.lua.
 --
 -- convq:{M}:leases            ZREM of what ran out: the fence, from here on the old owner can commit nothing
 -- convq:{M}:cfg               HMGET heard_ms, grace_ms, see renew.lua
--- convq:{M}:jobs[:high|:low]  XPENDING, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead
+-- convq:{M}:jobs[:high|:low]  XPENDING, XRANGE, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead; XACK of
+--                             what somebody has deleted
 -- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker
 --
 -- KEYS  leases, cfg, high, jobs, low, suspects
--- ARGV  group, incarnation of the caller, lease_ms, room (how many jobs the caller takes at most), the consumer for what
---       workers give back: see give_back.lua
--- Reply flat: lane (1..3), entry id, attempt, points of suspicion, …; the caller reads the entries itself, so that no image passes through Lua
+-- ARGV  group, incarnation of the caller, lease_ms, room: how many jobs the caller takes at most, and how many bytes (of which
+--       one job may be more), the consumer for what workers give back (see give_back.lua), most bytes of an image, of a tensor,
+--       of an entry
+-- Reply flat: 1 where there is more to take, else 0; then lane (0..2), entry id, attempt, points of suspicion, weight as in
+--       weight.lua, …; the caller reads the entries itself
 --
 -- Where nobody was heard of for half a lease, or the clock went back, leases that ran out say nothing about the workers:
 -- nobody is declared dead then, nor in the grace that the next renew gives them. Whoever has no lease at all was declared dead
 -- before, or lost it with the server's memory: it can commit nothing, so its jobs are free at any time.
 
 local leases, cfg = KEYS[1], KEYS[2]
-local group, me, lease_ms, room, returned = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local group, me, lease_ms, room, left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local returned, most = ARGV[6], { tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]) }
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -29,14 +32,22 @@ if not (now < heard or now - heard > lease_ms / 2 or (now < grace and grace - no
   end
 end
 
-local taken = {}
+local taken = { 0 }
 local function take(lane, stream, entry, attempt, ...)
+  local weight = weigh(stream, entry, most)
+  if not weight then
+    redis.call('XACK', stream, group, entry)
+    return
+  elseif #taken > 1 and math.abs(weight) > left then
+    taken[1], left = 1, 0
+    return
+  end
   redis.call('XCLAIM', stream, group, me, 0, entry, 'RETRYCOUNT', attempt, 'JUSTID', ...)
-  taken[#taken + 1] = lane
-  taken[#taken + 1] = entry
-  taken[#taken + 1] = attempt
-  taken[#taken + 1] = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. entry) or 0)
-  room = room - 1
+  local points = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. entry) or 0)
+  for _, fact in ipairs({ lane - 1, entry, attempt, points, weight }) do
+    taken[#taken + 1] = fact
+  end
+  room, left = room - 1, left - math.abs(weight)
 end
 
 local function take_from_the_dead(lane, stream)
@@ -46,10 +57,17 @@ local function take_from_the_dead(lane, stream)
     if not redis.call('ZSCORE', leases, name) then
       if pending == 0 then
         redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
-      elseif room > 0 then
+      elseif room > 0 and left > 0 then
         for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', room, name)) do
+          if left <= 0 then
+            break
+          end
           take(lane, stream, row[1], name == returned and row[4] or row[4] + 1)
+          pending = pending - 1 -- or taken[1] says already that there is more
         end
+      end
+      if pending > 0 then
+        taken[1] = 1
       end
     end
   end
@@ -57,7 +75,7 @@ end
 
 -- Every entry is undelivered (the lag), pending, or stranded: what is answered is deleted. Stranded ones are looked for only
 -- where the counts say that there are some, among the oldest entries.
-local LOOK_AT = 500
+local LOOK_AT, AT_ONCE = 500, 10
 
 local function count_stranded(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -75,16 +93,20 @@ end
 
 local function take_the_stranded(lane, stream)
   local stranded, last = count_stranded(stream)
-  if stranded <= 0 or room <= 0 then
+  if stranded <= 0 or room <= 0 or left <= 0 then
     return
   end
-  for _, row in ipairs(redis.call('XRANGE', stream, '-', last, 'COUNT', LOOK_AT)) do
-    if room <= 0 or stranded <= 0 then
-      return
-    end
-    if #redis.call('XPENDING', stream, group, row[1], row[1], 1) == 0 then
-      take(lane, stream, row[1], 2, 'FORCE')
-      stranded = stranded - 1
+  local from = '-'
+  for _ = 1, LOOK_AT / AT_ONCE do
+    for _, row in ipairs(redis.call('XRANGE', stream, from, last, 'COUNT', AT_ONCE)) do
+      if room <= 0 or left <= 0 or stranded <= 0 then
+        return
+      end
+      from = '(' .. row[1]
+      if #redis.call('XPENDING', stream, group, row[1], row[1], 1) == 0 then
+        take(lane, stream, row[1], 2, 'FORCE')
+        stranded = stranded - 1
+      end
     end
   end
 end

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from shards import Bench, done, entries
 
 from convq.errors import BadField, BadTensor, ImageTooLarge
 from convq.protocol import Job, Priority
 from convq.queue import Bounds, Delivery, Lease, Received, WorkQueue
 from servers import wait_until
-from shards import Bench, done, entries
 
 KIB, MIB = 1 << 10, 1 << 20
-BOUNDS = Bounds(claim_bytes=2 * MIB, image_bytes=3 * MIB, tensor_bytes=3 * MIB)
+BOUNDS = Bounds(claim_bytes=2 * MIB, guess_bytes=512 * KIB, image_bytes=3 * MIB, tensor_bytes=3 * MIB)
 SMALL, LARGE = b"s" * KIB, b"L" * (700 * KIB)
 FIT = 2
 """So many large ones fit into one read."""
@@ -62,6 +62,16 @@ def test_a_backlog_of_large_jobs_comes_in_reads_that_fit_each_job_once(bench: Be
     assert sorted(ids) == sorted(job.entry for job in came)
     assert {1} == {job.attempt for job in came}
     assert all(job.image == LARGE for job in came)
+
+
+def test_nobody_asks_for_many_before_it_is_known_how_large_they_are(bench: Bench) -> None:
+    work, lease = worker(bench)
+    push(bench, SMALL, 300)
+
+    first, second = (len(work.claim(lease, 64, 1).jobs) for _ in range(2))
+
+    assert 4 == first
+    assert 56 < second <= 64
 
 
 def test_large_jobs_after_a_thousand_small_ones_are_read_as_far_as_they_fit_and_the_rest_is_free_at_once(
@@ -218,7 +228,12 @@ def test_one_job_may_be_larger_than_a_read(bench: Bench) -> None:
 
 def drain_any(work: WorkQueue, lease: Lease, count: int) -> list[Received]:
     came: list[Received] = []
-    wait_until(lambda: came.extend([*work.reclaim(lease, 8).jobs, *work.claim(lease, 8, 1).jobs]) or len(came) >= count)
+
+    def all_came() -> bool:
+        came.extend([*work.reclaim(lease, 8).jobs, *work.claim(lease, 8, 1).jobs])
+        return len(came) >= count
+
+    wait_until(all_came)
     return came
 
 

@@ -46,6 +46,8 @@ class Bounds:
 
     claim_bytes: int = 64 * MIB
     """Of the entries of one reply; only a single entry may be larger."""
+    guess_bytes: int = 1
+    """Of one entry, before any has come: so many are asked for at first as would fit then."""
     image_bytes: int = 512 * MIB
     tensor_bytes: int = 512 * MIB
     """A larger image or tensor is refused unread."""

@@ -29,8 +29,6 @@ CLAIM, EXPIRE, RECLAIM = (Script.load("weight", name) for name in ("claim", "exp
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
 
-FIRST_COUNT = 8
-"""So many entries are claimed at first, when nobody knows how large they are."""
 CAREFUL_POLL_S = 0.05
 """What is weighed before it is read cannot be waited for: asked for this often."""
 SUSPICION_TTL_MS = 86_400_000
@@ -147,9 +145,8 @@ class WorkQueue:
 
     def _count_for(self, room: int, room_bytes: int) -> int:
         """How many entries to ask for, so that they probably fit into the bytes that there is room for."""
-        if not self._entry_bytes:
-            return min(room, FIRST_COUNT)
-        return max(1, min(room, int(min(room_bytes, self.holdings.claim_bytes) / self._entry_bytes)))
+        entry_bytes = self._entry_bytes or self.holdings.bounds.guess_bytes
+        return max(1, min(room, int(min(room_bytes, self.holdings.claim_bytes) / entry_bytes)))
 
     def _note_weight(self, entry_bytes: float) -> None:
         """So large entries were just now: the largest of the last few counts, for a while."""

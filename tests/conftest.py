@@ -9,6 +9,7 @@ import pytest
 import redis
 from guarded import Guarded, guarded_server
 
+from convq.queue.functions import SOURCE
 from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
 
 pytest_plugins = ["second_try"]
@@ -88,6 +89,7 @@ def any_guarded(_each_guarded: Guarded) -> Iterator[Guarded]:
     with redis.Redis.from_url(_each_guarded.url("admin"), decode_responses=True) as admin:
         admin.flushall()
         admin.script_flush()
+        admin.function_load(SOURCE, replace=True)  # as any service leaves it; producers may run no scripts
         admin.acl_log_reset()
         yield _each_guarded
         assert [] == [f"{line['username']}: {line['object']}" for line in admin.acl_log()]

@@ -191,6 +191,12 @@ class RedisRefused(ConvqError):
     exit_code: ClassVar[int] = 4
 
 
+class StrangeKey(RedisRefused):
+    """A key that is convq's by its name holds something of another type: somebody else has written there."""
+
+    code: ClassVar[str] = "strange_key"
+
+
 class LeaseLost(ConvqError):
     """This worker was silent too long: others answer its jobs, and nothing that it holds may be published."""
 

@@ -256,6 +256,17 @@ FORBIDDEN = {
         "DEL convq:{lenet}:result:x",
         "HSET convq:models lenet {}",
         "DEL convq:models",
+        "HINCRBY convq:{lenet}:cfg max_jobs 1",
+        "HINCRBY convq:{lenet}:cfg heard_ms 1",
+        "HINCRBY convq:{lenet}:cfg exporter_term_ms 1",
+        "HSET convq:{lenet}:door bytes 0",
+        "DEL convq:{lenet}:door",
+        "EVAL return(1) 0",
+        "EVAL_RO return(1) 0",
+        "EVALSHA 0000000000000000000000000000000000000000 0",
+        "SCRIPT LOAD return(1)",
+        "XSETID convq:{lenet}:jobs 1-1",
+        "UNLINK convq:{lenet}:jobs",
         "EVAL return(redis.call('GET',KEYS[1])) 1 other",
         "EVAL return(redis.call('DEL',KEYS[1])) 1 convq:{lenet}:jobs",
         "EVAL return(redis.call('FLUSHALL')) 0",
@@ -348,9 +359,12 @@ def test_producers_share_what_redis_cannot_keep_apart(guarded: Guarded, admin: A
     admin.rpush(ANSWER, "an answer to somebody else")
     with redis.Redis.from_url(guarded.url("producer"), driver_info=None) as plain:
         assert b"an answer to somebody else" == plain.lpop(ANSWER)
-        plain.hincrby("convq:{other}:cfg", "max_jobs", 1_000_000)
-    assert "1000000" == admin.hget("convq:{other}:cfg", "max_jobs")
-    admin.delete("convq:{other}:cfg")
+        plain.hincrby("convq:{other}:door", "bytes", 1_000_000)  # more is refused for a second, then measured anew
+        plain.xadd("convq:{other}:jobs", {"image": "x"})
+        plain.execute_command("XADD", "convq:{other}:jobs", "MAXLEN", "=", "0", "*", "image", "x")  # XADD is one right
+    assert "1000000" == admin.hget("convq:{other}:door", "bytes")
+    assert 0 == admin.xlen("convq:{other}:jobs")
+    admin.delete("convq:{other}:door", "convq:{other}:jobs")
 
 
 # -- the file -------------------------------------------------------------------------------------------------------------

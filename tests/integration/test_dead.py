@@ -192,12 +192,13 @@ def test_two_who_requeue_the_same_letters_requeue_each_once(ward: Ward) -> None:
 
 def test_the_limits_of_the_queue_do_not_count_for_what_was_in_it_before(ward: Ward) -> None:
     ward.bury(Job(image=IMAGE, id="a"))
-    ward.redis.hset(ward.shard.cfg, mapping={"max_jobs": 0, "max_bytes": 1, "bytes": 0})
+    ward.redis.hset(ward.shard.cfg, mapping={"max_jobs": 0, "max_bytes": 1})
+    ward.redis.hset(ward.shard.door, "bytes", 0)
 
     (done,) = ward.letters.requeue(ward.ids())
 
     assert done.entry is not None
-    assert len(IMAGE) == int(ward.redis.hget(ward.shard.cfg, "bytes"))
+    assert len(IMAGE) == int(ward.redis.hget(ward.shard.door, "bytes"))
     with pytest.raises(QueueFull):
         ward.submit(Job(image=b"png"))
 

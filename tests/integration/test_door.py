@@ -141,8 +141,9 @@ def test_bytes_that_are_too_many_are_waited_for_too(door: Door) -> None:
     now_ms = int(door.redis.time()[0]) * 1000
     door.redis.hset(
         door.shard.cfg,
-        mapping={"max_bytes": 80_000, "bytes": 100_000, "drain_per_s": 100, "drain_full": 1, "drain_ms": now_ms},
+        mapping={"max_bytes": 80_000, "drain_per_s": 100, "drain_full": 1, "drain_ms": now_ms},
     )
+    door.redis.hset(door.shard.door, "bytes", 100_000)
 
     with pytest.raises(QueueFull, match="100000 bytes") as full:
         door.submit(Job(image=b"x" * 100))
@@ -201,7 +202,7 @@ def test_a_call_that_is_larger_than_the_queue_says_so(door: Door) -> None:
 def test_a_job_of_too_many_fields_is_refused_before_its_neighbours_are_added(door: Door) -> None:
     fields = [part for number in range(1001) for part in (f"field{number}", "x")]
     call: list[str | int] = [1000, door.shard.job_prefix, 2, "", 3, 2, "image", "png", 2, "", 0, len(fields), *fields]
-    keys = [door.shard.cfg, *door.shard.streams]
+    keys = [door.shard.cfg, door.shard.door, *door.shard.streams]
 
     door.redis.function_load(SOURCE)
     with pytest.raises(redis.ResponseError, match="a job has 1001 fields; 1000 may be"):
@@ -263,7 +264,7 @@ def test_a_function_call_puts_the_same_entry_into_the_stream_as_xadd(door: Door)
     assert [(entry.encode(), fields)] == door.redis.xrange(STREAM)
     assert f"{STREAM} {entry}".encode() == door.redis.get("convq:{lenet}:job:order-17")
     assert 0 < door.redis.pttl("convq:{lenet}:job:order-17") <= DEDUP_WINDOW_S * 1000
-    assert 5 == int(door.redis.hget(door.shard.cfg, "bytes"))
+    assert 5 == int(door.redis.hget(door.shard.door, "bytes"))
 
 
 @pytest.mark.parametrize("first", ["library", "function"])

@@ -1,4 +1,4 @@
-"""The function library `convq` on the server: `FCALL convq_submit`, the door for clients of other languages.
+"""The function library `convq` on the server: `FCALL convq_submit`, the door for clients of every language.
 
 Redis keeps a library like data, over restarts; only FUNCTION FLUSH, another version or an empty server takes it away.
 """
@@ -10,27 +10,30 @@ from typing import Any
 
 from convq.errors import QueueFull, RedisRefused
 from convq.protocol import DEDUP_WINDOW_S
+from convq.queue.keys import GROUP
 from convq.queue.link import Link, lua
 
 LIBRARY = "convq"
-VERSION = 2
+VERSION = 3
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
-MISSED = "other languages cannot call FCALL convq_submit; their XADD works as before"
+MISSED = "clients cannot call FCALL convq_submit; their XADD works as before"
 
 SOURCE = "\n".join(
     (
         f"#!lua name={LIBRARY}",
         f"-- library version {VERSION}, loaded by convq serve",
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
+        f"local GROUP = '{GROUP}'",
         lua("door"),
+        lua("whereabouts"),
         lua("functions"),
     )
 )
 
 
 class FunctionLibrary:
-    """Keeps the library on one server. Clients of this package do without it: what goes wrong here is no reason to stop."""
+    """Keeps the library on one server. What goes wrong here is no reason to stop: jobs come by XADD, too."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -61,17 +64,17 @@ class FunctionLibrary:
 
     def _installed(self) -> str | None:
         """The source of the library that is there."""
-        found: list[Any] = self._link.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-        if not found:
+        found: Any = self._link.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+        if not isinstance(found, list) or not found or not isinstance(found[0], list):
             return None
-        facts = dict(zip(found[0][::2], found[0][1::2], strict=True))
-        code: bytes = facts[b"library_code"]
-        return code.decode("utf-8", "replace")
+        facts = dict(zip(found[0][::2], found[0][1::2], strict=False))
+        code = facts.get(b"library_code")
+        return code.decode("utf-8", "replace") if isinstance(code, bytes) else ""
 
     def _wanted(self, installed: str | None) -> bool:
         """Whether ours must be loaded. Builds that differ under one number don't overwrite each other again and again."""
         if installed is None:
             return True
-        named = re.search(r"^-- library version (\d+)", installed, re.MULTILINE)
+        named = re.search(r"^-- library version ([0-9]{1,9})\b", installed, re.MULTILINE)
         theirs = int(named[1]) if named else 0
         return theirs < VERSION or (theirs == VERSION and installed != SOURCE and not self._started)

@@ -5,10 +5,11 @@ The service's start and `convq doctor` both ask here, so that both say the same.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from convq.errors import RedisRefused
 from convq.queue.address import Address, redis_cli
@@ -76,15 +77,15 @@ def look_at(link: Link, address: Address) -> Server:
     version = info.get(f"{name}_version", "0")
     if parsed(version)[:2] < OLDEST[name]:
         raise RedisRefused(f"{name} {version} is too old: convq needs Redis 7.0 or Valkey 7.2, or newer")
-    clock = info.get("server_time_usec")
+    clock = _number(info.get("server_time_usec"))
     server = Server(
         name=name,
         version=version,
         maxmemory_policy=info.get("maxmemory_policy", UNKNOWN),
         persistent=info.get("aof_enabled") == "1",
         role=info.get("role", UNKNOWN),
-        maxmemory_bytes=int(info.get("maxmemory", "0")),
-        clock_ahead_s=None if clock is None else int(clock) / 1e6 - here_s,
+        maxmemory_bytes=_number(info.get("maxmemory")) or 0,
+        clock_ahead_s=None if clock is None else clock / 1e6 - here_s,
     )
     return _remarked(server, address)
 
@@ -153,6 +154,13 @@ def _clock(server: Server) -> Iterator[Remark]:
     yield Remark("warning", "clock", found, "timedatectl set-ntp true, on both machines")
 
 
-def _pairs(info: bytes) -> dict[str, str]:
+def _number(text: str | None) -> int | None:
+    """A count as the server tells it; None where it tells none, or something else."""
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _pairs(info: Any) -> dict[str, str]:
+    if not isinstance(info, bytes):
+        return {}
     rows = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
     return {name: value for name, colon, value in rows if colon}

@@ -16,7 +16,8 @@ convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
 convq:{M}:suspects       hash       supervisors           a day after the last death; a job leaves when it is answered
-convq:{M}:cfg            hash       supervisors, scripts  while the shard is used: limits, bytes, refusals, drain rate, last beat, exporter
+convq:{M}:cfg            hash       supervisors, workers  while the shard is used: limits, drain rate, last beat, exporter
+convq:{M}:door           hash       clients (submit)      while the shard is used: bytes since the last measure, refusals
 convq:models             hash       supervisors           refreshed by live services, gone with them
 ======================== ========== ===================== ==========================================================
 """
@@ -40,6 +41,11 @@ LANES: tuple[Priority, ...] = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 """The order in which workers look; a lane's number is its index here."""
 
 
+def is_model_name(name: bytes) -> bool:
+    """Whether a field of `convq:models` can be a model's name; anybody may have written anything there."""
+    return MODEL_NAME.match(name.decode("ascii", "replace")) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """The keys of one shard of one model. Raises BadField for a name that cannot be a model's."""
@@ -50,6 +56,7 @@ class Shard:
     streams: tuple[str, str, str] = field(init=False)
     leases: str = field(init=False)
     cfg: str = field(init=False)
+    door: str = field(init=False)
     cancelled: str = field(init=False)
     dead: str = field(init=False)
     suspects: str = field(init=False)
@@ -67,6 +74,7 @@ class Shard:
             "streams": (f"{prefix}jobs:high", f"{prefix}jobs", f"{prefix}jobs:low"),
             "leases": f"{prefix}leases",
             "cfg": f"{prefix}cfg",
+            "door": f"{prefix}door",
             "cancelled": f"{prefix}cancelled",
             "dead": f"{prefix}dead",
             "suspects": f"{prefix}suspects",
@@ -75,6 +83,12 @@ class Shard:
             "job_prefix": f"{prefix}job:",
         }.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Each key that the shard has once -> what TYPE says of it, where it is there."""
+        kinds = {self.leases: "zset", self.cfg: "hash", self.door: "hash", self.suspects: "hash", self.cancelled: "set"}
+        return {**dict.fromkeys((*self.streams, self.dead), "stream"), **kinds}
 
     def stream(self, priority: Priority) -> str:
         """The stream of that priority."""

@@ -13,18 +13,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convq.errors import StrangeKey
 from convq.queue.address import Address
 from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
-from convq.queue.keys import GROUP, MODELS, Shard
+from convq.queue.keys import GROUP, MODELS, Shard, is_model_name
 from convq.queue.link import Link, Script
 
-DEPTH, MEASURE, NOTE, RELEASE, RENEW = (Script.load(name) for name in ("depth", "measure", "note", "release", "renew"))
+DEPTH, MEASURE, MEND, NOTE, RELEASE, RENEW = (
+    Script.load(name) for name in ("depth", "measure", "mend", "note", "release", "renew")
+)
 
 SUSPICION_TTL_MS = 86_400_000
 MEMORY_SAMPLES = 5
 LONGEST_TERM_MS = 4000
 """A service that exports a queue and is silent for a lease, and no longer than this, is replaced by another."""
+FAR_AHEAD_S = 900.0
+"""A stream whose ids are so far in the future is exchanged. Longer than results live (300 s) and ids are known (600 s): where the
+server's clock went back, ids that were given in the time that comes again are forgotten by then."""
+MOST_LEASES = 1000
+"""So many are looked at in one beat, those that run out first before the others."""
+FACTS_OF_A_LANE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,11 @@ class LaneDepth:
     pending: int
     lag: int | None
     oldest_age_s: float
+    """Of an entry whose id is from the future: how long it has been the oldest one that we saw."""
     idle_s_max: float
     added: int
+    ahead_s: float = 0.0
+    """By how much the last entry id is ahead of the server's clock: every later entry inherits that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,10 @@ class LeaseKeeper:
         self._term_ms = min(lease_ms, LONGEST_TERM_MS)
         self._name = secrets.token_hex(8)
         self._library = FunctionLibrary(self._link)
+        self.misnamed: list[bytes] = []
+        """Names in the list of models that no model can have."""
+        self._first_seen: dict[tuple[str, int], tuple[bytes, float]] = {}
+        """Model and lane -> the oldest entry where its age is not known, and when it was first seen, by `time.monotonic`."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -107,11 +123,22 @@ class LeaseKeeper:
     def renew(self, shard: Shard, incarnations: Sequence[str]) -> list[str]:
         """Keep these leases; return those that are gone: their jobs belong to others now."""
         gone = self._link.run(RENEW, [shard.leases, shard.cfg], [self._lease_ms, "renew", *incarnations])
-        return [name.decode() for name in gone]
+        return [_text(name) for name in gone]
 
     def incarnations(self, shard: Shard) -> list[str]:
-        """Who holds a lease, run out or not."""
-        return [name.decode() for name in self._link.call("ZRANGE", shard.leases, 0, -1)]
+        """Who holds a lease, run out or not; of too many, those that run out first. What is no text names no worker."""
+        names: list[bytes] = self._link.call("ZRANGE", shard.leases, 0, MOST_LEASES - 1)
+        return [name.decode() for name in names if name.isascii()]
+
+    def strange_keys(self, shard: Shard) -> list[str]:
+        """Which keys of the shard, and of the list of models, hold something else, in words; nothing where TYPE is refused."""
+        wanted = {**shard.types, MODELS: "hash"}
+        found = self._link.flush([("TYPE", key) for key in wanted])
+        return [
+            f"{key} holds a {_text(kind)}, and must hold a {wanted[key]}"
+            for key, kind in zip(wanted, found, strict=True)
+            if isinstance(kind, bytes) and _text(kind) not in (wanted[key], "none")
+        ]
 
     def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str] = (), points: int = 0) -> int:
         """End the lease of a worker that is dead; return how many jobs it held. Others find them at once.
@@ -128,21 +155,35 @@ class LeaseKeeper:
         sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
         self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
-        self._link.run(MEASURE, [shard.cfg, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
+        self._link.run(MEASURE, [shard.cfg, shard.door, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
+
+    def unlist(self, model: str) -> None:
+        """Take a model out of the list, whoever serves it."""
+        self._link.call("HDEL", MODELS, model)
+
+    def mend(self, shard: Shard) -> list[str]:
+        """Exchange streams that are empty and whose ids are far in the future; return the new ones. See `mend.lua`."""
+        new = self._link.run(MEND, shard.streams, [GROUP, round(FAR_AHEAD_S * 1e3)])
+        return [shard.streams[number - 1] for number in new]
 
     def withdraw(self, models: Sequence[str]) -> None:
         """Take models that nobody serves any more out of the list; those that have a live lease stay."""
         for model in models:
             shard = Shard(model)
-            count, (seconds, micros) = self._link.flush([("ZCOUNT", shard.leases, "-inf", "+inf"), ("TIME",)])
+            seconds, micros = self._link.call("TIME")
             now_ms = int(seconds) * 1000 + int(micros) // 1000
-            alive = self._link.call("ZCOUNT", shard.leases, now_ms, "+inf") if count else 0
+            try:
+                alive = self._link.call("ZCOUNT", shard.leases, now_ms, "+inf")
+            except StrangeKey:  # nobody can have a lease there
+                alive = 0
             if not alive:
-                self._link.call("HDEL", MODELS, model)
+                self.unlist(model)
 
     def listed(self) -> list[str]:
-        """The models that some service announced."""
-        return [name.decode() for name in self._link.call("HKEYS", MODELS)]
+        """The models that some service announced; `misnamed` is what else stood in the list then."""
+        names: list[bytes] = self._link.call("HKEYS", MODELS)
+        self.misnamed = [name for name in names if not is_model_name(name)]
+        return [name.decode() for name in names if is_model_name(name)]
 
     def depth(self, shard: Shard) -> ShardDepth | None:
         """How much the shard holds, for the one service that exports that; None for the others.
@@ -155,10 +196,8 @@ class LeaseKeeper:
             return None
         dead, refused_jobs, refused_bytes, *facts = reply
         limit_jobs, limit_bytes, held_bytes = (None if fact is None else int(fact) for fact in facts[:3])
-        lanes = []
-        for length, pending, lag, age_ms, idle_ms, added in zip(*(facts[4 + i :: 6] for i in range(6)), strict=True):
-            known = None if lag < 0 else lag
-            lanes.append(LaneDepth(length, pending, known, age_ms / 1e3, idle_ms / 1e3, added))
+        rows = [facts[i : i + FACTS_OF_A_LANE] for i in range(4, len(facts), FACTS_OF_A_LANE)]
+        lanes = [self._lane_depth(shard, lane, row) for lane, row in enumerate(rows)]
         return ShardDepth(
             lanes=tuple(lanes),
             dead_letters=dead,
@@ -170,11 +209,30 @@ class LeaseKeeper:
             valid_until_s=valid_until_s,
         )
 
+    def _lane_depth(self, shard: Shard, lane: int, row: Sequence[Any]) -> LaneDepth:
+        """One lane as `depth.lua` tells it."""
+        length, pending, lag, age_ms, idle_ms, added, ahead_ms, unknown = row
+        where, now_s = (shard.model, lane), time.monotonic()
+        if not unknown:
+            self._first_seen.pop(where, None)
+        else:
+            entry, since_s = self._first_seen.get(where, (unknown, now_s))
+            since_s = since_s if entry == unknown else now_s
+            self._first_seen[where] = unknown, since_s
+            age_ms = (now_s - since_s) * 1e3
+        known = None if lag < 0 else lag
+        return LaneDepth(length, pending, known, age_ms / 1e3, idle_ms / 1e3, added, ahead_ms / 1e3)
+
     def resign(self, shard: Shard) -> None:
         """Export the shard's queue no longer: the next service that asks is elected at once."""
         self._elect(shard, 0)
 
     def _elect(self, shard: Shard, term_ms: int) -> list[Any]:
-        keys = [*shard.streams, shard.dead, shard.cfg]
+        keys = [*shard.streams, shard.dead, shard.cfg, shard.door]
         reply: list[Any] = self._link.run(DEPTH, keys, [GROUP, self._name, term_ms])
         return reply
+
+
+def _text(name: bytes) -> str:
+    """A name that a stranger may have written, bytes that are no text escaped: for a log, and never to be sent back."""
+    return name.decode("utf-8", "backslashreplace")

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, SettingsError
+from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, SettingsError, StrangeKey
 from convq.queue.address import Address, password_in
 from convq.queue.metering import Meter, ReplyTooLarge, metered
 
@@ -31,6 +31,9 @@ SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 3.0
 
 Command = tuple[Any, ...]
+AT_MAXMEMORY = "Redis is at its maxmemory"
+EXHAUSTED = "exhausted the last possible ID"
+"""What a stream says whose last entry has the largest id there is."""
 
 _TRANSIENT = (
     redis.exceptions.ConnectionError,
@@ -154,11 +157,20 @@ def understood(error: Exception) -> Exception:
     if (tls := _tls_error(error)) is not None:
         return tls
     if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
-        return QueueFull("Redis is at its maxmemory and takes no new jobs; try again when workers have drained some")
+        return QueueFull(f"{AT_MAXMEMORY} and takes no new jobs; try again when workers have drained some")
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError):
         return RedisRefused(f"Redis refused the credentials or the rights: {text}")
     if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_REPLIES):
         return RedisUnavailable(f"Redis cannot answer now: {text or type(error).__name__}")
+    return _refusal(text.partition(" script: ")[0])
+
+
+def _refusal(text: str) -> ConvqError:
+    """What an error reply means that is none of the server as a whole."""
+    if "WRONGTYPE" in text:
+        return StrangeKey(f"a key that convq keeps holds something else: {text}")
+    if EXHAUSTED in text:
+        return RedisUnavailable(f"this stream takes no jobs until a service has mended it: {text}")
     return RedisRefused(f"Redis refused a command: {text}")
 
 

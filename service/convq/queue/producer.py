@@ -16,16 +16,17 @@ from typing import Any, Protocol, TypeVar
 import redis
 import redis.asyncio
 
-from convq.errors import BadField, QueueFull
+from convq.errors import BadField, QueueFull, RedisRefused, RedisUnavailable
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
 from convq.queue.address import Address
-from convq.queue.keys import GROUP, LANES, MODELS, Shard
-from convq.queue.link import Command, Script, connection_options, hangs_up, understood
+from convq.queue.keys import GROUP, LANES, MODELS, Shard, is_model_name
+from convq.queue.link import AT_MAXMEMORY, Command, Script, connection_options, hangs_up, understood
 
-SUBMIT, STATUS = Script.load("door", "submit"), Script.load("status")
+SUBMIT, STATUS = Script.load("door", "submit"), Script.load("whereabouts", "status")
 
 SUBMIT_JOBS = 100
 """Jobs per submit script: bounds the time that the server does nothing else."""
+NO_FUNCTION = "Function not found"
 SUBMIT_BYTES = 4 << 20
 SHORTEST_BLOCK_S = 0.001
 WAIT_SLICE_S = 2.0
@@ -154,6 +155,8 @@ class Producer:
     def __init__(self, wire: Wire, shard: Shard) -> None:
         self._wire = wire
         self.shard = shard
+        self._scripts = False
+        """Whether the server had no functions when it was last asked: then the same is sent as scripts."""
 
     async def submit(self, submissions: Sequence[Submission]) -> list[str]:
         """Put jobs into the queue and return one entry id per job, in order.
@@ -166,15 +169,30 @@ class Producer:
         entries: list[str] = []
         for chunk in _chunks(submissions):
             try:
-                reply = await self._run(SUBMIT, [self.shard.cfg, *self.shard.streams], self._submit_args(chunk))
+                reply = await self._submit(self._submit_args(chunk))
             except QueueFull as full:
                 full.accepted = entries
                 raise
             entries += [entry.decode() for entry in reply]
         return entries
 
+    async def _submit(self, args: list[Any]) -> Any:
+        shard = self.shard
+        keys = [shard.cfg, shard.door, *shard.streams]
+        whole = [DEDUP_WINDOW_S * 1000, shard.job_prefix, *args]
+        try:
+            return await self._ask("convq_submit_jobs", args, SUBMIT, keys, whole)
+        except QueueFull as full:
+            if AT_MAXMEMORY not in str(full) or self._scripts:
+                raise
+            # There the server runs no function that may write; one that cannot says whether the queue is full besides.
+            reply = (await self._wire.flush([("FCALL", "convq_refusal", 1, shard.streams[1], *args)]))[0]
+            if str(reply).startswith("QUEUEFULL"):
+                _checked(reply)
+            raise
+
     def _submit_args(self, chunk: Sequence[Submission]) -> list[Any]:
-        args: list[Any] = [DEDUP_WINDOW_S * 1000, self.shard.job_prefix]
+        args: list[Any] = []
         for submission in chunk:
             job, fields = submission.job, submission.job.fields()
             args += (LANES.index(submission.priority) + 1, job.id or "", _payload_bytes(job), len(fields), *fields)
@@ -211,13 +229,35 @@ class Producer:
     async def status(self, job_id: str) -> JobState:
         """Where a job is."""
         keys = [self.shard.result(job_id), self.shard.job(job_id), *self.shard.streams]
-        reply = await self._run(STATUS, keys, [GROUP, job_id])
+        reply = await self._ask("convq_status", [job_id], STATUS, keys, [GROUP, job_id])
         return JobState(reply.decode())
 
     async def served(self) -> dict[str, dict[str, Any]]:
         """What live services say that they serve: model -> its description."""
         flat = _checked((await self._wire.flush([("HGETALL", MODELS)]))[0])
-        return {flat[i].decode(): json.loads(flat[i + 1]) for i in range(0, len(flat), 2)}
+        found = {name: _description(text) for name, text in zip(flat[::2], flat[1::2], strict=True)}
+        return {name.decode(): said for name, said in found.items() if said is not None and is_model_name(name)}
+
+    async def _ask(
+        self, function: str, args: Sequence[Any], script: Script, keys: Sequence[str], whole: Sequence[Any]
+    ) -> Any:
+        """Call a function of the library, which needs no right to run scripts; the same script where there is none yet."""
+        if not self._scripts:
+            reply = (await self._wire.flush([("FCALL", function, 1, self.shard.streams[1], *args)]))[0]
+            absent = isinstance(reply, redis.exceptions.ResponseError) and NO_FUNCTION in str(reply)
+            if not absent and not isinstance(reply, redis.exceptions.NoPermissionError):
+                return _checked(reply)
+            self._scripts = True
+        try:
+            return await self._run(script, keys, whole)
+        except RedisRefused as error:
+            self._scripts = False  # perhaps a service has brought the functions meanwhile
+            if "eval" not in str(error):
+                raise
+            raise RedisUnavailable(
+                "no service has put its functions on this server yet, and this user may run no scripts instead; "
+                f"start convq serve, or try again: {error}"
+            ) from error
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         call = script.call(keys, args)
@@ -238,6 +278,15 @@ def _chunks(submissions: Sequence[Submission]) -> list[list[Submission]]:
         chunks[-1].append(submission)
         size += payload
     return chunks
+
+
+def _description(text: bytes) -> dict[str, Any] | None:
+    """What a service says of its model; None for what no service has written."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _payload_bytes(job: Job) -> int:

@@ -5,6 +5,7 @@ A distribution may have mended a version without changing its number, so this is
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 Version = tuple[int, ...]
@@ -53,7 +54,7 @@ def parsed(version: str) -> Version:
     """The numbers of a version: (8, 2, 0) for 8.2.0-rc1. What is no number ends them."""
     numbers: list[int] = []
     for part in version.partition("-")[0].split("."):
-        if not part.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", part):
             break
         numbers.append(int(part))
     return tuple(numbers)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from convq.errors import ConvqError, RedisRefused, RedisUnavailable
+from convq.errors import ConvqError, RedisRefused, RedisUnavailable, StrangeKey
 from convq.queue import Address, LeaseKeeper, Shard
-from convq.queue.leases import ShardDepth
+from convq.queue.leases import FAR_AHEAD_S, ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import is_gone, worker_name
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
+from convq.runtime.troubles import Troubles
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -28,6 +30,10 @@ ANNOUNCED_FOR_LEASES = 3
 """The list of served models outlives the last heartbeat by this many leases."""
 LOOK_EVERY_S = 30.0
 """How often the server is asked again what it is: an operator may have changed its settings, or another took its place."""
+AHEAD_S = 5.0
+"""A stream whose ids are so far ahead of the server's clock is told of."""
+LEASES, LIST = "leases", "the list of models"
+"""Steps of a beat that more depends on than the step itself."""
 FIRST_ANSWER_WITHIN_S = 5.0
 """A server that has never answered by then is an error of the start, not an outage to wait out."""
 
@@ -63,6 +69,7 @@ class Heartbeat:
         self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
         self._news = False
         self._announced: set[str] = set()
+        self._troubles = Troubles(log, "heartbeat")
         self._stopping = False
         self._draining = False
         self._remarks: set[str] = set()
@@ -75,8 +82,15 @@ class Heartbeat:
 
     @property
     def announced(self) -> bool:
-        """Whether every model is in the list that clients read."""
-        return len(self._announced) == len(self._shards)
+        """Whether every model is in the list that clients read, but for those that cannot be served; and one is."""
+        missing = {shard.model for shard in self._shards} - self._announced
+        return bool(self._announced) and missing <= self.unserved.keys()
+
+    @property
+    def unserved(self) -> dict[str, str]:
+        """Model -> why this service cannot serve it now, though its workers could."""
+        whys = {shard.model: self._troubles.of(shard.model, LEASES) for shard in self._shards}
+        return {model: why for model, why in whys.items() if why is not None}
 
     def depths(self) -> dict[str, ShardDepth]:
         """Model -> how much its queue holds, for the models whose queue this service exports at this moment."""
@@ -105,9 +119,10 @@ class Heartbeat:
             event(log, logging.WARNING, "Redis does not answer; leases and models run out by themselves")
             return
         try:
-            self._export_nothing()
-            self._keeper.withdraw([shard.model for shard in self._shards])
-        except ConvqError as error:
+            self._step("", "resigning", self._export_nothing)
+            for shard in self._shards:
+                self._step(shard.model, "withdrawing", self._keeper.withdraw, [shard.model])
+        except RedisUnavailable as error:
             event(log, logging.WARNING, str(error), during="withdrawing the models")
         self._keeper.close()
 
@@ -186,6 +201,9 @@ class Heartbeat:
         except RedisUnavailable:
             self._dead.put(dead)
             raise
+        except ConvqError as error:  # then its lease runs out, as nobody renews it
+            self._troubles.note(self._shards[dead.model].model, "fence", str(error))
+            held = 0
         if held:
             facts = {"incarnation": dead.incarnation, "jobs": held, "suspects": len(dead.suspects)}
             event(log, logging.WARNING, "a dead worker's jobs are free for others", **facts)
@@ -206,27 +224,58 @@ class Heartbeat:
             row.set("pulse_reclaim", row.get("pulse_reclaim") + 1)
 
     def _beat(self) -> None:
-        """Leases first: everything else may come late. What Redis refuses to one model must not stop the others."""
+        """Leases first: everything else may come late."""
         for index, shard in enumerate(self._shards):
-            self._renew(index, shard)
-            self._fence_gone(index, shard)
+            self._step(shard.model, LEASES, self._renew, index, shard)
+            self._step(shard.model, "leases of dead services", self._fence_gone, index, shard)
         for shard in self._shards:
-            for step in (self._announce, self._export):
-                try:
-                    step(shard)
-                except RedisRefused as error:
-                    event(log, logging.ERROR, str(error), during="heartbeat", model=shard.model)
+            self._step(shard.model, LIST, self._announce, shard)
+            self._step(shard.model, "export", self._export, shard)
         if self._draining:
-            self._export_nothing()
-        mine = {shard.model for shard in self._shards}
-        self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
+            self._step("", "resigning", self._export_nothing)
+        self._step("", LIST, self._withdraw_others)
         for trouble in self._keeper.keep_functions():
             event(log, logging.WARNING, trouble, during="heartbeat")
         if not self.beats:
             event(log, logging.INFO, "heartbeat reaches Redis")
         self.beats = True
 
+    def _step(self, model: str, step: str, work: Callable[..., None], *given: Any) -> None:
+        """One step of a beat, for one model. Whatever it ends by, the others go on. Raises RedisUnavailable alone."""
+        try:
+            work(*given)
+        except RedisUnavailable:
+            raise
+        except StrangeKey as error:
+            self._troubles.note(model, step, self._strange(model) or str(error))
+        except ConvqError as error:
+            self._troubles.note(model, step, str(error))
+        except Exception as error:  # noqa: BLE001 - a defect, or bytes that nobody has thought of; said, and not for all
+            self._troubles.note(model, step, f"a step failed: {error!r}", error=error)
+        else:
+            self._troubles.over(model, step)
+
+    def _strange(self, model: str) -> str:
+        """Which keys hold something else, in words."""
+        keys = [key for shard in self._shards if shard.model == model for key in self._keeper.strange_keys(shard)]
+        return f"{'; '.join(keys)}: rename or delete what a stranger has put there" if keys else ""
+
+    def _withdraw_others(self) -> None:
+        """Take models that nobody serves out of the list. What stands there beside models is left, and said."""
+        mine = {shard.model for shard in self._shards}
+        self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
+        if strange := self._keeper.misnamed:
+            some = ", ".join(repr(name[:80]) for name in strange[:5])
+            self._troubles.note("", "names", f"convq:models has {len(strange)} fields that name no model: {some}")
+        else:
+            self._troubles.over("", "names")
+
     def _announce(self, shard: Shard) -> None:
+        """Say that a model is served; where its workers cannot have leases, it is not."""
+        if self._troubles.of(shard.model, LEASES) is not None:
+            self._announced.discard(shard.model)
+            self._keeper.unlist(shard.model)
+            return
         description = self._descriptions.get(shard.model)
         if description is not None:
             ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
@@ -240,12 +289,28 @@ class Heartbeat:
         depth = self._keeper.depth(shard)
         others = {model: kept for model, kept in self._depths.items() if model != shard.model}
         self._depths = others if depth is None else {**others, shard.model: depth}  # replaced as one: a scrape reads it
+        if depth is not None:
+            self._look_ahead(shard, depth)
+
+    def _look_ahead(self, shard: Shard, depth: ShardDepth) -> None:
+        """Say where entry ids are from the future, and exchange a stream that is empty and far ahead."""
+        for stream, lane in zip(shard.streams, depth.lanes, strict=True):
+            if lane.ahead_s <= AHEAD_S:
+                self._troubles.over(shard.model, f"ids of {stream}")
+                continue
+            text = (
+                f"an entry id of {stream} is ahead of the server's clock, and so is every later one; see convq doctor"
+            )
+            self._troubles.note(shard.model, f"ids of {stream}", text)
+        if any(lane.ahead_s > FAR_AHEAD_S for lane in depth.lanes):
+            for stream in self._keeper.mend(shard):
+                event(log, logging.WARNING, "a new stream takes the place of one from the future", key=stream)
 
     def _export_nothing(self) -> None:
         """Let others be elected at once."""
-        for model in self._depths:
-            self._keeper.resign(Shard(model))
-        self._depths = {}
+        depths, self._depths = self._depths, {}
+        for model in depths:
+            self._step(model, "resigning", self._keeper.resign, Shard(model))
 
     def _renew(self, index: int, shard: Shard) -> None:
         """Renew the workers that make progress; tell those whose lease is gone through the board."""

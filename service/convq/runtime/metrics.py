@@ -194,6 +194,9 @@ QUEUE_FAMILIES: dict[str, Family] = {
     "convq_queue_lag_known": Family("1 where the server can tell the lag, 0 where it cannot.", _PER_STREAM),
     "convq_queue_backlog": Family("Lag and pending together.", _PER_STREAM),
     "convq_queue_oldest_age_seconds": Family("Age of the oldest job in the stream.", _PER_STREAM),
+    "convq_queue_ids_ahead_seconds": Family(
+        "By how much the last entry id is ahead of the server's clock; 0 where it is not.", _PER_STREAM
+    ),
     "convq_consumers_idle_seconds_max": Family("Longest time that a worker has not asked for jobs.", _PER_STREAM),
     "convq_queue_added_total": Family("Jobs ever added to the stream, by whomever.", _PER_STREAM),
     "convq_queue_refused_total": Family(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from convq.queue import Address
 from convq.runtime.plans import Plan
 
-INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}$")
+INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\Z")
 BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 
-from convq.errors import ConvqError, ModelFault, RedisUnavailable
+from convq.errors import ConvqError, ModelFault, RedisUnavailable, StrangeKey
 from convq.inference.session import Prepared
 from convq.protocol import Status
 from convq.queue import Commits, Delivery, Lease, WorkQueue
@@ -139,6 +139,8 @@ class Pipeline:
             except ConvqError as error:
                 self._note_trouble(error, "fetch")
                 self._resume = True
+                if isinstance(error, StrangeKey):
+                    self._ready.set()  # as ready as it may be; other models of this worker have their own keys
                 if isinstance(error, RedisUnavailable):
                     self._commits.doubt()
                 self._draining.wait(back_off_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects

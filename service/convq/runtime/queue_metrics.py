@@ -33,6 +33,7 @@ def _of_stream(lane: LaneDepth) -> dict[str, float]:
         "convq_queue_lag_known": 0 if lane.lag is None else 1,
         "convq_queue_backlog": lane.length if lane.lag is None else lane.lag + lane.pending,
         "convq_queue_oldest_age_seconds": lane.oldest_age_s,
+        "convq_queue_ids_ahead_seconds": lane.ahead_s,
         "convq_consumers_idle_seconds_max": lane.idle_s_max,
         "convq_queue_added_total": lane.added,
     }

@@ -298,9 +298,12 @@ class Supervisor:
             return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready"
         if not self.heartbeat.beats:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
+        unserved = self.heartbeat.unserved
+        whys = "".join(f"; not {model}: {why}" for model, why in unserved.items())
         if not self.heartbeat.announced:
-            return False, "the workers are ready; their models are not in the list of those served yet"
-        return True, f"{len(self._slots)} workers serve {', '.join(self._models)}"
+            return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
+        served = [model for model in self._models if model not in unserved]
+        return True, f"{len(self._slots)} workers serve {', '.join(served)}{whys}"
 
     # -- end ------------------------------------------------------------------------------------------------------
 

@@ -114,14 +114,14 @@ for _, push in ipairs(pushes) do
 end
 
 for id in string.gmatch(ARGV[6], '[^,]+') do
-  redis.call('SREM', cancelled, id)
+  redis.pcall('SREM', cancelled, id) -- all that follows a publication may fail, and must not look as if that had
 end
 for suspect in string.gmatch(ARGV[7], '[^,]+') do
-  redis.call('HDEL', KEYS[6], suspect)
+  redis.pcall('HDEL', KEYS[6], suspect)
 end
 
 if published > 0 then
-  redis.call('HINCRBY', KEYS[7], 'answered', published)
+  redis.pcall('HINCRBY', KEYS[7], 'answered', published)
 end
 
 return { published, lost, refused }

@@ -99,6 +99,6 @@ for lane = 1, 3 do
 end
 local expired = reply[1] + reply[2] + reply[3]
 if expired > 0 then
-  redis.call('HINCRBY', KEYS[5], 'answered', expired)
+  redis.pcall('HINCRBY', KEYS[5], 'answered', expired)
 end
 return reply

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- measure: what the door must know of one shard: its limits, its bytes, and how fast it drains.
 --
--- convq:{M}:cfg               HMGET; HSET max_jobs, max_bytes, bytes, drain_per_s, drain_full, drain_ms, drain_answered, drain_waits
+-- convq:{M}:cfg               HMGET; HSET max_jobs, max_bytes, drain_per_s, drain_full, drain_ms, drain_answered, drain_waits
+-- convq:{M}:door              HSET bytes: what producers count on from there
 -- convq:{M}:jobs[:high|:low]  XLEN, XPENDING
 --
--- KEYS  cfg, high, jobs, low
+-- KEYS  cfg, door, high, jobs, low
 -- ARGV  group, max_jobs, max_bytes, bytes
 -- Reply 1
 --
@@ -16,20 +17,31 @@
 
 local LEAST_MS, MOST_MS, SMOOTH_MS = 500, 10000, 3000
 
+-- What others may have written: nil for all that is no count.
+local function count(text)
+  local value = tonumber(text)
+  return value and value >= 0 and value <= 2 ^ 53 and value or nil
+end
+
 local cfg = KEYS[1]
-redis.call('HSET', cfg, 'max_jobs', ARGV[2], 'max_bytes', ARGV[3], 'bytes', ARGV[4])
+redis.call('HSET', cfg, 'max_jobs', ARGV[2], 'max_bytes', ARGV[3])
+redis.call('HDEL', cfg, 'bytes') -- there clients of before the door had a key of its own have counted, and nobody reads it now
+redis.pcall('HSET', KEYS[2], 'bytes', ARGV[4])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local facts = redis.call('HMGET', cfg, 'answered', 'drain_answered', 'drain_ms', 'drain_waits', 'drain_per_s', 'drain_full')
-local answered, before, at = tonumber(facts[1] or '0'), tonumber(facts[2] or '0'), tonumber(facts[3])
-local waited, rate, full = facts[4] == '1', tonumber(facts[5]), facts[6] == '1'
+local answered, before, at = count(facts[1]) or 0, count(facts[2]) or 0, count(facts[3])
+local waited, rate, full = facts[4] == '1', count(facts[5]), facts[6] == '1'
+if facts[1] and not count(facts[1]) then
+  redis.call('HDEL', cfg, 'answered') -- nobody could count on from it
+end
 if at and now >= at and now - at < LEAST_MS then
   return 1
 end
 
 local waiting = 0
-for lane = 2, 4 do
+for lane = 3, 5 do
   local length, pending = redis.pcall('XLEN', KEYS[lane]), redis.pcall('XPENDING', KEYS[lane], ARGV[1])
   if type(length) == 'number' then -- a key that is something else has nothing to drain
     waiting = waiting + length - (pending.err and 0 or pending[1])

@@ -18,16 +18,23 @@
 -- nobody is declared dead then, nor in the grace that the next renew gives them. Whoever has no lease at all was declared dead
 -- before, or lost it with the server's memory: it can commit nothing, so its jobs are free at any time.
 
+-- What others may have written: nil for all that is no count.
+local function count(text)
+  local value = tonumber(text)
+  return value and value >= 0 and value <= 2 ^ 53 and value or nil
+end
+
 local leases, cfg = KEYS[1], KEYS[2]
 local group, me, lease_ms, room, left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local returned, most = ARGV[6], { tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]) }
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local facts = redis.call('HMGET', cfg, 'heard_ms', 'grace_ms')
-local heard, grace = tonumber(facts[1] or 0), tonumber(facts[2] or 0)
+local AT_ONCE = 1000
+local facts = redis.pcall('HMGET', cfg, 'heard_ms', 'grace_ms')
+local heard, grace = count(facts[1]) or 0, count(facts[2]) or 0
 if not (now < heard or now - heard > lease_ms / 2 or (now < grace and grace - now <= lease_ms)) then
-  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. now)) do
+  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. now, 'LIMIT', 0, AT_ONCE)) do
     redis.call('ZREM', leases, incarnation)
   end
 end
@@ -43,7 +50,8 @@ local function take(lane, stream, entry, attempt, ...)
     return
   end
   redis.call('XCLAIM', stream, group, me, 0, entry, 'RETRYCOUNT', attempt, 'JUSTID', ...)
-  local points = tonumber(redis.call('HGET', KEYS[6], (lane - 1) .. ':' .. entry) or 0)
+  local points = redis.pcall('HGET', KEYS[6], (lane - 1) .. ':' .. entry)
+  points = type(points) == 'string' and count(points) or 0
   for _, fact in ipairs({ lane - 1, entry, attempt, points, weight }) do
     taken[#taken + 1] = fact
   end

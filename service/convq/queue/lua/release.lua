@@ -22,9 +22,11 @@ for lane = 2, 4 do
   end
 end
 for i = 5, #ARGV do
-  redis.call('HINCRBY', KEYS[5], ARGV[i], ARGV[4])
+  if type(redis.pcall('HINCRBY', KEYS[5], ARGV[i], ARGV[4])) == 'table' then
+    redis.pcall('HSET', KEYS[5], ARGV[i], ARGV[4]) -- what stood there was no count
+  end
 end
 if #ARGV >= 5 then
-  redis.call('PEXPIRE', KEYS[5], ARGV[3])
+  redis.pcall('PEXPIRE', KEYS[5], ARGV[3])
 end
 return held

@@ -13,23 +13,40 @@
 -- declared dead for half a lease, in which the living renew, run out or not. Not again within a lease: a service that dies
 -- and starts over and over must not keep the leases of its dead alive.
 -- allow-oom: at maxmemory every worker would else lose its lease at once.
+--
+-- A lease that is good for longer than any service gives one was not given by one: it is cut to the usual time, or nobody would
+-- ever take over what is pending under that name. Where cfg is something else, leases are kept without it.
+
+local LONGEST_MS, AT_ONCE = 3600000, 100
+
+-- What others may have written: nil for all that is no count.
+local function count(text)
+  local value = tonumber(text)
+  return value and value >= 0 and value <= 2 ^ 53 and value or nil
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = tonumber(ARGV[1])
 
-local facts = redis.call('HMGET', KEYS[2], 'heard_ms', 'grace_ms')
-local heard, grace = tonumber(facts[1] or now), tonumber(facts[2] or 0)
+local facts = redis.pcall('HMGET', KEYS[2], 'heard_ms', 'grace_ms')
+local heard, grace = count(facts[1]) or now, count(facts[2]) or 0
+if grace - now > lease then
+  grace = 0
+end
 local back = now < heard
 if back or (now - heard > lease / 2 and now > grace + lease) then
-  redis.call('HSET', KEYS[2], 'grace_ms', now + lease / 2)
+  redis.pcall('HSET', KEYS[2], 'grace_ms', now + lease / 2)
 end
 if back then -- leases of the time before would last until the clock has come that far again
   for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now + lease, '+inf')) do
     redis.call('ZADD', KEYS[1], now + lease, incarnation)
   end
 end
-redis.call('HSET', KEYS[2], 'heard_ms', now)
+redis.pcall('HSET', KEYS[2], 'heard_ms', now)
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now + lease + LONGEST_MS, '+inf', 'LIMIT', 0, AT_ONCE)) do
+  redis.call('ZADD', KEYS[1], now + lease, name)
+end
 
 local gone = {}
 for i = 3, #ARGV do

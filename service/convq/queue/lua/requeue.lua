@@ -5,9 +5,9 @@
 -- convq:{M}:job:<id>          SET: where the job is now
 -- convq:{M}:result:<id>       LREM of the old answer, else the new one would not stand beside it
 -- convq:{M}:suspects          HDEL
--- convq:{M}:cfg               HINCRBY bytes
+-- convq:{M}:door              HINCRBY bytes
 --
--- KEYS  dead, suspects, cfg, high, jobs, low
+-- KEYS  dead, suspects, door, high, jobs, low
 -- ARGV  id of the letter, dedup window in ms, key prefix of convq:{M}:job:, key prefix of convq:{M}:result:
 -- Reply {new entry id, job id}, 0 where the letter is gone, or an error, and then nothing was changed
 --

@@ -1,17 +1,11 @@
 -- submit: put jobs into their streams, or refuse them all. Stands behind door.lua, which says what each key is for.
 --
--- convq:{M}:cfg, convq:{M}:jobs[:high|:low], convq:{M}:job:<id>
+-- convq:{M}:cfg, convq:{M}:door, convq:{M}:jobs[:high|:low], convq:{M}:job:<id>
 --
--- KEYS  cfg, high, jobs, low
+-- KEYS  cfg, door, high, jobs, low
 -- ARGV  dedup_window_ms, key prefix of convq:{M}:job:, then per job:
 --       lane (1..3), id or "", bytes of the payload, how many of the following arguments are its fields, field, value, …
 -- Reply one entry id per job, in order; or an error that begins with QUEUEFULL, and nothing was added. Where it can be told
 --       when there is room, that error ends with "; retry_after_ms=" and a number
 
-local jobs, i = {}, 3
-while i <= #ARGV do
-  local length = tonumber(ARGV[i + 3])
-  jobs[#jobs + 1] = { lane = tonumber(ARGV[i]), id = ARGV[i + 1], bytes = tonumber(ARGV[i + 2]), from = i + 4, to = i + 3 + length }
-  i = i + 4 + length
-end
-return let_in(KEYS[1], { KEYS[2], KEYS[3], KEYS[4] }, ARGV[1], ARGV[2], ARGV, jobs)
+return let_in(KEYS[1], KEYS[2], { KEYS[3], KEYS[4], KEYS[5] }, ARGV[1], ARGV[2], ARGV, jobs_in(ARGV, 3))

@@ -24,6 +24,9 @@ MAX_PORT = 65535
 _USER = re.compile(r"//[^/\s]*@")
 """User and password of a URL: a message about it must not repeat them."""
 
+_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
 
 def _default_data() -> Path:
     """With `~` as it is: not everybody who runs this has a home, nor needs the folder."""
@@ -81,6 +84,13 @@ class Settings(BaseModel):
     )
     workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
         "--workers", "WORKERS", "N", None, "worker processes; unset: one a core on CPU, one a GPU on CUDA"
+    )
+    worker_memory: Annotated[int, Field(ge=64 << 20, le=1 << 44)] | None = _setting(
+        "--worker-memory",
+        "WORKER_MEMORY",
+        "BYTES",
+        None,
+        "memory that one worker may take, like 2G; unset: 480M, or its share of the container where that is less",
     )
     device: Literal["auto", "cpu", "cuda"] = _setting(
         "--device",
@@ -143,6 +153,17 @@ class Settings(BaseModel):
         if value is not None and info.data.get("redis") is None:
             raise ValueError("it belongs to a server that --redis or CONVQ_REDIS_URL names, and none is named")
         return value
+
+    @field_validator("worker_memory", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        """Bytes, or a number with K, M, G or T of 1024."""
+        found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
+            if isinstance(value, str):
+                raise ValueError("expected bytes, or a size like 512M or 2G")
+            return value
+        return int(found[1]) << _SHIFTS[found[2].upper()]
 
     @field_validator("only", mode="before")
     @classmethod

@@ -137,3 +137,54 @@ def test_nothing_is_lost_or_doubled_and_order_holds_within_a_key(items: list[tup
     assert sorted(numbered) == sorted(out)
     for key in "abc":
         assert [item for item in numbered if item[0] == key] == [item for item in out if item[0] == key]
+
+
+def weighed(max_bytes: float, max_batch: int = 8) -> Batcher[str]:
+    """Items are as heavy as they are long."""
+    return Batcher(max_batch, 0.0, key=lambda item: (item[0], len(item)), weight=len, max_bytes=max_bytes)
+
+
+def test_there_is_room_while_fewer_bytes_wait_than_may() -> None:
+    jobs = weighed(100)
+    jobs.put(["a" * 60])
+
+    assert (7, 40.0) == (jobs.room(0), jobs.room_bytes())
+    jobs.put(["a" * 60])
+    assert (0, 0.0) == (jobs.room(0.001), jobs.room_bytes())
+    jobs.collect()
+    assert (8, 100.0) == (jobs.room(0), jobs.room_bytes())
+
+
+def test_one_item_that_is_heavier_than_all_may_be_comes_alone() -> None:
+    jobs = weighed(100)
+
+    assert 8 == jobs.room(0)
+    jobs.put(["a" * 500])
+    assert 0 == jobs.room(0.001)
+
+
+def test_who_waits_for_bytes_goes_on_when_a_batch_was_taken_or_no_more_can_be() -> None:
+    jobs = weighed(100)
+    jobs.put(["a" * 500])
+    waiting = threading.Thread(target=jobs.wait_for_bytes)
+    waiting.start()
+    wait_until(lambda: jobs._changed._waiters)  # type: ignore[attr-defined]
+    jobs.collect()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    jobs.put(["a" * 500])
+    jobs.close()
+    jobs.wait_for_bytes()
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=40), st.integers(1, 5))
+def test_bytes_are_counted_to_nothing(items: list[str], max_batch: int) -> None:
+    jobs = weighed(1000, max_batch)
+    for item in items:
+        jobs.put([item])
+    assert 1000 - sum(map(len, items)) == jobs.room_bytes()
+    jobs.close()
+    while jobs.collect() is not None:
+        pass
+
+    assert 1000 == jobs.room_bytes()

@@ -177,3 +177,18 @@ def test_whoever_has_no_home_names_a_folder(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SettingsError, match=r"no home for ~/\.local/share/convq; name a folder with --data"):
         _ = settings.data_folder
     assert Path("/data") == load_settings({"data": "/data"}, {}).data_folder
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("536870912", 512 << 20), ("512M", 512 << 20), ("512m", 512 << 20), ("2GiB", 2 << 30), ("1t", 1 << 40)],
+)
+def test_sizes_are_bytes_or_have_a_suffix(text: str, expected: int) -> None:
+    assert expected == load_settings({"worker_memory": text}, {}).worker_memory
+    assert expected == load_settings({}, {"CONVQ_WORKER_MEMORY": text}).worker_memory
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "1.5G", "512MM", "1", "12K", "9999T", "512 M"])
+def test_a_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(SettingsError, match="--worker-memory"):
+        load_settings({"worker_memory": text}, {})

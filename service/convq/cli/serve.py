@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from convq.cgroups import ROOT, cpu_limit
 from convq.cli.connection import REDIS_FILES
 from convq.client import DEFAULT_URL
 from convq.queue import Address
@@ -127,12 +129,16 @@ def _port() -> int:
     return REDIS_PORT
 
 
-def default_workers(device: str) -> int:
-    """One worker a GPU where CUDA may be used, otherwise one a core that this process may run on."""
+def default_workers(device: str, root: Path = ROOT) -> int:
+    """One worker a GPU where CUDA may be used, otherwise one a core that this process may run on and has the time of.
+
+    A container may run on every core of a large machine, and have no more time than a few of them: that is its quota.
+    """
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if device != "cpu" and gpus and _installed("onnxruntime-gpu"):
         return gpus
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(cpu_limit(root) or cores)))
 
 
 def _installed(package: str) -> bool:

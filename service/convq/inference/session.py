@@ -22,7 +22,7 @@ from convq.inference.onnx_file import precision_of
 from convq.inference.opening import FEATURES, MODEL, PROVIDERS, REPORT, open_session, read_verified, without_paths
 from convq.inference.outputs import agrees, finite, rank
 from convq.inference.pictures import Picture
-from convq.inference.tensors import Prepared, admit_slowly, read_npy
+from convq.inference.tensors import Prepared, admit_slowly, largest_bytes, read_npy
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 
@@ -221,6 +221,11 @@ class Engine:
         outputs = dict(zip(fetched, made, strict=True))
         self._check_outputs(outputs, size)
         return outputs
+
+    @property
+    def largest_tensor_bytes(self) -> int:
+        """What `admit` refuses anything above."""
+        return largest_bytes(self._graph, self.manifest.limits.max_pixels)
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""

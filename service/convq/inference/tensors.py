@@ -48,6 +48,15 @@ def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels
     return Prepared(normalise(pixels, graph.input), sides)
 
 
+def largest_bytes(graph: Graph, max_pixels: int) -> int:
+    """Bytes of the largest tensor that a job may bring."""
+    item_bytes = ITEM_BYTES[graph.dtype]
+    fixed = [side for side in graph.shape if side is not None]
+    if len(fixed) == len(graph.shape):
+        return item_bytes * math.prod(fixed)
+    return item_bytes * max_pixels * (graph.input.channels if graph.takes_images else 1)
+
+
 def read_npy(content: bytes) -> tuple[bytes, str, str]:
     """A NumPy file as the `tensor`, `dtype` and `shape` of a job. Raises BadTensor for what is none."""
     try:

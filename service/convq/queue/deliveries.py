@@ -50,16 +50,11 @@ class Bounds:
     """Of one entry, before any has come: so many are asked for at first as would fit then."""
     image_bytes: int = 512 * MIB
     tensor_bytes: int = 512 * MIB
-    """A larger image or tensor is refused unread."""
-
-    @property
-    def entry_bytes(self) -> int:
-        """Fields of one entry together: a larger one is refused unread, whatever is in it."""
-        return max(self.claim_bytes, self.image_bytes, self.tensor_bytes) + MIB
+    """A larger image or tensor is refused unread, and so is an entry with more than `claim_bytes` beside them."""
 
     def most(self) -> tuple[int, int, int]:
         """What `weight.lua` compares with."""
-        return self.image_bytes, self.tensor_bytes, self.entry_bytes
+        return self.image_bytes, self.tensor_bytes, self.claim_bytes
 
 
 class Row(NamedTuple):

@@ -30,7 +30,7 @@ class Holdings:
     def __init__(self, link: Link, shard: Shard, receiver: Receiver) -> None:
         self.bounds = Bounds()
         self.cut = 0
-        """How often a worker of this place has died while it read: each time fewer and fewer bytes are read at once."""
+        """How often a worker of this place has died while it read; each time fewer bytes and entries are read at once."""
         self.reading_alone: Callable[[Sequence[str]], object] = list
         """Told the name of an entry, as lane:entry, before it is read alone, and nothing after."""
         self._link = link
@@ -178,7 +178,8 @@ class Holdings:
             told = f"has {payload_bytes} bytes; at most {most} are accepted"
             problem: JobError = BadTensor(f"the tensor {told}") if tensor else ImageTooLarge(f"the image {told}")
             if payload_bytes <= most:
-                problem = BadField(f"the entry has {entry_bytes} bytes; at most {bounds.entry_bytes} are accepted")
+                beside, most = entry_bytes - payload_bytes, bounds.claim_bytes
+                problem = BadField(f"there are {beside} bytes beside image or tensor; at most {most} are accepted")
             job.problem = problem.at_rest()
         return job
 

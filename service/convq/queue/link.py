@@ -289,6 +289,8 @@ class Link:
         except (redis.exceptions.RedisError, OSError) as error:
             connection.disconnect()
             raise understood(error) from error
+        finally:
+            self.meter.end()
 
     def _reply(self) -> Any:
         try:

@@ -18,18 +18,25 @@ class ReplyTooLarge(Exception):
 
 
 class Meter:
-    """Counts what one connection reads. `on_large` hears of each reply, once, that has grown beyond `LARGE_BYTES`."""
+    """Counts what one connection reads. `on_large` hears of each reply that has grown beyond `LARGE_BYTES`, and of its end."""
 
     def __init__(self) -> None:
         self.read_bytes = 0
         """Since `start`."""
         self.large = False
-        self.on_large: Callable[[], None] = _nobody
+        self.on_large: Callable[[bool], object] = bool
+        """True once a reply is large, False when it has come or broken off."""
         self._limit_bytes: float = 0.0
 
     def start(self, limit_bytes: float) -> None:
         """What comes from now on is another reply, of at most `limit_bytes`."""
         self.read_bytes, self.large, self._limit_bytes = 0, False, limit_bytes
+
+    def end(self) -> None:
+        """Nothing more comes of it."""
+        if self.large:
+            self.large = False
+            self.on_large(False)
 
     def count(self, more_bytes: int) -> None:
         """So much has been read. Raises ReplyTooLarge."""
@@ -37,7 +44,7 @@ class Meter:
         if self.read_bytes > LARGE_BYTES:
             if not self.large:
                 self.large = True
-                self.on_large()
+                self.on_large(True)
             if self.read_bytes > self._limit_bytes:
                 raise ReplyTooLarge(f"more than {self._limit_bytes:,.0f} bytes")
 
@@ -72,7 +79,3 @@ def metered(connection_class: type[Any], meter: Meter) -> type[Any]:
         return MeteredSocket(connection_class._connect(self), meter)  # noqa: SLF001 - below its retry machinery, as `Link`
 
     return type(f"Metered{connection_class.__name__}", (connection_class,), {"_connect": connect})
-
-
-def _nobody() -> None:
-    pass

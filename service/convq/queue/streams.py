@@ -132,7 +132,7 @@ class WorkQueue:
             *replies, cancelled, now = self._read(reads, self.holdings.claim_bytes)
         except ReplyTooLarge:
             return self._salvage(lease, room, room_bytes)
-        arrived_s = time.perf_counter()
+        arrived_s, read_bytes = time.perf_counter(), self.meter.read_bytes
         if any(isinstance(reply, Exception) for reply in replies):
             self._mend(replies)
         jobs = self._receive(lease, [reply for reply in replies if isinstance(reply, list)])
@@ -140,7 +140,7 @@ class WorkQueue:
         delivery.cancelled = self.holdings.cancelled(delivery.jobs, cancelled)
         self._note_backlog(delivery.jobs, wanted)
         if jobs:
-            self._note_weight(self.meter.read_bytes / len(jobs))
+            self._note_weight(read_bytes / len(jobs))
         return delivery
 
     def _count_for(self, room: int, room_bytes: int) -> int:
@@ -158,7 +158,9 @@ class WorkQueue:
         self._mend(replies)
         self._backlogged = [was or any(row.lane == lane for row in rows) for lane, was in enumerate(self._backlogged)]
         delivery = self.holdings.take_unweighed(lease, rows, room, room_bytes)
-        self._note_weight(max(self.meter.read_bytes / max(1, len(delivery.jobs)), self._entry_bytes))
+        self._note_weight(
+            sum(len(job.image or job.tensor or b"") for job in delivery.jobs) / max(1, len(delivery.jobs))
+        )
         return delivery
 
     def _claim_carefully(self, lease: Lease, wanted: list[int], block_ms: int, room_bytes: int) -> Delivery:

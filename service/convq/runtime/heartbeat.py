@@ -16,6 +16,7 @@ from typing import Any
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable, StrangeKey
 from convq.queue import Address, LeaseKeeper, Shard
 from convq.queue.leases import FAR_AHEAD_S, ShardDepth
+from convq.runtime import caution
 from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import is_gone, worker_name
@@ -141,6 +142,8 @@ class Heartbeat:
             nonce = int(row.get("pulse_incarnation"))
             row.set("pulse_incarnation", 0)
             row.set("pulse_busy_since_s", 0)
+            if points:
+                caution.note_death(row)
             suspects = [*row.running.read(), *row.decoding.read()] if points else []
             row.running.clear()
             row.decoding.clear()

@@ -115,14 +115,16 @@ PULSE_SERIES = (
     Series("pulse_running_version", "The version that ran last, or runs.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run.", "gauge"),
     Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
+    Series("pulse_fetching", "1 while a large reply comes in.", "gauge"),
+    Series("pulse_fetch_deaths", "Workers of this place that died in one, one after the other.", "gauge"),
     Series(
         "pulse_reclaim", "Counts up when the supervisor has fenced a worker: its jobs can be taken over now.", "gauge"
     ),
 )
 """Between supervisor and worker alone; not on /metrics."""
 
-OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s")
-"""Gauges that the supervisor writes for whoever has this slot; the others describe one process, and end with it."""
+OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s", "pulse_fetch_deaths")
+"""Gauges for whoever has this slot; the others describe one process, and end with it."""
 
 LAYOUT = Layout((*WORKER_SERIES, *PULSE_SERIES))
 

@@ -36,6 +36,10 @@ class Orders(BaseModel):
     lease_ms: int
     result_ttl_ms: int
     drain_s: float
+    memory_bytes: int
+    """What a worker plans with."""
+    memory_limit_bytes: int | None
+    """What it may never go beyond, where anything says so."""
     log: Literal["auto", "console", "json"]
     log_jobs: Literal["none", "failed", "all"]
     otlp: str | None

@@ -17,10 +17,12 @@ from convq.errors import ConvqError, ModelFault, RedisUnavailable, StrangeKey
 from convq.inference.session import Prepared
 from convq.protocol import Status
 from convq.queue import Commits, Delivery, Lease, WorkQueue
-from convq.runtime.batcher import Batch, Batcher
+from convq.runtime.batcher import Batch
 from convq.runtime.board import Row
+from convq.runtime.caution import Caution
 from convq.runtime.job_log import JobLog
 from convq.runtime.logs import event
+from convq.runtime.memory import Memory
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
 from convq.runtime.publisher import BACK_OFF_S, Publisher
@@ -28,7 +30,7 @@ from convq.runtime.serving import Role, Serving
 from convq.runtime.shadow import Shadow, in_network
 from convq.runtime.tally import Tally
 from convq.runtime.threads import Watch
-from convq.runtime.tickets import Admission, Answerer, Answers, Ticket
+from convq.runtime.tickets import Admission, Answerer, Answers, Ticket, batcher_for
 from convq.runtime.tracing import Tracing
 
 log = logging.getLogger("convq.worker")
@@ -59,6 +61,7 @@ class Pipeline:
         worker: str,
         gate: Gate,
         watch: Watch,
+        memory: Memory,
         job_log: JobLog | None = None,
         tracing: Tracing | None = None,
     ) -> None:
@@ -67,14 +70,17 @@ class Pipeline:
         self._commits = commits
         self._row = row
         self._gate = gate
-        self._admission = Admission(serving, row.decoding)
+        self._memory = memory
+        self._admission = Admission(serving, row.decoding, memory)
         self._shadow = Shadow(row)
         self._tally = Tally(row)
         self._job_log = job_log
         witnesses = [one for one in (job_log, tracing) if one is not None]
         self._publisher = Publisher(self.model, Answerer(self.model, worker), commits, self._tally, witnesses)
-        max_wait_s = serving.engine.manifest.batching.max_wait_ms / 1e3
-        self._batcher: Batcher[Ticket] = Batcher(serving.max_batch, max_wait_s, lambda ticket: ticket.batch_key)
+        self._batcher = batcher_for(serving, memory)
+        self._input_bytes = memory.waiting_bytes  # of one prepared input, as far as is known
+        self._more, self._turn = False, 0
+        self._caution = Caution(work, row, self.model)
         self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
         self._lease: Lease | None = None
         self._resume = False
@@ -111,6 +117,7 @@ class Pipeline:
         self._row.set("pulse_limit_s", max(serving.max_batch_s, self.serving.max_batch_s))
         self._row.set("convq_model_load_duration_seconds", serving.engine.load_s)
         self._batcher.resize(serving.max_batch)
+        self._work.holdings.bounds = self._memory.bounds(serving)
         self._admission.serving = serving
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -154,20 +161,23 @@ class Pipeline:
         self._row.set("convq_worker_last_progress_timestamp_seconds", wall_clock_s())
         if self._resume or time.monotonic() >= self._next_resume_s:
             self._work.renew(lease)
-            self._accept(lease, self._work.resume(lease))
-            self._resume = False
+            delivery = self._work.resume(lease, self.serving.max_batch)
+            self._resume, self._more = False, delivery.more
+            self._accept(lease, delivery)
             self._next_resume_s = time.monotonic() + RESUME_EVERY_S[bool(self._work.strange_keys)]
         if self._row.get("pulse_suspended_until_s") > time.monotonic():
             self._ready.set()  # as ready as it may be; other models of this worker are not suspended
             self._draining.wait(self._block_s)
             return
         room = self._batcher.room(self._block_s)
-        if self._reclaim_is_due():
-            delivery = self._work.reclaim(lease, room)
+        if self._more or self._reclaim_is_due():
+            self._turn = 1 - self._turn if self._more else 1
+            delivery = self._work.reclaim(lease, (room + self._turn) // 2 if self._more else room)
+            self._more = delivery.more
             self._tally.redelivered(delivery)
-            if delivery.jobs:
-                some = [job.id for job in delivery.jobs[:IDS_SHOWN]]
-                facts = {"model": self.model, "jobs": len(delivery.jobs), "ids": some}
+            orphans = [job.id for job in delivery.jobs if job.attempt > 1]
+            if orphans:
+                facts = {"model": self.model, "jobs": len(orphans), "ids": orphans[:IDS_SHOWN]}
                 event(log, logging.WARNING, "took over jobs of a dead worker", **facts)
             self._accept(lease, delivery)
             room -= len(delivery.jobs)
@@ -175,7 +185,9 @@ class Pipeline:
             if self._mostly_expired:
                 self._expire(lease, room)
             else:
-                self._accept(lease, self._work.claim(lease, room, max(1, round(self._block_s * 1e3))))
+                delivery = self._work.claim(lease, room, 1 if self._more else max(1, round(self._block_s * 1e3)))
+                self._more |= delivery.more
+                self._accept(lease, delivery)
         self._note_strange_keys()
         self._ready.set()
 
@@ -226,13 +238,22 @@ class Pipeline:
         if not delivery.jobs:
             return
         self._tally.delivered(delivery)
-        with self._gate.shared():
-            runnable, ended = self._admission.admit(lease, delivery)
-        self._batcher.put(runnable)
+        self._caution.note(delivery)
+        jobs, ended, ran = delivery.jobs, [], 0
+        while jobs:
+            at_once = max(1, int(self._memory.waiting_bytes // max(1, self._input_bytes)))
+            delivery.jobs, jobs = jobs[:at_once], jobs[at_once:]
+            self._batcher.wait_for_bytes()
+            with self._gate.shared():
+                runnable, others = self._admission.admit(lease, delivery)
+            self._input_bytes = max((ticket.input_bytes for ticket in runnable), default=self._input_bytes)
+            self._batcher.put(runnable)
+            ran += len(runnable)
+            ended += others
         if ended:
             self._handover.put(Answers(ended))
             expired = sum(ticket.status is Status.EXPIRED for ticket in ended)
-            self._mostly_expired = expired >= EXPIRED_BACKLOG and expired > len(runnable)
+            self._mostly_expired = expired >= EXPIRED_BACKLOG and expired > ran
 
     # -- run ------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
 from convq.queue import Address
+from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board
 from convq.runtime.crashes import CrashWatch, points_of
 from convq.runtime.heartbeat import Heartbeat
@@ -66,7 +67,10 @@ class Supervisor:
         self._board = Board(LAYOUT, workers, len(models))
         self._models = models
         self._slots = [Slot(number) for number in range(workers)]
+        allowance = Allowance.of(settings.worker_memory, workers)
         self._orders = {
+            "memory_bytes": allowance.planned_bytes,
+            "memory_limit_bytes": allowance.limit_bytes,
             "workers": workers,
             "board": self._board.descriptor,
             "supervisor": os.getpid(),

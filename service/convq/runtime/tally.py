@@ -36,9 +36,10 @@ class Tally:
                 self._row.add("convq_jobs", count, lane, "expired")
 
     def redelivered(self, delivery: Delivery) -> None:
-        """Jobs of a dead worker were taken over."""
+        """Jobs of a dead worker were taken over; those that a living one gave back are none."""
         for job in delivery.jobs:
-            self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
+            if job.attempt > 1:
+                self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
 
     def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, done_s: float) -> None:
         """A batch is published: `rank_s` went into its documents, `done_s` is the moment when the server had them."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,9 +16,10 @@ from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine, Prepared
 from convq.protocol import Status
 from convq.queue import Completion, Delivery, Lease, Received
-from convq.runtime.batcher import Batch
+from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.documents import Documents
 from convq.runtime.logs import Limit, defect
+from convq.runtime.memory import Memory
 from convq.runtime.native import ALONE_FROM_ATTEMPT, POISON_FROM_ATTEMPT, POISON_POINTS, Mark
 from convq.runtime.serving import Role, Serving
 from convq.runtime.trace_context import trace_context
@@ -56,8 +58,9 @@ class Ticket:
     total_s: float = 0.0
 
     def refuse(self, problem: JobError) -> None:
-        """This job ends as an error."""
+        """This job ends as an error; nobody needs its payload any more."""
         self.job.problem, self.status = problem.at_rest(), Status.ERROR
+        self.job.image = self.job.tensor = None
 
     def condemn(self) -> None:
         """This job has killed its workers and is not run again."""
@@ -78,9 +81,26 @@ class Ticket:
         return {"job": self.job.id} if context is None else {"job": self.job.id, "trace_id": context.trace_id}
 
     @property
+    def input_bytes(self) -> int:
+        """What it takes while it waits for its batch."""
+        data: Any = self.job.image or b"" if self.prepared is None else self.prepared.data
+        return int(data.nbytes) if isinstance(data, np.ndarray) else len(data)
+
+    @property
     def batch_key(self) -> Hashable:
         """Only tickets of one key share a batch: one version, inputs of one shape; a suspect shares with nobody."""
         return self.name if self.alone or self.prepared is None else (self.engine, self.prepared.shape)
+
+
+def batcher_for(serving: Serving, memory: Memory) -> Batcher[Ticket]:
+    """Where tickets of a model wait for their batch, within what the worker's memory has room for."""
+    return Batcher(
+        serving.max_batch,
+        serving.engine.manifest.batching.max_wait_ms / 1e3,
+        key=lambda ticket: ticket.batch_key,
+        weight=lambda ticket: ticket.input_bytes,
+        max_bytes=memory.waiting_bytes,
+    )
 
 
 @dataclass(slots=True)
@@ -103,10 +123,11 @@ class Answers:
 class Admission:
     """The first phase: decode and prepare each job, or say why it cannot run. One bad job never reaches a batch."""
 
-    def __init__(self, serving: Serving, decoding: Mark) -> None:
+    def __init__(self, serving: Serving, decoding: Mark, memory: Memory) -> None:
         self.serving = serving
         """What new jobs are admitted for; may be replaced by another thread at any time."""
         self._decoding = decoding
+        self._memory = memory
         self._tracebacks = Limit(TRACEBACKS_PER_S)
 
     def admit(self, lease: Lease, delivery: Delivery) -> tuple[list[Ticket], list[Ticket]]:
@@ -158,14 +179,16 @@ class Admission:
         if job.tensor is not None:
             ticket.prepared = engine.admit(job.tensor, job.dtype, job.shape)
             return
-        began = time.perf_counter()
-        self._decoding.set([ticket.name])
-        try:
-            decoded = engine.decode(job.image or b"")
-        finally:  # what cannot be decoded takes its time too
-            middle = time.perf_counter()
-            ticket.decode_s = middle - began
-        ticket.prepared = engine.prepare(decoded)
+        image = job.image or b""
+        with self._memory.decoding(image):
+            began = time.perf_counter()
+            self._decoding.set([ticket.name])
+            try:
+                decoded = engine.decode(image)
+            finally:  # what cannot be decoded takes its time too
+                middle = time.perf_counter()
+                ticket.decode_s = middle - began
+            ticket.prepared = engine.prepare(decoded)
         self._decoding.clear()
         ticket.prepare_s = time.perf_counter() - middle
         job.image = None  # decoded: the bytes need not wait for the batch

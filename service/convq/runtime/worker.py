@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 from convq.errors import ConvqError
 from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import logs
+from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
+from convq.runtime.processes import usage_of
 from convq.runtime.threads import Watch
 
 if TYPE_CHECKING:
     from convq.runtime.job_log import JobLog
+    from convq.runtime.memory import Memory
     from convq.runtime.pipeline import Pipeline
     from convq.runtime.serving import Serving
     from convq.runtime.tracing import Tracing
@@ -91,14 +94,29 @@ class Worker:
             self._job_log = JobLog(orders.log_jobs)
         rows = dict(zip(orders.models, self._rows, strict=True))
         self._tracing = Tracing.start(orders.otlp, name, rows, self._watch)
-        for index, model in enumerate(orders.models):
-            serving = Serving.load(orders.repository / model, orders.plans[model], orders.device)
+        servings = {}
+        for model in orders.models:
+            servings[model] = Serving.load(orders.repository / model, orders.plans[model], orders.device)
+            _report_serving(model, servings[model])
+        memory = self._memory()
+        for model, row in rows.items():
             work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
             commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
             self._pipelines[model] = Pipeline(
-                serving, work, commits, self._rows[index], name, gate, self._watch, self._job_log, self._tracing
+                servings[model], work, commits, row, name, gate, self._watch, memory, self._job_log, self._tracing
             )
-            _report_serving(model, serving)
+
+    def _memory(self) -> Memory:
+        """What this worker may have, less what its models take already."""
+        from convq.runtime.memory import Memory  # noqa: PLC0415
+
+        usage = usage_of(os.getpid())
+        allowance = Allowance(self._orders.memory_bytes, self._orders.memory_limit_bytes)
+        memory = Memory(allowance, len(self._orders.models), 0 if usage is None else usage.resident_bytes)
+        if memory.too_small and usage is not None:
+            facts = {"memory": self._orders.memory_bytes, "models": usage.resident_bytes}
+            logs.event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
+        return memory
 
     def _follow(self) -> None:
         """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""

@@ -4,7 +4,7 @@
 -- convq:{M}:jobs[:high|:low]  XREADGROUP
 --
 -- KEYS  leases, high, jobs, low
--- ARGV  group, incarnation, bytes, most bytes of an image, of a tensor, of an entry, jobs of each lane (3 numbers)
+-- ARGV  group, incarnation, bytes, most bytes of an image, of a tensor, of all else, jobs of each lane (3 numbers)
 -- Reply "FENCED", or flat: lane (0..2), entry id, weight as in weight.lua, …
 --
 -- For a worker whose predecessor died while a reply came in: images pass through Lua here, which is slow. It claims one entry

@@ -9,7 +9,7 @@
 --
 -- KEYS  leases, high, jobs, low, cfg
 -- ARGV  group, incarnation, how many entries to look at per lane, result_ttl_ms, inbox_ttl_ms, inbox_length,
---       prefix of result keys, prefix of inbox keys, model, worker, most bytes of an image, of a tensor, of an entry
+--       prefix of result keys, prefix of inbox keys, model, worker, most bytes of an image, of a tensor, of all else
 -- Reply "FENCED", or {expired per lane (3 numbers), lane (0..2), entry id, weight as in weight.lua, … of the jobs that were claimed}
 --
 -- Only what is plainly expired is answered here; whatever has a malformed field goes to the worker, which knows the words.

@@ -10,7 +10,7 @@
 -- KEYS  leases, cfg, high, jobs, low, suspects
 -- ARGV  group, incarnation of the caller, lease_ms, room: how many jobs the caller takes at most, and how many bytes (of which
 --       one job may be more), the consumer for what workers give back (see give_back.lua), most bytes of an image, of a tensor,
---       of an entry
+--       of all else
 -- Reply flat: 1 where there is more to take, else 0; then lane (0..2), entry id, attempt, points of suspicion, weight as in
 --       weight.lua, …; the caller reads the entries itself
 --

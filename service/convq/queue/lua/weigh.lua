@@ -3,7 +3,7 @@
 -- convq:{M}:jobs[:high|:low]  XRANGE
 --
 -- KEYS  high, jobs, low
--- ARGV  bytes to look at, most bytes of an image, of a tensor, of an entry, then lane (1..3), entry id, …
+-- ARGV  bytes to look at, most bytes of an image, of a tensor, of all else, then lane (1..3), entry id, …
 -- Reply the weight of each entry as in weight.lua, 0 where it is gone; it ends with the one that went past the bytes to look
 --       at, so that the server is not busy with what nobody has room for
 

@@ -4,7 +4,7 @@
 -- convq:{M}:jobs[:high|:low]  XRANGE of one entry
 
 -- The bytes of an entry's fields. Negative where it is larger than a job may be: `most` holds the most bytes of its image, of
--- its tensor, and of all its fields together. Nobody needs to read such a payload to refuse it.
+-- its tensor, and of everything else. Nobody needs to read such an entry to refuse it.
 local function weight_of(fields, most)
   local bytes, image, tensor = 0, 0, 0
   for i = 1, #fields, 2 do
@@ -16,7 +16,7 @@ local function weight_of(fields, most)
       tensor = tensor + size
     end
   end
-  if image > most[1] or tensor > most[2] or bytes > most[3] then
+  if image > most[1] or tensor > most[2] or bytes - image - tensor > most[3] then
     return -bytes
   end
   return bytes

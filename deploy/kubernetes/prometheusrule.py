@@ -28,7 +28,9 @@ spec:
 
 def prometheus_rule() -> str:
     """The resource, with the groups of every rules file in the order of their names."""
-    return HEAD + "".join(line for file in sorted(RULES.glob("*.yml")) for line in _groups(file.read_text()))
+    return HEAD + "".join(
+        line for file in sorted(RULES.glob("*.yml")) for line in _groups(file.read_text(encoding="utf-8"))
+    )
 
 
 def _groups(text: str) -> Iterator[str]:
@@ -39,4 +41,4 @@ def _groups(text: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    MADE.write_text(prometheus_rule())
+    MADE.write_text(prometheus_rule(), encoding="utf-8")

@@ -25,10 +25,10 @@ def password_of(user: str, folder: Path) -> str:
     """What stands in the file of that user; made now where there is no file. Exits where a file holds anything else."""
     file = folder / user
     if not file.exists():
-        file.write_text(secrets.token_urlsafe(RANDOM_BYTES) + "\n")
+        file.write_text(secrets.token_urlsafe(RANDOM_BYTES) + "\n", encoding="utf-8")
         file.chmod(READABLE)
         print(f"made  {file}")
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     if len(lines) != 1 or not lines[0]:
         sys.exit(f"{file} must hold one line, the password; it has {len(lines)}")
     return lines[0]
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
         return "#" + hashlib.sha256(password_of(found[1], folder).encode()).hexdigest()
 
     written = folder / "users.acl"
-    written.write_text(PLACEHOLDER.sub(hashed, USERS.read_text()))
+    written.write_text(PLACEHOLDER.sub(hashed, USERS.read_text(encoding="utf-8")), encoding="utf-8")
     written.chmod(READABLE)
     print(f"wrote {written}")
 

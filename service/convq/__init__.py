@@ -3,6 +3,7 @@
 What a program needs to push jobs and read results is here; the service itself is the command ``convq serve``.
 """
 
+import convq.interpreter  # noqa: F401 - before anything that the working folder could hold too
 from convq.client import AsyncClient, Client
 from convq.errors import ConvqError, JobFailed, QueueFull, RedisRefused, RedisUnavailable, ResultTimeout
 from convq.protocol import JobState, Output, Prediction, Priority, Result, Status

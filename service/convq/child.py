@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from convq.errors import ServiceFailed
+from convq.interpreter import child_environment, python
 from convq.settings import VARIABLES
 
 READY_WITHIN_S = 60.0
@@ -42,13 +43,13 @@ class ChildService:
     def __init__(self, *flags: str) -> None:
         command = [*flags, "--http", "127.0.0.1:0", "--log", "json"]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), "-m", "convq", "serve", *command],
+            [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *python("convq", "serve", *command)[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             errors="replace",
-            env={name: value for name, value in os.environ.items() if name not in VARIABLES},
+            env={name: value for name, value in child_environment().items() if name not in VARIABLES},
             start_new_session=True,  # Ctrl-C must reach us first: we stop things in order
         )
         self._began_s = time.monotonic()

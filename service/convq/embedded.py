@@ -9,6 +9,7 @@ import fcntl
 import importlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -93,9 +94,10 @@ def _wheel_path() -> str | None:
 def _identify(path: Path) -> ServerBinary | None:
     """Ask the program who it is; None where it does not run or does not say."""
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        asked = subprocess.run([path, "--version"], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    said = asked.stdout.decode(errors="replace")
     match = re.search(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)", said)
     return ServerBinary(path, match[1].lower(), match[2]) if match else None
 
@@ -161,7 +163,7 @@ class EmbeddedServer:
             raise
         said = place.last_log_line()
         place.leave()
-        raise RedisUnavailable(f"{binary} did not start: {said or 'it said nothing'}")
+        raise RedisUnavailable(f"{binary} did not start: {said or 'it said nothing'}{_file_limit()}")
 
     @property
     def url(self) -> str:
@@ -211,7 +213,10 @@ class _Place:
     @classmethod
     def take(cls, data: Path | None) -> _Place:
         """Make the folders and lock the data; `RedisRefused` if another server holds it."""
-        private = Path(tempfile.mkdtemp(prefix="convq-"))
+        try:
+            private = Path(tempfile.mkdtemp(prefix="convq-"))
+        except OSError as error:
+            raise RedisRefused(f"no temporary folder for the server's socket: {error}{_file_limit()}") from error
         if len(os.fsencode(private / "s")) > MAX_SOCKET_PATH_BYTES:
             private.rmdir()
             private = Path(tempfile.mkdtemp(prefix="convq-", dir="/tmp"))
@@ -221,7 +226,7 @@ class _Place:
             return cls(private, data, _lock(data / "server.lock"))
         except OSError as error:
             shutil.rmtree(private)
-            raise RedisRefused(f"the data folder of the server cannot be used: {error}") from error
+            raise RedisRefused(f"the data folder of the server cannot be used: {error}{_file_limit()}") from error
         except BaseException:
             shutil.rmtree(private)
             raise
@@ -266,6 +271,12 @@ def _lock(path: Path) -> BinaryIO:
         file.write(b"%d\n" % os.getpid())
         file.flush()
         return file
+
+
+def _file_limit() -> str:
+    """A hint, where files of this process may not grow as they like: the kernel ends a server that tries."""
+    most_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return "" if most_bytes == resource.RLIM_INFINITY else f"; files may have {most_bytes:,} bytes here (ulimit -f)"
 
 
 def _free_port() -> int:

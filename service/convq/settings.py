@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,12 +16,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from convq.errors import SettingsError
+from convq.masking import echoed
 from convq.protocol import MODEL_NAME, RESULT_TTL_S
 
 PREFIX = "CONVQ_"
 MAX_PORT = 65535
-_USER = re.compile(r"//[^/\s]*@")
-"""User and password of a URL: a message about it must not repeat them."""
 
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -171,7 +169,7 @@ class Settings(BaseModel):
         names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
         for name in names:
             if not MODEL_NAME.match(name):
-                raise ValueError(f"{name!r} is no name of a model")
+                raise ValueError(f"{echoed(name)} is no name of a model")
         return names
 
     @field_validator("http")
@@ -240,9 +238,9 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        got = _USER.sub("//***@", str(given.get(name)))
+        got = echoed(str(given.get(name)))
         raise SettingsError(
-            f"{sources.get(name, name)} is {got!r}: {first['msg'].removeprefix('Value error, ')}"
+            f"{sources.get(name, name)} is {got}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
 
 

@@ -134,7 +134,7 @@ def children_of(pid: int) -> list[int]:
         rows = [row for row in map(_stat, Path("/proc").glob("[0-9]*/stat")) if row is not None]
     else:
         command = ["ps", "-A", "-o", "pid=,stat=,ppid="]
-        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
         rows = [(int(one), state, int(parent)) for one, state, parent in map(str.split, listing.splitlines())]
     return sorted(child for child, state, parent in rows if parent == pid and not state.startswith("Z"))
 
@@ -142,7 +142,7 @@ def children_of(pid: int) -> list[int]:
 def _stat(file: Path) -> tuple[int, str, int] | None:
     """Process id, state and parent from /proc/PID/stat; None where the process ended while we looked."""
     try:
-        state, parent, *_ = file.read_text(errors="replace").rpartition(")")[2].split()
+        state, parent, *_ = file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return int(file.parent.name), state, int(parent)

@@ -5,7 +5,9 @@ Commands import what is heavy (onnxruntime, rich, the supervisor) when they run,
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from convq.cli.doctor import doctor
 from convq.cli.jobs import jobs
 from convq.cli.models import models
 from convq.cli.serve import serve
+from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
 from convq.errors import ConvqError
+from convq.masking import masked
 from convq.settings import check_variables
 
 DONE = 0
@@ -34,6 +38,9 @@ INTERRUPTED = 130  # Ctrl-C; what shells expect: 128 + SIGINT
 
 ENGINE = {"onnxruntime", "numpy", "PIL", "prometheus_client"}
 """Imports that the base install, which is the client, does not bring."""
+
+_EXTRA = re.compile(r"(Got unexpected extra arguments?) \(.*\)", re.DOTALL)
+"""Half of a password, where a shell has cut it in two at a space."""
 
 
 @dataclass(slots=True)
@@ -75,6 +82,15 @@ for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, doctor):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: those of this process) and return the exit code."""
     run = Run()
+    make_usable()
+    code = _run(arguments, run)
+    trouble = end_output()
+    if trouble:
+        _complain(f"standard output cannot be written: {trouble}")
+    return code if trouble is None else code or FAILED
+
+
+def _run(arguments: Sequence[str] | None, run: Run) -> int:
     try:
         given = None if arguments is None else list(arguments)
         code = commands.main(given, prog_name="convq", standalone_mode=False, obj=run)
@@ -83,20 +99,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.ClickException, ConvqError) as error:
         _complain(str(error) if isinstance(error, ConvqError) else _usage(error))
         return error.exit_code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        return FAILED
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
         return _unexpected(error, run)
     return code if isinstance(code, int) else DONE
 
 
 def _usage(error: click.ClickException) -> str:
-    message = error.format_message().rstrip(".")
+    message = _EXTRA.sub(r"\1", error.format_message().rstrip("."))
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{message}; see {context.command_path} --help" if context else message
 
 
 def _unexpected(error: Exception, run: Run) -> int:
-    if run.debug:
-        traceback.print_exc()
+    if is_of_output(error):
+        end_output()
+        _complain(f"standard output cannot be written: {getattr(error, 'strerror', error)}")
+    elif isinstance(error, OSError) and error.errno == errno.EFBIG:
+        _complain(
+            "files and shared memory may not be as large here as they must be: raise the limit that ulimit -f sets"
+        )
+    elif run.debug:
+        complain(masked(traceback.format_exc().rstrip()))
     elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ENGINE:
         _complain(f"this needs the engine, and {error.name} is not installed: run pip install 'convq[cpu]'")
     else:
@@ -106,4 +131,4 @@ def _unexpected(error: Exception, run: Run) -> int:
 
 def _complain(message: str) -> None:
     """One line, whatever the message holds."""
-    click.echo(f"convq: {' '.join(message.split())}", err=True)
+    complain(f"convq: {masked(' '.join(message.split()))}")

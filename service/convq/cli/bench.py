@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.digits import encode, read_sample
-from convq.cli.output import for_programs, json_option, print_facts
+from convq.cli.output import for_programs, json_option, print_facts, print_json
 from convq.queue import Address
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def _payloads(images: Sequence[Path]) -> list[bytes]:
 
 def _show(report: Report, *, programs: bool) -> None:
     if programs:
-        click.echo(json.dumps(report.document()))
+        print_json([report.document()])
         return
     latency = report.latency
     refused = f", {report.refused:,} refused: the queue was full" if report.refused else ""

@@ -13,7 +13,8 @@ import click
 
 from convq.chaos.faults import DEFAULT_MIX, parse_mix
 from convq.cli.digits import encode, read_sample
-from convq.cli.output import print_table
+from convq.cli.output import new_console, print_json, print_table
+from convq.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,12 +84,10 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
     convq chaos --minutes 3
     convq chaos --minutes 0.5 --seed 7 --mix worker=3,server=1 --fsync everysec
     """
-    from rich.console import Console  # noqa: PLC0415 - not needed for --help
-
-    from convq.chaos.trial import Terms, check, run  # noqa: PLC0415
+    from convq.chaos.trial import Terms, check, run  # noqa: PLC0415 - not needed for --help
     from convq.inference.repository import default_root  # noqa: PLC0415
 
-    console = Console(highlight=False, quiet=as_json, soft_wrap=True)
+    console = new_console(quiet=as_json, soft_wrap=True)
     terms = Terms(
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
         duration_s=minutes * 60,
@@ -102,7 +101,7 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
     with _live(console) as advance:
         outcome = run(terms, _digits(root), root, started=lambda facts: _greet(console, facts), advance=advance)
     if as_json:
-        click.echo(json.dumps(outcome.document(), ensure_ascii=False))
+        print_json([outcome.document()])
     else:
         _report(console, outcome)
     check(outcome)
@@ -125,7 +124,7 @@ def _padded(rows: list[bytes]) -> bytes:
 
 def _greet(console: Console, facts: Started) -> None:
     workers = f"{facts.workers} worker" + ("" if facts.workers == 1 else "s")
-    console.print(f"{facts.server} · lenet · {workers} ready · {facts.planned} faults to come\n")
+    console.print(printable(f"{facts.server} · lenet · {workers} ready · {facts.planned} faults to come") + "\n")
 
 
 @contextmanager
@@ -189,11 +188,10 @@ def _report(console: Console, outcome: Outcome) -> None:
             "of a killed server, as documented for everysec"
         )
     for offence in outcome.offences:
-        console.print(
-            f"offence      {offence.id}: {offence.what} {json.dumps(offence.known, default=str)[:600]}", markup=False
-        )
+        known = json.dumps(offence.known, default=str)[:600]
+        console.print(printable(f"offence      {offence.id}: {offence.what} {known}"))
     for trouble in outcome.troubles:
-        console.print(f"trouble      {trouble}", markup=False)
+        console.print(printable(f"trouble      {trouble}"))
     if counts.wrong:
         console.print(f"wrong        {counts.wrong} answers")
     console.print(outcome.verdict())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import convq
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import ConvqError, ModelBroken, RedisRefused, RedisUnavailable
+from convq.interpreter import child_environment
 from convq.queue import Address, LeaseKeeper
 from convq.queue.health import Level
 
@@ -55,10 +55,10 @@ def examine(address: Address | None, root: Path | None) -> Iterator[Finding]:
 
 def _engine() -> Iterator[Finding]:
     """onnxruntime, in a process of its own: a wheel that crashes at import must not take the doctor along."""
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-c", _ENGINE_FACTS]
+    environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-P", "-c", _ENGINE_FACTS]
     done = subprocess.run(  # noqa: PLW1510 - the status is looked at
-        command, capture_output=True, text=True, env=environment, timeout=IMPORT_WITHIN_S
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=IMPORT_WITHIN_S
     )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_table, progress
+from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table, progress
 from convq.client import Client
 from convq.queue import Address, Shard
 from convq.queue.dead import DeadLetters, Letter
@@ -71,7 +71,7 @@ def list_letters(address: Address, model: str | None, *, as_json: bool) -> None:
     if rows:
         print_table(["id", "model", "job", "when (UTC)", ">bytes", "reason", "message"], rows)
     elif not programs:
-        click.echo(f"no dead letters of {', '.join(names)}", err=True)
+        print_line(f"no dead letters of {', '.join(names)}", err=True)
 
 
 @dead.command()
@@ -139,7 +139,7 @@ def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every:
     if rows:
         print_table(["letter", "job", "entry", "state"], rows)
     elif not programs:
-        click.echo(f"no dead letters of {name}", err=True)
+        print_line(f"no dead letters of {name}", err=True)
     if missing and not every:  # with --all another requeue was quicker, and all is as it was asked for
         raise click.ClickException(_not_there(missing, len(wanted), name))
 
@@ -174,7 +174,7 @@ def purge(
     if for_programs(as_json=as_json):
         print_json([{"model": name, "purged": count}])
     else:
-        click.echo(f"{count:,} dead {'letter' if count == 1 else 'letters'} of {name} deleted")
+        print_line(f"{count:,} dead {'letter' if count == 1 else 'letters'} of {name} deleted")
     if missing:
         raise click.ClickException(_not_there(missing, len(wanted), name))
 

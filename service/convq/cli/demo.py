@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from convq.cli.digits import Digit, choose, draw, encode, read_sample
+from convq.cli.output import new_console, print_json
+from convq.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,19 +39,17 @@ def demo(count: int, *, as_json: bool) -> None:
     convq demo --count 20000
     convq demo --json | jq .jobs_per_s
     """
-    from rich.console import Console  # noqa: PLC0415 - not needed for --help
-
     from convq.demo import MODEL, check, run  # noqa: PLC0415
     from convq.inference.repository import default_root  # noqa: PLC0415
 
-    console = Console(highlight=False, quiet=as_json)
+    console = new_console(quiet=as_json)
     images, labels = read_sample(default_root() / MODEL / "sample")
     pngs = list(islice(cycle(map(encode, images)), count))
     truth = list(islice(cycle(labels), count))
     with _bar(console, count) as advance:
         outcome = run(pngs, truth, started=lambda facts: _greet(console, facts), advance=advance)
     if as_json:
-        click.echo(json.dumps(outcome.document()))
+        print_json([outcome.document()])
     else:
         _report(console, outcome, choose(images, truth, outcome.results))
     check(outcome)
@@ -58,7 +57,7 @@ def demo(count: int, *, as_json: bool) -> None:
 
 def _greet(console: Console, facts: Started) -> None:
     ready = f"{_many(facts.workers, 'worker')} ready in {facts.ready_s:.1f} s"
-    console.print(f"{facts.server} on a private socket · {facts.network} · {ready}\n", soft_wrap=True)
+    console.print(printable(f"{facts.server} on a private socket · {facts.network} · {ready}") + "\n", soft_wrap=True)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import click
 from convq.cli.checks import Finding, examine
 from convq.cli.connection import named_redis_options
 from convq.cli.models.folder import models_option
-from convq.cli.output import for_programs, json_option, print_json
+from convq.cli.output import for_programs, json_option, new_console, print_json
 from convq.client import DEFAULT_URL
+from convq.printable import printable
 from convq.queue import Address
 
 MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
@@ -48,11 +49,10 @@ def doctor(context: click.Context, address: Address | None, root: Path | None, *
 
 
 def _print(finding: Finding) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed in a pipe
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - not needed in a pipe
 
-    console = Console(highlight=False)
+    terminal = new_console()
     mark = Text(MARKS[finding.level], COLOURS[finding.level])
-    console.print(mark, Text(f"{finding.check:<14} {finding.found}"), soft_wrap=True)
+    terminal.print(mark, Text(printable(f"{finding.check:<14} {finding.found}")), soft_wrap=True)
     if finding.remedy:
-        console.print(Text(f"  {'':<14} → {finding.remedy}", "bold"), soft_wrap=True)
+        terminal.print(Text(printable(f"  {'':<14} → {finding.remedy}"), "bold"), soft_wrap=True)

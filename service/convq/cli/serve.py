@@ -64,6 +64,9 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     settings = load_settings(flags, os.environ)
     # Until the supervisor takes over, SIGTERM must unwind like Ctrl-C does: temporary folders would stay behind.
     signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _leave)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in the background of a terminal that stops who writes to it
 
     from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy
     from convq.runtime import logs  # noqa: PLC0415 - heavy
@@ -153,15 +156,15 @@ def _say_where(settings: Settings, own: EmbeddedServer, repository: ModelReposit
     """Where the server listens and what to paste: lines for people on a terminal, one event in a log."""
     url = own.url
     submit, (push, pop) = _to_paste(url, repository)
-    if sys.stderr.isatty() and settings.log != "json":
-        click.echo(f"{own.version} listens on {url} and keeps its data in {own.data}", err=True)
-        click.echo(f"\npush a picture:   {submit}", err=True)
-        click.echo(f"or with Redis:    {push}\n                  {pop}\n", err=True)
-        return
-    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
+    from convq.runtime import logs  # noqa: PLC0415 - heavy
 
+    if sys.stderr.isatty() and settings.log != "json":
+        logs.say(f"{own.version} listens on {url} and keeps its data in {own.data}")
+        logs.say(f"\npush a picture:   {submit}")
+        logs.say(f"or with Redis:    {push}\n                  {pop}\n")
+        return
     where = {"redis": url, "socket": str(own.socket), "data": str(own.data)}
-    event(log, logging.INFO, "embedded server", server=own.version, **where, submit=submit, redis_cli=[push, pop])
+    logs.event(log, logging.INFO, "embedded server", server=own.version, **where, submit=submit, redis_cli=[push, pop])
 
 
 def _to_paste(url: str, repository: ModelRepository) -> tuple[str, list[str]]:

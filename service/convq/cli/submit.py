@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
-from convq.cli.output import for_programs, json_option, print_json, print_table, progress
+from convq.cli.output import for_programs, json_option, print_json, print_line, print_table, progress
 from convq.cli.saving import MapSaver
 from convq.client import DEFAULT_TIMEOUT_S, Client
+from convq.printable import printable
 from convq.protocol import Output, Priority, Result
 from convq.queue import Address
 
@@ -158,7 +159,7 @@ def _show(files: list[str], results: Iterable[Result], saver: MapSaver | None, *
         shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
         if saver:
-            click.echo(f"{saver.written} file{'' if saver.written == 1 else 's'} written to {saver.folder}")
+            print_line(f"{saver.written} file{'' if saver.written == 1 else 's'} written to {saver.folder}")
     return failed
 
 
@@ -166,7 +167,11 @@ def _cells(result: Result) -> list[str]:
     """Class or what went wrong, score, outputs, milliseconds."""
     best = result.predictions[0] if result.ok and result.predictions else None
     first = [best.label, f"{best.score:.1%}"] if best else ["" if result.ok else result.explain(), ""]
-    return [*first, "\n".join(map(_summary, result.outputs or ())), f"{result.timing_ms.total:.1f}"]
+    return [
+        *first,
+        "\n".join(printable(_summary(one)) for one in result.outputs or ()),
+        f"{result.timing_ms.total:.1f}",
+    ]
 
 
 def _summary(output: Output) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from convq.errors import ConvqError, ModelBroken
+from convq.interpreter import child_environment, python
 
 PR_SET_PDEATHSIG = 1
 GRACE_S = 2.0
@@ -48,10 +49,10 @@ def ask(
     limit = memory_limit_bytes or spare_memory_bytes()
     limits = {"within_s": within_s, "memory_limit_bytes": limit, "parent": os.getpid()}
     line = json.dumps({**question, "limits": limits}).encode() + b"\n"
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module],
+            python(module),
             input=line,
             capture_output=True,
             timeout=within_s,
@@ -101,7 +102,7 @@ def spare_memory_bytes() -> int | None:
 
 def _of_the_machine() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
     return None
 
@@ -109,9 +110,9 @@ def _of_the_machine() -> int | None:
 def _of_the_container() -> int | None:
     """None where there is no limit: then the file says "max", or is not there."""
     with contextlib.suppress(OSError, ValueError):
-        most = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        most = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
         return max(0, most - used + int(statistics.get("inactive_file", 0)))
     return None
 
@@ -129,7 +130,7 @@ def _limit_itself(limits: Mapping[str, Any]) -> None:
         # Private writable memory. RLIMIT_AS would count what is only reserved: CUDA reserves hundreds of GiB.
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if limits.get("parent") not in (None, os.getppid()):
         os._exit(1)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from convq.inference.adoption import Finding, Value
+from convq.printable import excerpt
 
 COMMENT_COLUMN = 28
 
@@ -47,7 +48,7 @@ def _lines(findings: Iterable[Finding]) -> Iterable[str]:
 
 def _comment(text: str) -> str:
     """One line: names of a stranger's graph may hold anything."""
-    return "# " + "".join(char if char.isprintable() else "?" for char in text)
+    return "# " + excerpt(text, len(text))
 
 
 def _toml(value: Value) -> str:

@@ -13,6 +13,7 @@ import onnxruntime
 from convq.errors import ModelBroken, SettingsError
 from convq.inference.external_data import external_files
 from convq.inference.model_files import MOST_BYTES, read_inside
+from convq.printable import excerpt
 
 MODEL: Final = "model.onnx"
 FEATURES: Final = "features.onnx"
@@ -103,4 +104,4 @@ def _checksum_in_report(file: Path) -> Any:
 
 def _brief(name: str) -> str:
     """What a stranger's file says, short and printable."""
-    return "".join(char if char.isprintable() else "?" for char in name[:60]) or "no name"
+    return excerpt(name, 60) or "no name"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from convq.errors import BadTensor
 from convq.inference.graph import Graph
 from convq.inference.image import normalise
+from convq.printable import excerpt
 
 ITEM_BYTES = {"uint8": 1, "float32": 4}
 MAX_AXES = 8
@@ -101,4 +102,4 @@ def _join(sides: tuple[int, ...]) -> str:
 
 def _brief(text: str) -> str:
     """What a client wrote, short and printable."""
-    return "".join(char if char.isprintable() else "?" for char in text[:24])
+    return excerpt(text, 24)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import shlex
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from convq.errors import SettingsError
+from convq.masking import echoed, masked_url, password_of, remember
+from convq.queue.url import examine_url
 
-SECRET = re.compile(r"(?<=://)([^:@/]*):.*@")
-"""User and password of a URL, up to its last @: a password whose / or # is not written as %2F is still one."""
-SECRET_OPTION = re.compile(r"([?&](?:ssl_)?password=)[^&]*")
 MAX_PASSWORD_BYTES = 4096
 TLS_FILES = ("ca", "cert", "key")
 
@@ -43,6 +41,10 @@ class Address:
     def of(cls, where: Address | str) -> Address:
         """`where` itself, or the address of a bare URL."""
         return where if isinstance(where, Address) else cls(where)
+
+    def __post_init__(self) -> None:
+        for password in self._passwords():
+            remember(password)
 
     def __str__(self) -> str:
         return shown(self.url)
@@ -76,10 +78,17 @@ class Address:
     @property
     def holds_password(self) -> bool:
         """Whether the URL itself has one."""
-        return bool(SECRET.search(self.url) or SECRET_OPTION.search(self.url))
+        return bool(self._passwords())
+
+    def _passwords(self) -> list[str]:
+        """As they are written in the URL. Never raises: the URL may be anything."""
+        options = parse_qsl(self.url.partition("?")[2])
+        given = [value for name, value in options if name in ("password", "ssl_password")]
+        return [password for password in (password_of(self.url), *given) if password]
 
     def examine(self) -> None:
         """Look at URL and files. Raises SettingsError, which says what is wrong with which of them."""
+        examine_url(self.url)
         self._examine_tls()
         if self.password_file is not None:
             if self.holds_password:
@@ -138,7 +147,15 @@ def _no_password() -> str:
 
 
 def _refuse(name: str, path: str | Path | None, why: str) -> NoReturn:
-    raise SettingsError(f"--redis-{name.replace('_', '-')} {path}: {why}")
+    raise SettingsError(f"--redis-{name.replace('_', '-')} {_named(path)}: {why}")
+
+
+def _named(path: str | Path | None) -> str:
+    """The path where it is one: what lies in no folder may be the password itself, given where its file belongs."""
+    text = str(path)
+    if "/" in text and (Path(text).parent.is_dir() and Path(text).parent != Path("/")):
+        return text
+    return echoed(text).strip("'")
 
 
 def _reason(error: OSError) -> str:
@@ -163,7 +180,7 @@ def password_in(file: Path) -> str:
 
 def shown(url: str) -> str:
     """The URL without any password."""
-    return SECRET_OPTION.sub(r"\1***", SECRET.sub(r"\1:***@", url))
+    return masked_url(url)
 
 
 def redis_cli(where: Address | str) -> str:

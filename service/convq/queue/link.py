@@ -22,7 +22,8 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, SettingsError, StrangeKey
+from convq.errors import ConvqError, QueueFull, RedisRefused, RedisUnavailable, StrangeKey
+from convq.masking import masked, remember
 from convq.queue.address import Address, password_in
 from convq.queue.metering import Meter, ReplyTooLarge, metered
 
@@ -60,7 +61,7 @@ _TRANSIENT_REPLIES = (
 
 def lua(name: str) -> str:
     """The text of `lua/<name>.lua` of this package."""
-    return files("convq.queue").joinpath("lua", f"{name}.lua").read_text()
+    return files("convq.queue").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class PasswordFile(CredentialProvider):
             password = password_in(self._file)
         except (OSError, ValueError) as error:
             raise redis.exceptions.ConnectionError(f"no password in {self._file}: {error}") from None
+        remember(password)
         return (password,) if self._user is None else (self._user, password)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
@@ -109,16 +111,10 @@ class PasswordFile(CredentialProvider):
 def connection_options(address: Address, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> dict[str, Any]:
     """The URL and what else every connection is made with: RESP2, bytes, explicit timeouts, nothing sent twice.
 
-    Raises SettingsError for a URL that redis-py cannot read, and for files that are not what they should be.
+    Raises SettingsError for a URL that says too much or cannot be read, and for files that are not what they should be.
     """
-    try:
-        kind = redis.connection.parse_url(address.url).get("connection_class")  # type: ignore[no-untyped-call]
-    except ValueError:  # its text may repeat a part of the password
-        raise SettingsError(
-            f"'{address}' is no Redis URL; expected redis://HOST:PORT/DB, rediss:// or unix://PATH, and in user and "
-            "password every sign but letters, digits and - . _ ~ as %XX"
-        ) from None
     address.examine()
+    kind = redis.connection.parse_url(address.url).get("connection_class")  # type: ignore[no-untyped-call]
     options: dict[str, Any] = {
         "url": address.url,
         "protocol": 2,
@@ -153,7 +149,7 @@ def _tls_options(address: Address) -> dict[str, Any]:
 
 def understood(error: Exception) -> Exception:
     """The error of convq's tree for one of redis-py's."""
-    text = str(error)
+    text = masked(str(error))
     if (tls := _tls_error(error)) is not None:
         return tls
     if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):

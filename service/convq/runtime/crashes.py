@@ -33,6 +33,11 @@ def points_of(status: int, *, hung: bool) -> int:
     return KILL_POINTS if status == -signal.SIGKILL else CRASH_POINTS
 
 
+def ending(status: int) -> str:
+    """How a process ended, in words."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
 class CrashWatch:
     """Suspends models whose every run is a death. Owned by the supervisor's loop; `suspended` may be read by others."""
 

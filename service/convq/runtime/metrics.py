@@ -236,6 +236,7 @@ SERVICE_FAMILIES: dict[str, Family] = {
     "convq_model_version_state": Family(
         "1 for what each version is: serving, candidate, shadow, kept or refused.", ("model", "version", "state")
     ),
+    "convq_log_lines_dropped_total": Family("Lines of the log that nobody read in time, of all processes."),
     "convq_build_info": Family("Versions of convq, onnxruntime and Python.", ("version", "onnxruntime", "python")),
 }
 """Known to the supervisor alone."""

@@ -40,7 +40,9 @@ class Orders(BaseModel):
     """What a worker plans with."""
     memory_limit_bytes: int | None
     """What it may never go beyond, where anything says so."""
-    log: Literal["auto", "console", "json"]
+    log: Literal["console", "json"]
+    log_mark: str
+    """What each line of its log begins with, see `voices`."""
     log_jobs: Literal["none", "failed", "all"]
     otlp: str | None
 
@@ -69,7 +71,7 @@ def process_space() -> str:
     Only where they agree do two processes mean the same by a process id, whatever their hosts are called.
     """
     try:
-        facts = f"{BOOT_ID.read_text()} {PID_NAMESPACE.readlink()}"
+        facts = f"{BOOT_ID.read_text(encoding='utf-8')} {PID_NAMESPACE.readlink()}"
     except OSError:
         return ""
     return f"{zlib.crc32(facts.encode()):08x}"

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 import convq
 from convq.queue.leases import ShardDepth
+from convq.runtime import logs
 from convq.runtime.metrics import SERVICE_FAMILIES, new_family
 from convq.runtime.processes import open_files_of, usage_of
 from convq.runtime.queue_metrics import queue_families
@@ -35,6 +36,7 @@ def service_families(
         *_process_families(slots),
         _model_info(slots),
         _states(versions),
+        _log_lines(),
         _build_info(),
     ]
 
@@ -94,6 +96,12 @@ def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
     for model, states in versions.items():
         for number, state in sorted(states.items()):
             family.add_metric([model, str(number), state], 1)
+    return family
+
+
+def _log_lines() -> Metric:
+    family = new_family("convq_log_lines_dropped_total")
+    family.add_metric([], logs.dropped())
     return family
 
 

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,12 +20,13 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
+from convq.interpreter import child_environment, python
 from convq.queue import Address
 from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board
-from convq.runtime.crashes import CrashWatch, points_of
+from convq.runtime.crashes import CrashWatch, ending, points_of
 from convq.runtime.heartbeat import Heartbeat
-from convq.runtime.logs import event
+from convq.runtime.logs import event, form_here
 from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, reset_gauges
 from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders
@@ -35,6 +35,7 @@ from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
+from convq.runtime.voices import Voices, new_mark
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -81,7 +82,8 @@ class Supervisor:
             "lease_ms": settings.lease_ms,
             "result_ttl_ms": settings.result_ttl_ms,
             "drain_s": settings.drain,
-            "log": settings.log,
+            "log": form_here(settings.log),
+            "log_mark": new_mark(),
             "log_jobs": settings.log_jobs,
             "otlp": settings.otlp,
         }
@@ -93,6 +95,7 @@ class Supervisor:
         self._was_ready = False
         self._ticked_s = time.monotonic()
         self._watch = Watch(log)
+        self._voices = Voices(self._watch)
         self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots, self._watch)
         self._crashes = CrashWatch(self._board, models, workers)
         self._versions = VersionKeeper(
@@ -111,8 +114,9 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises ServiceFailed, or the error that a worker's start ended with."""
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, lambda number, _: self._signals.append(number))
+        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # nohup wants it to go on
+                signal.signal(one, lambda number, _: self._signals.append(number))
         self.probes.start()
         self.heartbeat.start()
         self._versions.start()
@@ -160,6 +164,8 @@ class Supervisor:
     def _handle(self, number: int) -> None:
         """First signal: drain. Second: at once."""
         if self._draining_since_s is not None:
+            if number == signal.SIGHUP:  # a closed terminal is told of by the shell, and again by the kernel
+                return
             self._exit_code = 130 if number == signal.SIGINT else 1
             self._goodbye_s = GOODBYE_S[1]
             self._kill_all()
@@ -189,23 +195,25 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> None:
         orders = Orders.model_validate({"slot": slot.number, "plans": self._versions.plans(), **self._orders})
-        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+        environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
         if self._settings.device != "cpu":
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         slot.process = subprocess.Popen(
-            [sys.executable, "-m", "convq.runtime.worker"],
+            python("convq.runtime.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             pass_fds=[self._board.descriptor],
             env=environment,
         )
         slot.forget()
         process = slot.process
-        if process.stdin and process.stdout:
+        if process.stdin and process.stdout and process.stderr:
+            self._voices.hear(slot.number, process.pid, process.stderr, orders.log_mark)
+            self._watch.start(f"worker-{slot.number}", self._listen, slot, process.stdout)
             with suppress(BrokenPipeError):  # it died at once: the next tick finds it so
                 process.stdin.write(orders.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
-            self._watch.start(f"worker-{slot.number}", self._listen, slot, process.stdout)
 
     def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
         """Take in what one worker reports, until it is gone."""
@@ -235,7 +243,7 @@ class Supervisor:
         points = points_of(status, hung=slot.hung) if self._draining_since_s is None else 0
         if points >= CRASH_POINTS:
             self._crashes.note_death(slot.number)
-            self._versions.note_death(slot.number, "it hung" if slot.hung else _ending(status))
+            self._versions.note_death(slot.number, "it hung" if slot.hung else ending(status))
         self.heartbeat.fence(slot.number, process.pid, points)
         for index in range(len(self._models)):
             reset_gauges(self._board.row(slot.number, index))
@@ -255,7 +263,7 @@ class Supervisor:
             "a worker died",
             worker=slot.number,
             pid=process.pid,
-            status=_ending(status),
+            status=ending(status),
             next_s=delay_s,
         )
         if was_ready is None and not self._was_ready:
@@ -266,7 +274,7 @@ class Supervisor:
         if slot.failure is not None and slot.failure["exit_code"] in (SettingsError.exit_code, ModelBroken.exit_code):
             raise StartFailed(slot.failure["message"], slot.failure["exit_code"])
         if slot.failures >= TRIES_UNTIL_READY:
-            why = slot.failure["message"] if slot.failure else f"it ended with {_ending(status)}"
+            why = slot.failure["message"] if slot.failure else f"it ended with {ending(status)}"
             raise ServiceFailed(f"no worker survives its start: {why}")
 
     def _is_hung(self, slot: Slot) -> bool:
@@ -326,6 +334,7 @@ class Supervisor:
                 self.heartbeat.fence(slot.number, slot.process.pid)
         self.heartbeat.stop(self._goodbye_s)
         self.probes.stop()
+        self._voices.wait()
 
 
 class StartFailed(ServiceFailed):
@@ -343,7 +352,3 @@ def _report_in(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return report if isinstance(report, dict) and "event" in report else None
-
-
-def _ending(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from convq.errors import ConvqError
+from convq.outlet import LAST_WORDS_S, Outlet
 from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import logs
 from convq.runtime.allowance import Allowance
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("convq.worker")
 
 PR_SET_PDEATHSIG = 1
-REPORTING = threading.Lock()
+MOST_REPORTED_BYTES = 1 << 28
+"""Reports that a supervisor has not read yet: it may be stopped, and is never so far behind."""
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
 
@@ -60,7 +62,8 @@ class Worker:
 
     def run(self) -> int:
         """Load, serve until told to stop, drain. Returns the exit status."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor decides
+        for one in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C, a closed terminal: they reach all, the supervisor decides
+            signal.signal(one, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         self._watch.start("orders", _listen, self._changes)
         for row in self._rows:
@@ -175,10 +178,22 @@ def _reset(row: Row) -> None:
 
 
 def _report(**facts: Any) -> None:
-    """One line to the supervisor."""
-    with REPORTING:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
+    """One line to the supervisor; never waits for it."""
+    if REPORTS:
+        REPORTS[0].put(json.dumps(facts).encode() + b"\n")
+
+
+REPORTS: list[Outlet] = []
+"""The way to the supervisor, once `_own_streams` has opened it."""
+
+
+def _own_streams() -> None:
+    """Keep standard output for reports, whatever libraries print, and let neither stream wait for a stopped supervisor."""
+    reports = os.dup(1)
+    os.dup2(2, 1)
+    for descriptor in (reports, 2):
+        os.set_blocking(descriptor, False)  # both are pipes that the supervisor has made for this process alone
+    REPORTS.append(Outlet(reports, lambda _: b"", MOST_REPORTED_BYTES))
 
 
 def _listen(changes: queue.SimpleQueue[Change]) -> None:
@@ -186,6 +201,7 @@ def _listen(changes: queue.SimpleQueue[Change]) -> None:
     with os.fdopen(0, "rb", closefd=False) as lines:
         for line in lines:
             changes.put(Change.model_validate_json(line))
+    logs.flush(0.1)
     os._exit(1)
 
 
@@ -207,7 +223,8 @@ def main() -> int:
         line += byte
     orders = Orders.model_validate_json(bytes(line))
     _die_with(orders.supervisor)
-    logs.set_up(orders.log, orders.slot)
+    _own_streams()
+    logs.set_up(orders.log, orders.slot, orders.log_mark)
     try:
         return Worker(orders).run()
     except ConvqError as error:
@@ -216,6 +233,12 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
+    try:
+        status = main()
+    except Exception as error:  # noqa: BLE001 - said before this process ends
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = DEFECT
+    for way in REPORTS:
+        way.flush(LAST_WORDS_S)
+    logs.flush()
     os._exit(status)  # threads that a drain could not end must not hold the process

@@ -17,7 +17,7 @@ import click
 
 from convq.cli.models.check import examined, show_examination, within_option
 from convq.cli.models.folder import models_option
-from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.cli.output import for_programs, json_option, print_json, print_line, print_table
 from convq.errors import ModelBroken, SettingsError
 
 if TYPE_CHECKING:
@@ -248,16 +248,16 @@ def _show(document: Mapping[str, Any]) -> None:
     if findings:
         rows = [[_key(one), _text(one["value"]), one["why"], SURE[one["source"]]] for one in findings]
         print_table(["what", "value", "from", "how sure"], rows)
-        click.echo()
+        print_line()
     if sources := document["report"].get("weights_from"):
-        click.echo(f"model.onnx now holds the weights of {', '.join(sources)} too.")
+        print_line(f"model.onnx now holds the weights of {', '.join(sources)} too.")
     show_examination(document["check"])
-    click.echo()
-    click.echo(f"{document['name']}, version {document['version']}, is in {document['path']}")
+    print_line()
+    print_line(f"{document['name']}, version {document['version']}, is in {document['path']}")
     assumed = [_key(one) for one in findings if one["source"] == "assumed"]
     if assumed:
-        click.echo(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
-        click.echo("The graph cannot tell mean, std and the order of colours: they are those of the training.")
+        print_line(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
+        print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
 
 
 def _key(finding: Mapping[str, Any]) -> str:

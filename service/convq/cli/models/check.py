@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from convq.cli.models.folder import models_option
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_table
+from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.errors import ModelBroken, SettingsError
 
 MIB = 1 << 20
@@ -96,10 +96,10 @@ def show_examination(document: Mapping[str, Any]) -> None:
             "sample": sample["name"] + ("" if sample["finite"] else ": the answer has NaN or infinity"),
         }
     )
-    click.echo()
+    print_line()
     if predictions := sample.get("predictions"):
         print_table(["label", ">index", ">score"], [_row(one) for one in predictions])
-        click.echo()
+        print_line()
     columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
     print_table(
         columns,

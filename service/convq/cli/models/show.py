@@ -22,8 +22,9 @@ from convq.cli.models.folder import (
     open_model,
     versions_of,
 )
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_table
+from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.errors import ModelBroken
+from convq.printable import printable
 
 if TYPE_CHECKING:
     from convq.inference.architecture import Architecture, Layer, Shape, Weight
@@ -143,15 +144,15 @@ def _print(document: Mapping[str, Any], versions: Sequence[Version], table: Arch
         "sha256": document["sha256"] or "not in the report",
     }
     print_facts({name: value for name, value in facts.items() if value})
-    click.echo()
+    print_line()
     if table is None:
-        click.echo(f"layers: {missing}")
+        print_line(f"layers: {missing}")
     else:
         _print_layers(table, document["parameters"])
-    click.echo()
+    print_line()
     columns = ["version", "state", "sha256", "date", ">accuracy", ">differs from torch by"]
     print_table(columns, [_version_row(one) for one in versions])
-    click.echo()
+    print_line()
     limits = document["limits"]
     size = f"{limits['max_bytes']:,} bytes, {limits['max_pixels']:,} pixels"
     print_facts({"an image": size, "a batch": f"{limits['max_batch']} images, {limits['max_batch_s']:g} s"})
@@ -168,12 +169,12 @@ def _print_layers(table: Architecture, trained: Any) -> None:
     print_table(columns, rows, min_width=_width(columns, rows))
     known = sum(layer.macs or 0 for layer in table.layers)
     macs = f", {'' if table.macs is not None else 'at least '}{known:,} MACs per image" if known else ""
-    click.echo()
-    click.echo(f"{table.parameters:,} parameters{macs}")
+    print_line()
+    print_line(f"{table.parameters:,} parameters{macs}")
     if table.macs is None:
-        click.echo("?: depends on the size of the image, or is not known of this operator")
+        print_line("?: depends on the size of the image, or is not known of this operator")
     if isinstance(trained, int) and trained != table.parameters:
-        click.echo(f"({trained:,} parameters before the export)")
+        print_line(f"({trained:,} parameters before the export)")
     ways = {
         "sides": [_sides_text(side) for side in table.sides],
         "linear": [_shape_text((one,)) for one in table.widths],
@@ -203,8 +204,8 @@ def _layer_row(layer: Layer, *, brief: bool) -> list[str]:
     came_in = "" if brief else f"{_shapes_text(layer.inputs)} -> "
     kind = ", ".join(filter(None, (layer.kind, layer.activation, "rounds up" if layer.ceil else "")))
     return [
-        _printable(layer.name),
-        _printable(kind),
+        printable(layer.name),
+        printable(kind),
         "x".join(map(str, layer.kernel or ())),
         _alike(layer.stride),
         _padding_text(layer),
@@ -215,11 +216,6 @@ def _layer_row(layer: Layer, *, brief: bool) -> list[str]:
         _number(layer.parameters) if layer.weights else "",
         _number(layer.macs) if layer.macs != 0 else "",
     ]
-
-
-def _printable(text: str) -> str:
-    """What stands in a graph is somebody else's text."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _version_row(version: Version) -> list[str]:

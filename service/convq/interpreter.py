@@ -1,0 +1,62 @@
+"""How convq starts Python: never with the files of the working folder, whoever works in it.
+
+Python looks for modules in the working folder first, with `-m` and `-c` and where PYTHONPATH has an empty element; a
+`redis.py` or `numpy.py` that lies there would be run with the rights of the service. Imports nothing that could lie there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib could lie there
+"""Where this package lies."""
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours. Use it with `child_environment`."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for such a command.
+
+    Its PYTHONPATH has whole paths alone, and this package's as the last: it may have been found in the working folder.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [folder for folder in given if os.path.isabs(folder)]  # noqa: PTH117
+    if not ROOT.endswith(("site-packages", "dist-packages")):  # before the standard library these have no place
+        folders.append(ROOT)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
+
+
+def leave_working_folder() -> None:
+    """Take the working folder off the path of this process, where this process is the command `convq`.
+
+    Python itself has put it there. Another program, which only imports convq, keeps its path; so does whoever names that
+    folder in PYTHONPATH.
+    """
+    if not _is_the_command():
+        return
+    try:
+        here = os.getcwd()  # noqa: PTH109
+    except OSError:  # it is deleted
+        here = ""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", here) or (folder and folder in named)]
+
+
+def _is_the_command() -> bool:
+    """`python -m convq`, `python -m convq.…`, or the script of that name."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word.startswith("-m"):
+            return (word[2:] or next(words, "")).partition(".")[0] == "convq"
+        if word in ("-W", "-X"):
+            next(words, "")
+        elif not word.startswith("-"):
+            return os.path.basename(word) == "convq"  # noqa: PTH119
+    return False
+
+
+leave_working_folder()

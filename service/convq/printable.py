@@ -1,0 +1,43 @@
+"""The one maker of printable text: what strangers wrote, as a terminal may be shown it.
+
+Names, labels, ids, error messages and file names come from clients and from model files. Raw on a terminal they could
+move its cursor, rename its window, hide what follows or read backwards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+_UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+"""Letters and marks to Python, and nothing to the eye: two names that differ by one of them look the same."""
+_INVISIBLE = re.compile(f"[{_UNSEEN}]")
+
+
+def printable(text: str) -> str:
+    """The text on one line: what moves the cursor, breaks the line, turns it round or cannot be seen is an escape."""
+    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+        return text
+    return "".join(c if c.isprintable() and not _INVISIBLE.match(c) else _escape(c) for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text whose lines were broken on purpose: only its line feeds stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def excerpt(text: str, most: int, *, instead: str = "?") -> str:
+    """The first `most` characters, with a sign in the place of each that cannot be printed: for a word in a message."""
+    return "".join(c if c.isprintable() and not _INVISIBLE.match(c) else instead for c in text[:most])
+
+
+def json_line(document: object, *, ascii_only: bool = False) -> str:
+    """The document as one line of JSON: exact for who parses it, and harmless on a terminal."""
+    line = json.dumps(document, ensure_ascii=ascii_only)
+    if line.isascii() or all(printable(c) == c for c in set(line)):
+        return line if "\x7f" not in line else line.replace("\x7f", "\\u007f")
+    return "".join(c if c.isascii() or printable(c) == c else json.dumps(c)[1:-1] for c in line)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

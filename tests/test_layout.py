@@ -271,3 +271,75 @@ def test_the_cuda_extras_ask_for_the_same_as_cpu_but_for_the_engine() -> None:
 
 def test_the_version_is_written_alike_in_both_places() -> None:
     assert f'__version__ = "{project()["version"]}"' in (PACKAGE / "__init__.py").read_text()
+
+
+# -- text, terminals and children ---------------------------------------------------------------------------------------
+
+SHIPPED = [path for name in ("service", "models", "deploy") for path in sorted((ROOT / name).rglob("*.py"))]
+
+
+def encoded_by_chance(tree: ast.AST) -> Iterator[str]:
+    """Calls that read or write text in whatever encoding the user's locale has."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).rpartition(".")[2]
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        modes = [ast.unparse(one) for one in node.args] + [given.get("mode", "")]
+        is_binary = any(re.fullmatch(r"'[rwaxb+]*b[rwaxb+]*'", mode) for mode in modes)
+        text = called in ("read_text", "write_text") or "True" in (given.get("text"), given.get("universal_newlines"))
+        opens = called in ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile")
+        names = any(re.fullmatch(r"'[rwax+]+'", mode) for mode in modes)
+        if "encoding" not in given and (text or (opens and names and not is_binary)):
+            yield f"{node.lineno}: {ast.unparse(node.func)}"
+
+
+def test_all_text_is_utf8_whatever_the_locale_says() -> None:
+    found = [f"{path}:{what}" for path in SHIPPED for what in encoded_by_chance(ast.parse(path.read_text()))]
+
+    assert PACKAGE / "queue" / "link.py" in SHIPPED
+    assert [] == found
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("path.read_text()", 1),
+        ("files('x').joinpath('y').read_text()", 1),
+        ("path.write_text(text)", 1),
+        ("open(name, 'w')", 1),
+        ("path.open('r')", 1),
+        ("subprocess.run(line, text=True)", 1),
+        ("path.read_text(encoding='utf-8')", 0),
+        ("open(name, 'rb')", 0),
+        ("path.open('wb')", 0),
+        ("subprocess.run(line, text=True, encoding='utf-8')", 0),
+    ],
+)
+def test_text_of_a_chance_encoding_is_recognised(line: str, count: int) -> None:
+    assert count == len(list(encoded_by_chance(ast.parse(line))))
+
+
+def test_commands_write_where_text_is_made_printable_and_nowhere_else() -> None:
+    writes = {"click.echo", "click.secho", "print", "Console", "sys.stdout.write", "sys.stderr.write", "print_exc"}
+    rooms = [*(PACKAGE / "cli").rglob("*.py"), PACKAGE / "demo.py", PACKAGE / "bench.py"]
+    calls = [
+        (path.name, ast.unparse(node.func))
+        for path in rooms
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    ]
+
+    assert {"output.py"} == {name for name, called in calls if called in writes}
+
+
+def test_every_python_that_is_started_is_kept_from_the_working_folder() -> None:
+    started = [
+        (path.name, ast.unparse(node))
+        for path in SHIPPED
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+    ]
+
+    assert len(started) > 3
+    assert [] == [one for one in started if not re.match(r"\[sys\.executable, '-[PI]'", one[1])]

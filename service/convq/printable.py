@@ -34,9 +34,13 @@ def excerpt(text: str, most: int, *, instead: str = "?") -> str:
 def json_line(document: object, *, ascii_only: bool = False) -> str:
     """The document as one line of JSON: exact for who parses it, and harmless on a terminal."""
     line = json.dumps(document, ensure_ascii=ascii_only)
-    if line.isascii() or all(printable(c) == c for c in set(line)):
-        return line if "\x7f" not in line else line.replace("\x7f", "\\u007f")
-    return "".join(c if c.isascii() or printable(c) == c else json.dumps(c)[1:-1] for c in line)
+    if printable(line) == line:
+        return line
+    return "".join(c if printable(c) == c else _escape_in_json(c) for c in line)
+
+
+def _escape_in_json(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def _escape(character: str) -> str:

@@ -22,6 +22,7 @@ from convq.cli.demo import demo
 from convq.cli.doctor import doctor
 from convq.cli.jobs import jobs
 from convq.cli.models import models
+from convq.cli.output import print_line
 from convq.cli.serve import serve
 from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
@@ -71,7 +72,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
     context.find_object(Run).debug = debug  # type: ignore[union-attr]  # main() always passes one
     check_variables(os.environ)
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
+        print_line(context.get_help(), err=True)
         context.exit(WRONG_USAGE)
 
 

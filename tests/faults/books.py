@@ -14,11 +14,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from servers import wait_until
-from services import JOBS, digits, tensor_of
+from services import JOBS, digits, image_of, tensor_of
 
 INBOX = "convq:{lenet}:inbox:"
 JOBS_PER_INBOX = 20_000  # far below the length at which an inbox forgets
 SHOWN = (("7", tensor_of(digits()[0])), ("1", tensor_of(digits()[2])))
+DRAWN = (image_of(digits()[0]), image_of(digits()[2]))
 UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 
@@ -49,21 +50,30 @@ class Books:
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
-    def submit(self, jobs: int, *, pixel: int = 0, stream: str = JOBS, **fields: str | int) -> list[str]:
-        """XADD jobs, half sevens and half ones; `pixel` is the value of the corner. Their ids; check `accepted`."""
+    def submit(
+        self, jobs: int, *, pixel: int = 0, stream: str = JOBS, ending: bytes | None = None, **fields: str | int
+    ) -> list[str]:
+        """XADD jobs, half sevens and half ones; `pixel` is the value of the corner. Their ids; check `accepted`.
+
+        With `ending` they are PNG files with these bytes behind, which no decoder looks at.
+        """
         made = []
         for first in range(0, jobs, 200):
-            chunk = [self._job(pixel, fields) for _ in range(min(200, jobs - first))]
+            chunk = [self._job(pixel, ending, fields) for _ in range(min(200, jobs - first))]
             made += self._send(chunk, stream)
         return made
 
-    def _job(self, pixel: int, fields: dict[str, str | int]) -> list[Any]:
+    def _job(self, pixel: int, ending: bytes | None, fields: dict[str, str | int]) -> list[Any]:
         serial = next(self._serial)  # in one step: a load has a thread of its own
         job_id = f"{self.name}-{serial}"
         tensor = bytes([pixel]) + SHOWN[serial % 2][1][1:]
         inbox = f"{INBOX}{self.name}.{serial // JOBS_PER_INBOX}"
         self._read.setdefault(inbox, 0)
-        parts: list[Any] = ["id", job_id, "tensor", tensor, "dtype", "uint8", "shape", "1,32,32", "reply_to", inbox]
+        parts: list[Any] = ["id", job_id, "reply_to", inbox]
+        if ending is None:
+            parts += ["tensor", tensor, "dtype", "uint8", "shape", "1,32,32"]
+        else:
+            parts += ["image", DRAWN[serial % 2] + ending]
         return parts + [part for pair in fields.items() for part in pair]
 
     def _send(self, chunk: list[list[Any]], stream: str) -> list[str]:

@@ -173,7 +173,7 @@ class Output(_Table):
 
 
 class Limits(_Table):
-    """`[limits]`: what is refused, and when a batch counts as hung."""
+    """`[limits]`: what is refused, and when a batch or a picture counts as hung."""
 
     max_bytes: Annotated[int, Field(ge=1, le=512 * 2**20)] = 16 * 2**20
     """Bytes of one encoded image; 16 MiB. Redis itself takes no value above 512 MB."""
@@ -182,7 +182,9 @@ class Limits(_Table):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Jobs in one call of the graph."""
     max_batch_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds that one batch may run before its worker counts as hung."""
+    """Seconds that one batch may run, and that making its answers may take, before its worker counts as hung."""
+    max_decode_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds that decoding and preparing one job may take before its worker counts as hung."""
 
 
 class Batching(_Table):

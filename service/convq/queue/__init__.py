@@ -5,13 +5,15 @@ from convq.queue.commits import Commits, Committed, Completion
 from convq.queue.deliveries import Bounds, Delivery, Lease
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
-from convq.queue.leases import LeaseKeeper
+from convq.queue.leases import Accusation, Blame, LeaseKeeper
 from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
 from convq.queue.streams import WorkQueue
 
 __all__ = [
+    "Accusation",
     "Address",
     "AsyncioWire",
+    "Blame",
     "BlockingWire",
     "Bounds",
     "Commits",

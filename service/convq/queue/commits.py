@@ -109,7 +109,9 @@ class Commits:
     def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
         groups = self._grouped(chunk)
         cancelled = ",".join(done.job.id for done in chunk if done.cancelled)
-        suspects = ",".join(f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion)
+        suspects = ",".join(
+            f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion or done.job.slow
+        )
         args: list[Any] = [GROUP, lease.incarnation, self.result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
         args += (cancelled, suspects)
         jobs: list[Received] = []

@@ -22,6 +22,8 @@ class Lease:
     incarnation: str
     held: set[tuple[int, str]] = field(default_factory=set)
     lost: bool = False
+    alone: set[tuple[int, str]] = field(default_factory=set)
+    """Of those that were held, the ones that ran alone: see `Suspicions.begin_alone`."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Row(NamedTuple):
     suspicion: int = 0
     weight: int = 0
     """Bytes of its fields; negative where it is larger than a job may be."""
+    slow: int = 0
+    """How often its decoding was over its time."""
 
 
 def milliseconds(now: Any) -> float:

@@ -51,6 +51,8 @@ class Received:
     traceparent: str | None = None
     suspicion: int = 0
     """Points: how much this job is suspected of having killed a worker."""
+    slow: int = 0
+    """How often its decoding was over its time."""
 
     @property
     def submitted_ms(self) -> int:

@@ -121,7 +121,7 @@ class Holdings:
                 if job is None:
                     gone.append(("XACK", self._streams[row.lane], GROUP, row.entry))
                 else:
-                    job.suspicion = row.suspicion
+                    job.suspicion, job.slow = row.suspicion, row.slow
                     jobs.append(job)
                     lease.held.add((row.lane, row.entry))
         if gone:

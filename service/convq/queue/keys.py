@@ -15,7 +15,7 @@ convq:{M}:dead           stream     workers               bounded length, until 
 convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients (submit)      dedup window
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
-convq:{M}:suspects       hash       supervisors           a day after the last death; a job leaves when it is answered
+convq:{M}:suspects       hash       supervisors, workers  a day after the last death; a job leaves when it is answered
 convq:{M}:cfg            hash       supervisors, workers  while the shard is used: limits, drain rate, last beat, exporter
 convq:{M}:door           hash       clients (submit)      while the shard is used: bytes since the last measure, refusals
 convq:models             hash       supervisors           refreshed by live services, gone with them
@@ -32,8 +32,10 @@ from convq.protocol import MODEL_NAME, Priority
 GROUP = "workers"
 """The consumer group of every job stream, made at id 0 (never ``$``: what was pushed before the first worker counts)."""
 
-RETURNED = "returned"
-"""A consumer of that group that never has a lease: what a worker gives back lies here until another takes it."""
+RETURNED = "returned-0-00000000"
+"""A consumer of that group that never has a lease: what a worker gives back lies here until another takes it.
+
+It is named as workers are, for whoever reads process ids out of such names; there is no process 0."""
 
 MODELS = "convq:models"
 

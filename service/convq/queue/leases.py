@@ -11,7 +11,8 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from convq.errors import StrangeKey
 from convq.queue.address import Address
@@ -19,12 +20,12 @@ from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, MODELS, Shard, is_model_name
 from convq.queue.link import Link, Script
+from convq.queue.suspicions import SUSPICION_TTL_MS
 
 DEPTH, MEASURE, MEND, NOTE, RELEASE, RENEW = (
     Script.load(name) for name in ("depth", "measure", "mend", "note", "release", "renew")
 )
 
-SUSPICION_TTL_MS = 86_400_000
 MEMORY_SAMPLES = 5
 LONGEST_TERM_MS = 4000
 """A service that exports a queue and is silent for a lease, and no longer than this, is replaced by another."""
@@ -80,6 +81,25 @@ class ShardDepth:
         if not waiting or self.drain_per_s is None:
             return None if waiting else 0.0
         return waiting / self.drain_per_s if self.drain_per_s else math.inf
+
+
+class Blame(StrEnum):
+    """What the death of a worker says about a job; see `release.lua`."""
+
+    COMPANY = "company"
+    """It was in native code, with others or not known to be alone."""
+    ALONE = "alone"
+    """It was in native code, and nobody else."""
+    SLOW = "slow"
+    """Its decoding was over its time."""
+
+
+class Accusation(NamedTuple):
+    """One job that the death of a worker accuses: lane:entry, of what, and with how many points."""
+
+    job: str
+    blame: Blame
+    points: int
 
 
 class LeaseKeeper:
@@ -140,13 +160,17 @@ class LeaseKeeper:
             if isinstance(kind, bytes) and _text(kind) not in (wanted[key], "none")
         ]
 
-    def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str] = (), points: int = 0) -> int:
+    def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str | Accusation] = (), points: int = 0) -> int:
         """End the lease of a worker that is dead; return how many jobs it held. Others find them at once.
 
-        `suspects` are the jobs, as lane:entry, that native code was working on when it died; each gets `points`.
+        `suspects` are the jobs that its death accuses; a mere name, lane:entry, is one in company, with `points`.
         """
         keys = [shard.leases, *shard.streams, shard.suspects]
-        return int(self._link.run(RELEASE, keys, [GROUP, incarnation, SUSPICION_TTL_MS, points, *suspects]))
+        args: list[Any] = [GROUP, incarnation, SUSPICION_TTL_MS]
+        for one in suspects:
+            job, blame, weight = (one, Blame.COMPANY, points) if isinstance(one, str) else one
+            args += (blame, weight, job)
+        return int(self._link.run(RELEASE, keys, args))
 
     def announce(
         self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int

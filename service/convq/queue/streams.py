@@ -22,6 +22,7 @@ from convq.queue.holdings import Holdings, lost
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
 from convq.queue.link import Command, Link, Script, understood
 from convq.queue.metering import Meter, ReplyTooLarge
+from convq.queue.suspicions import SUSPICION_TTL_MS, Suspicions
 
 GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
 CLAIM, EXPIRE, RECLAIM = (Script.load("weight", name) for name in ("claim", "expire", "reclaim"))
@@ -31,7 +32,6 @@ LOWER_LANE_SHARE = 1 / 8
 
 CAREFUL_POLL_S = 0.05
 """What is weighed before it is read cannot be waited for: asked for this often."""
-SUSPICION_TTL_MS = 86_400_000
 
 
 class WorkQueue:
@@ -50,6 +50,7 @@ class WorkQueue:
         self._backlogged = [False] * len(LANES)
         self._credit = [0.0] * len(LANES)
         self.holdings = Holdings(self._fetching, shard, self._receiver)
+        self.suspicions = Suspicions(self._fetching, shard)
         self._entry_bytes = 0.0  # how large entries were lately; 0: not known yet
 
     @property
@@ -88,7 +89,7 @@ class WorkQueue:
     def release(self, lease: Lease) -> int:
         """End the lease; return how many jobs it still held, which others may take over at once."""
         keys = [self.shard.leases, *self._streams, self.shard.suspects]
-        return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation, SUSPICION_TTL_MS, 0]))
+        return int(self._fetching.run(RELEASE, keys, [GROUP, lease.incarnation, SUSPICION_TTL_MS]))
 
     def make_groups(self) -> None:
         """Create the consumer group on every stream, from the first entry on, where it is missing.
@@ -254,19 +255,20 @@ class WorkQueue:
 
     # -- taking over ----------------------------------------------------------------------------------------------
 
-    def reclaim(self, lease: Lease, room: int, room_bytes: int = 1 << 62) -> Delivery:
+    def reclaim(self, lease: Lease, room: int, room_bytes: int = 1 << 62, *, returned: bool = True) -> Delivery:
         """Jobs of workers whose lease is gone or ran out, at most `room`; with no room the dead are only fenced.
 
-        So many that their fields have at most `room_bytes` bytes, but one in any case.
+        So many that their fields have at most `room_bytes` bytes, but one in any case. Without `returned`, what workers
+        gave back stays for others.
         """
         keys = [self.shard.leases, self.shard.cfg, *self._streams, self.shard.suspects]
         room_bytes = max(1, min(room_bytes, self.holdings.claim_bytes))
         room = min(room, self.holdings.read_at_once) if self.holdings.cut else room
         args = [GROUP, lease.incarnation, self._lease_ms, room, room_bytes, RETURNED, *self.holdings.bounds.most()]
+        args.append(int(returned))
         more, *flat = self._fetching.run(RECLAIM, keys, args)
         rows = [
-            Row(flat[i], flat[i + 1].decode(), int(flat[i + 2]), flat[i + 3], flat[i + 4])
-            for i in range(0, len(flat), 5)
+            Row(flat[i], flat[i + 1].decode(), int(flat[i + 2]), *flat[i + 3 : i + 6]) for i in range(0, len(flat), 6)
         ]
         delivery = self.holdings.read(lease, rows)
         delivery.more = bool(more)
@@ -291,4 +293,4 @@ class WorkQueue:
             self.make_groups()  # perhaps somebody has put it right
         rows, replies = self.holdings.pending(lease)
         self._mend(replies)
-        return self.holdings.take_unweighed(lease, rows, room, room_bytes)
+        return self.holdings.take_unweighed(lease, self.suspicions.known(rows), room, room_bytes)

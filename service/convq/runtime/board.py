@@ -21,9 +21,12 @@ import numpy as np
 from convq.runtime.native import Mark
 
 FLOAT_BYTES = 8
-RUNNING_BYTES = 160 << 10
+BATCH_BYTES = 160 << 10
 """Room for the names of the largest batch (4096 jobs); pages that are not written take no memory."""
-DECODING_BYTES = 64
+JOB_BYTES = 64
+MARKS = {"running": BATCH_BYTES, "answering": BATCH_BYTES, "decoding": JOB_BYTES, "slow": JOB_BYTES, "alone": JOB_BYTES}
+"""What a row marks, and the bytes of each: see `Row`. Multiples of 8."""
+MARKS_BYTES = sum(MARKS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,33 @@ class Layout:
 
 
 class Row:
-    """One worker's numbers for one model, and which jobs its native code works on."""
+    """One worker's numbers for one model, and which jobs its native code works on.
 
-    def __init__(self, layout: Layout, cells: np.ndarray, running: Mark, decoding: Mark) -> None:
+    `running` is the batch in the network, `answering` the one whose answers are made, `decoding` the job that the fetching
+    thread decodes and prepares, `slow` the one that the slow lane does, `alone` the one that has the process for itself.
+    """
+
+    def __init__(self, layout: Layout, cells: np.ndarray, marks: memoryview) -> None:
         self.layout = layout
         self.cells = cells
-        self.running = running
-        self.decoding = decoding
+        made, start = {}, 0
+        for name, size in MARKS.items():
+            made[name] = Mark(marks[start : start + size])
+            start += size
+        self.running, self.answering = made["running"], made["answering"]
+        self.decoding, self.slow, self.alone = made["decoding"], made["slow"], made["alone"]
         self._lock = threading.Lock()
         self._bounds = layout.bounds
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """All that says who is in native code."""
+        return self.running, self.answering, self.decoding, self.slow, self.alone
+
+    def clear_marks(self) -> None:
+        """Nobody is in native code."""
+        for mark in self.marks:
+            mark.clear()
 
     def add(self, name: str, amount: float, *labels: str) -> None:
         """Count up."""
@@ -121,7 +142,7 @@ class Board:
 
     def __init__(self, layout: Layout, workers: int, models: int, descriptor: int | None = None) -> None:
         numbers = layout.width * workers * models
-        size = numbers * FLOAT_BYTES + (RUNNING_BYTES + DECODING_BYTES) * workers * models
+        size = numbers * FLOAT_BYTES + MARKS_BYTES * workers * models
         self.descriptor = _anonymous_file(size) if descriptor is None else descriptor
         self._memory = mmap.mmap(self.descriptor, size)
         self._cells = np.frombuffer(self._memory, dtype=np.float64, count=numbers).reshape(
@@ -137,10 +158,8 @@ class Board:
 
     def row(self, worker: int, model: int) -> Row:
         """The row of worker number `worker` for model number `model`."""
-        start = (worker * self._models + model) * (RUNNING_BYTES + DECODING_BYTES)
-        middle = start + RUNNING_BYTES
-        running, decoding = self._marks[start:middle], self._marks[middle : middle + DECODING_BYTES]
-        return Row(self._layout, self._cells[worker, model], Mark(running), Mark(decoding))
+        start = (worker * self._models + model) * MARKS_BYTES
+        return Row(self._layout, self._cells[worker, model], self._marks[start : start + MARKS_BYTES])
 
 
 def _anonymous_file(size_bytes: int) -> int:

@@ -1,4 +1,8 @@
-"""Notices when a model's network kills worker after worker and nothing is answered in between: that is no poisoned job."""
+"""What a worker's death says about the jobs that it worked on, and about the model: whom it accuses, and of what.
+
+A model whose network kills worker after worker, with nothing answered in between, is no poisoned job: it claims nothing
+for a while.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,95 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from convq.runtime.board import Board
+from convq.queue import Accusation, Blame
+from convq.runtime.board import Board, Row
 from convq.runtime.logs import event
 from convq.runtime.metrics import LANE_NAMES
-from convq.runtime.native import CRASH_POINTS, KILL_POINTS
+from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
+
+if TYPE_CHECKING:
+    from convq.runtime.slots import Slot
 
 log = logging.getLogger("convq.supervisor")
 
 DEATHS = 6
 WITHIN_S = 60.0
+LOOK_EVERY_S = 1.0
+"""At the memory of a worker that decodes nothing; else at every tick."""
 PAUSE_S = (30.0, 600.0)
 """First and longest pause; it doubles as long as nothing is answered."""
 
 
-def points_of(status: int, *, hung: bool) -> int:
+def points_of(status: int, *, hung: bool, grown_bytes: int = 0) -> int:
     """How much suspicion a worker's end casts on the jobs that its native code was working on.
 
-    `status` is that of `subprocess.Popen.poll`: negative for a signal. An orderly end casts none.
+    `status` is that of `subprocess.Popen.poll`: negative for a signal. An orderly end casts none. `grown_bytes` is how much
+    more memory it held at the end than before it began with them.
     """
     if hung:
         return CRASH_POINTS
     if status in (0, -signal.SIGTERM, -signal.SIGINT):
         return 0
-    return KILL_POINTS if status == -signal.SIGKILL else CRASH_POINTS
+    if status == -signal.SIGKILL:
+        return KILL_POINTS if grown_bytes < GREEDY_BYTES else GREEDY_POINTS
+    return CRASH_POINTS
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What has gone over its time in a worker: of which model (its number), in which phase, with which jobs."""
+
+    model: int
+    phase: str
+    jobs: tuple[str, ...]
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether a picture is at fault, and not the model."""
+        return self.phase == "decoding"
+
+
+def overdue(row: Row, model: int, now_s: float, resumed_s: float = 0.0) -> Overdue | None:
+    """What one worker has worked on for one model for longer than that model's manifest allows.
+
+    Before `resumed_s`, a moment of `time.monotonic` as `now_s` is, the worker could not work at all.
+    """
+    batch_s, decode_s = row.get("pulse_limit_s"), row.get("pulse_decode_limit_s")
+    for mark, phase, limit_s in (
+        (row.running, "network", batch_s),
+        (row.answering, "answer", batch_s),
+        (row.decoding, "decoding", decode_s),
+        (row.slow, "decoding", decode_s),
+    ):
+        since_s = mark.since_s
+        if since_s and limit_s and now_s - max(since_s, resumed_s) > limit_s:
+            jobs = tuple(mark.read())
+            if mark.since_s == since_s:  # it is still the same one
+                return Overdue(model, phase, jobs)
+    return None
+
+
+def accusations(row: Row, model: int, points: int, late: Overdue | None) -> list[Accusation]:
+    """Whom the death of a worker accuses among the jobs of one model.
+
+    What was over its time accuses itself and nobody beside it. Else all that was in native code is accused, together; or
+    the one that had the process for itself, whose beginning was written down before (see `alone.lua`) and is judged now,
+    with no points too.
+    """
+    alone = row.alone.read()
+    if late is None:
+        company = {one: None for mark in row.marks for one in mark.read() if points and one not in alone}
+        return [
+            *(Accusation(one, Blame.COMPANY, points) for one in company),
+            *(Accusation(one, Blame.ALONE, points) for one in alone),
+        ]
+    if late.model == model and not late.is_decoding:
+        return [Accusation(one, Blame.ALONE if one in alone else Blame.COMPANY, points) for one in late.jobs]
+    slow = [Accusation(one, Blame.SLOW, points) for one in late.jobs if late.model == model]
+    return slow + [Accusation(one, Blame.ALONE, 0) for one in alone]
 
 
 def ending(status: int) -> str:
@@ -44,9 +113,9 @@ class CrashWatch:
     def __init__(
         self, board: Board, models: Sequence[str], workers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._board = board
+        self._rows = [[board.row(worker, index) for index in range(len(models))] for worker in range(workers)]
+        self._look_s = [0.0] * workers
         self._models = tuple(models)
-        self._workers = workers
         self._clock = clock
         self._deaths: list[deque[tuple[float, float]]] = [deque(maxlen=DEATHS) for _ in models]
         self._pauses_s = [PAUSE_S[0]] * len(models)
@@ -57,11 +126,25 @@ class CrashWatch:
         now_s = self._clock()
         return {model for model, until_s in zip(self._models, self._until_s, strict=True) if until_s > now_s}
 
+    def late(self, slot: Slot) -> Overdue | None:
+        """What the worker in this place has worked on for longer than its model's manifest allows; looks at its memory, too."""
+        now_s, rows = time.monotonic(), self._rows[slot.number]
+        working = any(row.decoding.since_s or row.slow.since_s or row.alone.since_s for row in rows)
+        if working or now_s >= self._look_s[slot.number]:
+            self._look_s[slot.number] = now_s + LOOK_EVERY_S
+            slot.note_memory(working=working)
+        if slot.stopped:  # by a signal: its lease runs out
+            return None
+        looked = (overdue(row, index, now_s, slot.resumed_s) for index, row in enumerate(rows))
+        return next((late for late in looked if late is not None), None)
+
     def note_death(self, slot: int) -> None:
-        """A worker died of its own native code: count it for each model that it was running."""
-        for index in range(len(self._models)):
-            row = self._board.row(slot, index)
-            if row.running.read() or row.decoding.read():
+        """A worker died of its own native code: count it for each model whose network it was running.
+
+        Not where a picture was being decoded as well: that may have been at fault, and the suspects will tell.
+        """
+        for index, row in enumerate(self._rows[slot]):
+            if (row.running.read() or row.answering.read()) and not (row.decoding.since_s or row.slow.since_s):
                 self._count(index)
 
     def _count(self, index: int) -> None:
@@ -79,8 +162,8 @@ class CrashWatch:
         self._pauses_s[index] = min(2 * pause_s, PAUSE_S[1])
         self._deaths[index].clear()
         self._until_s[index] = now_s + pause_s
-        for worker in range(self._workers):
-            self._board.row(worker, index).set("pulse_suspended_until_s", now_s + pause_s)
+        for rows in self._rows:
+            rows[index].set("pulse_suspended_until_s", now_s + pause_s)
         event(
             log,
             logging.CRITICAL,
@@ -91,5 +174,4 @@ class CrashWatch:
         )
 
     def _answered(self, index: int) -> float:
-        rows = [self._board.row(worker, index) for worker in range(self._workers)]
-        return sum(row.get("convq_jobs", lane, "ok") for row in rows for lane in LANE_NAMES)
+        return sum(rows[index].get("convq_jobs", lane, "ok") for rows in self._rows for lane in LANE_NAMES)

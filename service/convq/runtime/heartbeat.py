@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable, StrangeKey
-from convq.queue import Address, LeaseKeeper, Shard
+from convq.queue import Accusation, Address, LeaseKeeper, Shard
 from convq.queue.leases import FAR_AHEAD_S, ShardDepth
 from convq.runtime import caution
 from convq.runtime.board import Board
+from convq.runtime.crashes import Overdue, accusations
 from convq.runtime.logs import event
 from convq.runtime.orders import is_gone, worker_name
 from convq.runtime.slots import Slot
@@ -45,8 +46,7 @@ class _Dead:
 
     model: int
     incarnation: str
-    suspects: Sequence[str]
-    points: int
+    suspects: Sequence[Accusation]
 
 
 class Heartbeat:
@@ -132,23 +132,21 @@ class Heartbeat:
         self._descriptions[model] = description
         self._beat_now()
 
-    def fence(self, slot: int, pid: int, points: int = 0) -> None:
+    def fence(self, slot: int, pid: int, points: int = 0, late: Overdue | None = None) -> None:
         """End the leases of a dead worker as soon as the thread can; others take over its jobs from then on.
 
-        The jobs that its native code was working on get `points` of suspicion.
+        The jobs that its death accuses get `points` of suspicion: what was `late`, or else all that native code worked on.
         """
         for index in range(len(self._shards)):
             row = self._board.row(slot, index)
             nonce = int(row.get("pulse_incarnation"))
             row.set("pulse_incarnation", 0)
-            row.set("pulse_busy_since_s", 0)
+            suspects = accusations(row, index, points, late)
             if points:
                 caution.note_death(row)
-            suspects = [*row.running.read(), *row.decoding.read()] if points else []
-            row.running.clear()
-            row.decoding.clear()
+            row.clear_marks()
             if nonce:
-                self._dead.put(_Dead(index, _incarnation(pid, nonce), suspects, points))
+                self._dead.put(_Dead(index, _incarnation(pid, nonce), suspects))
 
     def _beat_now(self) -> None:
         self._news = True
@@ -200,7 +198,7 @@ class Heartbeat:
         if dead is None:
             return
         try:
-            held = self._keeper.fence(self._shards[dead.model], dead.incarnation, dead.suspects, dead.points)
+            held = self._keeper.fence(self._shards[dead.model], dead.incarnation, dead.suspects)
         except RedisUnavailable:
             self._dead.put(dead)
             raise

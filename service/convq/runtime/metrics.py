@@ -111,9 +111,9 @@ WORKER_SERIES = (
 PULSE_SERIES = (
     Series("pulse_incarnation", "Random part of the lease's name, as a number; 0: no lease.", "gauge"),
     Series("pulse_fenced", "An incarnation that the supervisor found without its lease.", "gauge"),
-    Series("pulse_busy_since_s", "Monotonic seconds at which the running batch began; 0: idle.", "gauge"),
     Series("pulse_running_version", "The version that ran last, or runs.", "gauge"),
-    Series("pulse_limit_s", "Seconds that one batch may run.", "gauge"),
+    Series("pulse_limit_s", "Seconds that one batch may run, and that its answers may take to be made.", "gauge"),
+    Series("pulse_decode_limit_s", "Seconds that decoding and preparing one job may take.", "gauge"),
     Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
     Series("pulse_fetching", "1 while a large reply comes in.", "gauge"),
     Series("pulse_fetch_deaths", "Workers of this place that died in one, one after the other.", "gauge"),

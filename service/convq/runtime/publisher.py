@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import Status
 from convq.queue import Commits, Completion, Lease, Received, refuse_inbox
 from convq.runtime.logs import event
+from convq.runtime.native import Gate
 from convq.runtime.tally import Tally
 from convq.runtime.tickets import Answerer, Answers, Ticket
 
@@ -33,18 +35,28 @@ class Publisher:
     """Publishes for one model in one worker. Belongs to one thread, as its `Commits` does."""
 
     def __init__(
-        self, model: str, answerer: Answerer, commits: Commits, tally: Tally, witnesses: Sequence[Witness] = ()
+        self,
+        model: str,
+        answerer: Answerer,
+        commits: Commits,
+        tally: Tally,
+        gate: Gate,
+        witnesses: Sequence[Witness] = (),
     ) -> None:
         self._model = model
         self._answerer = answerer
         self._commits = commits
         self._tally = tally
+        self._gate = gate
         self._witnesses = witnesses
 
     def publish(self, answers: Answers) -> None:
         """Rank and write what a batch gave, commit it, count it. Returns when the server has answered, however late."""
         began = time.perf_counter()
-        completions = self._answerer.answer(answers)
+        completions = answers.completions
+        if completions is None:
+            with self._gate.shared() if answers.outputs is not None else nullcontext():
+                completions = self._answerer.answer(answers)
         ranked = time.perf_counter()
         self._commit(answers.tickets, completions)
         done = time.perf_counter()

@@ -67,6 +67,11 @@ class Serving:
         """Seconds after which a batch of any engine has hung."""
         return max(engine.manifest.limits.max_batch_s for engine in self.engines.values())
 
+    @property
+    def max_decode_s(self) -> float:
+        """Seconds after which decoding and preparing one job has hung."""
+        return max(engine.manifest.limits.max_decode_s for engine in self.engines.values())
+
     def engine_for(self, job: Received) -> Engine:
         """The engine that answers this job. Raises UnknownVersion."""
         if self.always is not None and job.version is None:

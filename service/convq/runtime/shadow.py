@@ -23,15 +23,13 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-4
 
 
 @contextmanager
-def in_network(row: Row, engine: Engine, jobs: Sequence[str]) -> Iterator[None]:
+def in_network(row: Row, engine: Engine, jobs: bytes) -> Iterator[None]:
     """Say on the board what native code works on and since when, for whoever finds this process dead or hanging."""
-    row.running.set(jobs)
     row.set("pulse_running_version", engine.version)
-    row.set("pulse_busy_since_s", time.monotonic())
+    row.running.set(jobs)
     try:
         yield
     finally:
-        row.set("pulse_busy_since_s", 0.0)
         row.running.clear()
 
 
@@ -49,7 +47,7 @@ class Shadow:
         try:
             for first in range(0, len(inputs), shadow.max_batch):
                 part = inputs[first : first + shadow.max_batch]
-                with in_network(self._row, shadow, ()):  # its death accuses no job
+                with in_network(self._row, shadow, b""):  # its death accuses no job
                     outputs = shadow.run(part, ())
                 fine = finite(outputs)
                 failed += int((~fine).sum())

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from convq.runtime.crashes import Overdue
 from convq.runtime.orders import Change
 from convq.runtime.plans import Plan
 from convq.runtime.processes import usage_of
@@ -26,7 +27,12 @@ class Slot:
     restarts: int = 0
     failure: dict[str, Any] | None = None
     stopped: bool = False
-    hung: bool = False
+    resumed_s: float = 0.0
+    """When it last went on after a stop, by `time.monotonic`: no work of it has taken longer than since then."""
+    late: Overdue | None = None
+    """What its worker did not come back from, and is killed for."""
+    memory: tuple[int, int] = (0, 0)
+    """Resident bytes of its worker: before it began with the pictures or the suspect that it works on, and when last seen."""
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model -> what its worker last said that it has loaded."""
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -59,7 +65,8 @@ class Slot:
     def forget(self) -> None:
         """Its worker is another one now."""
         self.account = (self.pid, self.account[1])
-        self.ready_since_s, self.failure, self.stopped, self.hung = None, None, False, False
+        self.ready_since_s, self.failure, self.stopped, self.late = None, None, False, None
+        self.memory = (0, 0)
         self.plans.clear()
         self.told.clear()
 
@@ -87,6 +94,18 @@ class Slot:
             self.account = (None, self.cpu_s())
         return self.process.wait() if wait else self.process.poll()
 
+    @property
+    def grown_bytes(self) -> int:
+        """How much more memory its worker held, when last seen, than before what it works on."""
+        return self.memory[1] - self.memory[0]
+
+    def note_memory(self, *, working: bool) -> None:
+        """Look at what its worker holds; `working`: on a picture or a suspect."""
+        usage = usage_of(self.pid) if self.pid is not None else None
+        if usage is not None and usage.resident_bytes:  # none: it is dead already
+            now_bytes = usage.resident_bytes
+            self.memory = (self.memory[0] if working and self.memory[0] else now_bytes, now_bytes)
+
     def note_stops(self) -> None:
         """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""
         if self.process is None or not hasattr(os, "waitid"):
@@ -96,6 +115,8 @@ class Slot:
         except ChildProcessError:
             return
         if news is not None:
+            if news.si_code == os.CLD_CONTINUED:
+                self.resumed_s = time.monotonic()
             self.stopped = (
                 news.si_code == os.CLD_STOPPED if news.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED) else False
             )

@@ -41,6 +41,8 @@ from convq.settings import Settings
 log = logging.getLogger("convq.supervisor")
 
 TICK_S = 0.05
+ABSENT_S = 2.0
+"""Between two ticks: this process stood still."""
 BACK_OFF_S = (0.1, 5.0)
 KILLED_BACK_OFF_S = 0.5
 """The longest wait where SIGKILL ended it: from outside, so that a later start is no better than an early one."""
@@ -132,7 +134,7 @@ class Supervisor:
 
     def _tick(self) -> bool:
         """Handle signals, then children. False when all is over."""
-        self._ticked_s = time.monotonic()
+        self._note_absence()
         while self._signals:
             self._handle(self._signals.pop(0))
         trouble = self._companion() or self.heartbeat.refusal
@@ -161,6 +163,14 @@ class Supervisor:
             raise ServiceFailed(f"the service gives up: {fallen}")
         self._exit_code = self._exit_code or ServiceFailed.exit_code
 
+    def _note_absence(self) -> None:
+        """Where this process stood still, others may have too (a frozen host or container): nobody is late for that."""
+        now_s = time.monotonic()
+        if now_s - self._ticked_s > ABSENT_S:
+            for slot in self._slots:
+                slot.resumed_s = now_s
+        self._ticked_s = now_s
+
     def _handle(self, number: int) -> None:
         """First signal: drain. Second: at once."""
         if self._draining_since_s is not None:
@@ -185,11 +195,12 @@ class Supervisor:
                 self._start(slot)
             return
         slot.note_stops()
-        if self._is_hung(slot):
-            event(log, logging.ERROR, "a worker hangs in its network; it is replaced", worker=slot.number, pid=slot.pid)
-            slot.hung = True
+        slot.late = self._crashes.late(slot)
+        if slot.late is not None:
+            what = f"a worker hangs in its {slot.late.phase}; it is replaced"
+            event(log, logging.ERROR, what, worker=slot.number, pid=slot.pid, model=self._models[slot.late.model])
             slot.process.kill()
-        status = slot.poll(wait=slot.hung)
+        status = slot.poll(wait=slot.late is not None)
         if status is not None:
             self._bury(slot, status)
 
@@ -240,11 +251,13 @@ class Supervisor:
         if process.stdin:
             process.stdin.close()
         was_ready, slot.ready_since_s = slot.ready_since_s, None
-        points = points_of(status, hung=slot.hung) if self._draining_since_s is None else 0
-        if points >= CRASH_POINTS:
+        hung = slot.late is not None
+        judged = hung or self._draining_since_s is None
+        points = points_of(status, hung=hung, grown_bytes=slot.grown_bytes) if judged else 0
+        if points >= CRASH_POINTS and not (slot.late and slot.late.is_decoding):
             self._crashes.note_death(slot.number)
-            self._versions.note_death(slot.number, "it hung" if slot.hung else ending(status))
-        self.heartbeat.fence(slot.number, process.pid, points)
+            self._versions.note_death(slot.number, "it hung" if hung else ending(status))
+        self.heartbeat.fence(slot.number, process.pid, points, slot.late)
         for index in range(len(self._models)):
             reset_gauges(self._board.row(slot.number, index))
         if self._draining_since_s is not None:
@@ -254,7 +267,7 @@ class Supervisor:
             slot.failures = 0  # what kills again and again is buried or suspended: its neighbours need not wait for it
         else:
             slot.failures += 1
-        longest_s = KILLED_BACK_OFF_S if status == -signal.SIGKILL and not slot.hung else BACK_OFF_S[1]
+        longest_s = KILLED_BACK_OFF_S if status == -signal.SIGKILL and not hung else BACK_OFF_S[1]
         delay_s = 0.0 if not slot.failures else min(longest_s, BACK_OFF_S[0] * 2 ** (slot.failures - 1))
         slot.start_at_s = time.monotonic() + delay_s
         event(
@@ -276,16 +289,6 @@ class Supervisor:
         if slot.failures >= TRIES_UNTIL_READY:
             why = slot.failure["message"] if slot.failure else f"it ended with {ending(status)}"
             raise ServiceFailed(f"no worker survives its start: {why}")
-
-    def _is_hung(self, slot: Slot) -> bool:
-        """Whether a batch of this worker has run longer than its model's manifest allows."""
-        now = time.monotonic()
-        for index in range(len(self._models)):
-            row = self._board.row(slot.number, index)
-            since, limit = row.get("pulse_busy_since_s"), row.get("pulse_limit_s")
-            if since and limit and now - since > limit:
-                return True
-        return False
 
     def _note_ready(self) -> None:
         if not self._was_ready and self._ready()[0]:

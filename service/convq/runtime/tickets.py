@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from convq.errors import InternalFault, JobError, NonFinite, UnknownOutput
+from convq.inference.formats import estimate
 from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine, Prepared
 from convq.protocol import Status
@@ -20,7 +20,7 @@ from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.documents import Documents
 from convq.runtime.logs import Limit, defect
 from convq.runtime.memory import Memory
-from convq.runtime.native import ALONE_FROM_ATTEMPT, POISON_FROM_ATTEMPT, POISON_POINTS, Mark
+from convq.runtime.native import CRASH_POINTS, SLOW_DECODES, Mark, is_condemned, runs_alone
 from convq.runtime.serving import Role, Serving
 from convq.runtime.trace_context import trace_context
 
@@ -29,6 +29,10 @@ log = logging.getLogger("convq.worker")
 NEVER_S = float("inf")
 TRACEBACKS_PER_S = 1
 """A defect that meets every job must not fill the log; each job's end is logged besides."""
+EXPENSIVE_BYTES, EXPENSIVE_PIXELS = 256 << 10, 1 << 20
+"""A picture above either is decoded beside the others, which do not wait for it: from about 10 ms on."""
+PIXELS_ALIKE = 1 << 16
+"""Within a delivery pictures are decoded in the order of so many pixels, else in that of the delivery."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +51,8 @@ class Ticket:
     prepared: Prepared | None = None
     expires_s: float = NEVER_S
     cancelled: bool = False
+    pixels: int = 0
+    """As the picture's header says, where that was asked."""
     alone: bool = False
     """A suspect: prepared and run with nobody else in native code."""
     status: Status = Status.OK
@@ -64,11 +70,13 @@ class Ticket:
 
     def condemn(self) -> None:
         """This job has killed its workers and is not run again."""
-        times = self.job.attempt - 1
-        self.job.problem = InternalFault(
-            f"this job ended its worker {times} times, the last time alone; it is a dead letter"
-        )
-        self.status = Status.POISONED
+        job = self.job
+        if job.slow >= SLOW_DECODES:
+            why = f"decoding this job took too long {job.slow} times, and ended its worker; it is a dead letter"
+        else:  # no death counts more than a crash
+            times = -(-job.suspicion // CRASH_POINTS)
+            why = f"this job ended its worker {times} times or more, the last time alone; it is a dead letter"
+        job.problem, self.status = InternalFault(why), Status.POISONED
 
     @property
     def name(self) -> str:
@@ -81,10 +89,15 @@ class Ticket:
         return {"job": self.job.id} if context is None else {"job": self.job.id, "trace_id": context.trace_id}
 
     @property
+    def payload_bytes(self) -> int:
+        """What it holds until it is decoded."""
+        return len(self.job.image or self.job.tensor or b"")
+
+    @property
     def input_bytes(self) -> int:
-        """What it takes while it waits for its batch."""
-        data: Any = self.job.image or b"" if self.prepared is None else self.prepared.data
-        return int(data.nbytes) if isinstance(data, np.ndarray) else len(data)
+        """What it holds while it waits for its batch."""
+        data = b"" if self.prepared is None else self.prepared.data
+        return data.nbytes if isinstance(data, np.ndarray) else len(data)
 
     @property
     def batch_key(self) -> Hashable:
@@ -116,24 +129,40 @@ class Answers:
     """What that engine was for, when it ran."""
     inputs: list[Prepared] | None = None
     """What it ran on, where a shadow is to run on the same."""
+    completions: list[Completion] | None = None
+    """Where they were made already: those of a job that ran alone."""
+    names: bytes = b""
+    """The jobs as the board marks them, where the network ran."""
     ended_s: float = field(default_factory=time.perf_counter)
     """The moment, of `time.perf_counter`, at which the network was done with them, or it was clear that they do not run."""
+
+
+@dataclass(slots=True)
+class Admitted:
+    """What becomes of the jobs of one delivery."""
+
+    quick: list[Ticket] = field(default_factory=list)
+    """To be prepared at once, cheap ones first; tensors are."""
+    slow: list[Ticket] = field(default_factory=list)
+    """Expensive pictures, and those that were over their time before."""
+    suspects: list[Ticket] = field(default_factory=list)
+    """To be run alone."""
+    ended: list[Ticket] = field(default_factory=list)
 
 
 class Admission:
     """The first phase: decode and prepare each job, or say why it cannot run. One bad job never reaches a batch."""
 
-    def __init__(self, serving: Serving, decoding: Mark, memory: Memory) -> None:
+    def __init__(self, serving: Serving, memory: Memory) -> None:
         self.serving = serving
         """What new jobs are admitted for; may be replaced by another thread at any time."""
-        self._decoding = decoding
         self._memory = memory
         self._tracebacks = Limit(TRACEBACKS_PER_S)
 
-    def admit(self, lease: Lease, delivery: Delivery) -> tuple[list[Ticket], list[Ticket]]:
-        """The tickets that may run, and those that end here."""
-        runnable: list[Ticket] = []
-        ended: list[Ticket] = []
+    def admit(self, lease: Lease, delivery: Delivery) -> Admitted:
+        """Who may run, and how. Looks at headers; decodes nothing."""
+        admitted = Admitted()
+        quick, sizes = admitted.quick, 0
         fetch_s = time.perf_counter() - delivery.arrived_s
         for job in delivery.jobs:
             # A clock that went back can make an entry younger than now; nothing waits for less than no time.
@@ -141,36 +170,58 @@ class Admission:
             ticket = Ticket(job, lease, delivery.arrived_s, queue_s, fetch_s=fetch_s)
             if job.id in delivery.cancelled:
                 ticket.status, ticket.cancelled = Status.CANCELLED, True
-            elif job.problem is not None:
+                admitted.ended.append(ticket)
+                continue
+            if job.problem is not None:
                 ticket.status = Status.ERROR
-            elif job.suspicion >= POISON_POINTS or job.attempt >= POISON_FROM_ATTEMPT:
-                ticket.condemn()
+                admitted.ended.append(ticket)
+                continue
+            if job.ttl_ms is not None:
+                ticket.expires_s = delivery.arrived_s + job.ttl_ms / 1e3 - queue_s
+            if (job.attempt > 1 or job.suspicion or job.slow) and self._suspected(ticket, admitted):
+                continue
+            if job.image is None:
+                quick.append(ticket)
+            elif job.slow or (pixels := _pixels_of(job.image)) is None:
+                admitted.slow.append(ticket)
             else:
-                if job.ttl_ms is not None:
-                    ticket.expires_s = delivery.arrived_s + job.ttl_ms / 1e3 - queue_s
-                ticket.alone = job.suspicion > 0 or job.attempt >= ALONE_FROM_ATTEMPT
-                if not ticket.alone:
-                    self.prepare(ticket)
-            (runnable if ticket.status is Status.OK else ended).append(ticket)
-        return runnable, ended
+                ticket.pixels = pixels
+                sizes |= pixels // PIXELS_ALIKE
+                quick.append(ticket)
+        if sizes:
+            quick.sort(key=lambda ticket: ticket.pixels // PIXELS_ALIKE)
+        return admitted
 
-    def prepare(self, ticket: Ticket) -> None:
-        """Decode and prepare one job, or refuse it. Never raises: the neighbours go on."""
+    def _suspected(self, ticket: Ticket, admitted: Admitted) -> bool:
+        """Whether this job is condemned, or has to run alone; then it is among `admitted`."""
+        job = ticket.job
+        if is_condemned(job.suspicion, job.slow):
+            ticket.condemn()
+            admitted.ended.append(ticket)
+            return True
+        ticket.alone = runs_alone(job.suspicion, job.attempt) and not job.slow
+        if ticket.alone:
+            admitted.suspects.append(ticket)
+        return ticket.alone
+
+    def prepare(self, ticket: Ticket, mark: Mark) -> None:
+        """Decode and prepare one job, or refuse it; `mark` says so on the board. Never raises: the neighbours go on."""
         if ticket.expires_s <= time.perf_counter():
             ticket.status = Status.EXPIRED
             return
         try:
-            self._prepare(ticket)
+            self._prepare(ticket, mark)
         except JobError as error:
-            self._decoding.clear()
+            mark.clear()
             ticket.refuse(error)
         except Exception as error:  # noqa: BLE001 - around one job: a defect here must not take the neighbours with it
+            mark.clear()
             if self._tracebacks.take():
                 facts = {"model": self.serving.engine.name, **ticket.names()}
                 defect(log, "a job could not be prepared", error, **facts)
             ticket.refuse(InternalFault("the service failed on this job; its log says why"))
 
-    def _prepare(self, ticket: Ticket) -> None:
+    def _prepare(self, ticket: Ticket, mark: Mark) -> None:
         job = ticket.job
         ticket.engine = engine = self.serving.engine_for(job)
         for name in job.outputs:
@@ -182,14 +233,14 @@ class Admission:
         image = job.image or b""
         with self._memory.decoding(image):
             began = time.perf_counter()
-            self._decoding.set([ticket.name])
+            mark.set(ticket.name.encode())
             try:
                 decoded = engine.decode(image)
             finally:  # what cannot be decoded takes its time too
                 middle = time.perf_counter()
                 ticket.decode_s = middle - began
             ticket.prepared = engine.prepare(decoded)
-        self._decoding.clear()
+        mark.clear()
         ticket.prepare_s = time.perf_counter() - middle
         job.image = None  # decoded: the bytes need not wait for the batch
 
@@ -197,8 +248,9 @@ class Admission:
 class Answerer:
     """The last phase before publishing: rank what the network said and write the documents."""
 
-    def __init__(self, model: str, worker: str) -> None:
+    def __init__(self, model: str, worker: str, mark: Mark) -> None:
         self._model, self._worker = model, worker
+        self._mark = mark
         self._documents: WeakKeyDictionary[Engine, Documents] = WeakKeyDictionary()
         self._refusals = Documents(model, 0, (), worker)
 
@@ -211,11 +263,16 @@ class Answerer:
         return found
 
     def answer(self, answers: Answers) -> list[Completion]:
-        """One completion per ticket, in order."""
+        """One completion per ticket, in order. While the outputs of a network are looked at, the board says so."""
         if answers.outputs is None or answers.engine is None:
             return [self.refusal(ticket) for ticket in answers.tickets]
-        outputs, size, now_s = answers.outputs, len(answers.tickets), time.perf_counter()
-        engine, documents = answers.engine, self._documents_of(answers.engine)
+        self._mark.set(answers.names)
+        completions = self._answer(answers, answers.outputs, answers.engine)
+        self._mark.clear()
+        return completions
+
+    def _answer(self, answers: Answers, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
+        size, now_s, documents = len(answers.tickets), time.perf_counter(), self._documents_of(engine)
         usable = finite(outputs, engine.feature_maps, [ticket.job.outputs for ticket in answers.tickets]).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
         completions = []
@@ -247,3 +304,11 @@ class Answerer:
         """The completion of a job that was not computed."""
         ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
         return Completion(ticket.job, self._refusals.refused(ticket, ticket.job.problem), cancelled=ticket.cancelled)
+
+
+def _pixels_of(image: bytes) -> int | None:
+    """How many pixels a picture says it has; None for one that is expensive to decode."""
+    if len(image) > EXPENSIVE_BYTES:  # not even its header may be cheap
+        return None
+    pixels = estimate(image).pixels
+    return None if pixels > EXPENSIVE_PIXELS else pixels

@@ -142,7 +142,7 @@ class VersionKeeper:
         """A worker died of its own native code: a candidate that was running then is taken back."""
         for index, model in enumerate(self._models.values()):
             row = self._board.row(number, index)
-            if row.get("pulse_busy_since_s") and int(row.get("pulse_running_version")) == model.plan.candidate:
+            if row.running.since_s and int(row.get("pulse_running_version")) == model.plan.candidate:
                 self._refuse(model, model.plan.candidate or 0, f"taken back: it ended a worker ({how})")
 
     # -- the thread -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from convq.errors import ConvqError
 from convq.outlet import LAST_WORDS_S, Outlet
 from convq.queue import Commits, Shard, WorkQueue
-from convq.runtime import logs
+from convq.runtime import allocator, logs
 from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
@@ -68,6 +68,7 @@ class Worker:
         self._watch.start("orders", _listen, self._changes)
         for row in self._rows:
             _reset(row)
+        allocator.keep_little()
         self._load()
         # What is loaded stays: the collector need not look at it again, nor run every few hundred jobs.
         gc.freeze()
@@ -77,9 +78,11 @@ class Worker:
         self._wait_until_asking()
         self._say("ready")
         self._watch.start("follow", self._follow)
+        idle = allocator.Idle()
         while not self._stop.wait(0.1):
             if self._job_log is not None:
                 self._job_log.summarise()
+            idle.look(nothing_in_hand=all(pipeline.is_idle for pipeline in self._pipelines.values()))
             if self._watch.fallen is not None:  # the supervisor starts another worker, others take over its jobs
                 return DEFECT
         return self._drain()
@@ -172,8 +175,7 @@ def _report_serving(model: str, serving: Serving) -> None:
 def _reset(row: Row) -> None:
     """The row describes this process now, not the one that had it before; counters go on."""
     reset_gauges(row)
-    row.running.clear()
-    row.decoding.clear()
+    row.clear_marks()
     row.set("convq_worker_state", 1.0, "starting")
 
 

@@ -2,11 +2,15 @@
 
 Python imports `sitecustomize` by itself when it starts. The crash is a real one, a read of address 0 inside the call that
 runs the batch; the service has no hook for this. A second magic pixel hangs instead.
+
+An encoded image that ends with a magic word makes its decoder slow or greedy: it computes for minutes, or takes memory
+without end, inside one native call that lets go of the interpreter lock, as a decoder does.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,6 +20,8 @@ from types import ModuleType
 from typing import Any
 
 CRASH, HANG = 0xEE, 0xDD
+SLOW, GREEDY, FATAL = b"slow for real", b"greedy for real", b"fatal for real"
+STEP_BYTES, MOST_BYTES = 8 << 20, 2 << 30
 
 
 class _Poisoned(importlib.abc.Loader):
@@ -41,6 +47,21 @@ class _Poisoned(importlib.abc.Loader):
             return run(engine, inputs, *rest)
 
         module.Engine.run = trapped
+        decode = module.Engine.decode
+
+        def decoded(engine: Any, image: bytes) -> Any:
+            if image.endswith(SLOW):
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+            if image.endswith(GREEDY):
+                taken = [bytearray(b"x" * STEP_BYTES)]
+                while len(taken) * STEP_BYTES < MOST_BYTES:
+                    taken.append(bytearray(taken[0]))
+                threading.Event().wait()
+            if image.endswith(FATAL):
+                ctypes.string_at(0)
+            return decode(engine, image)
+
+        module.Engine.decode = decoded
 
 
 class _Finder(importlib.abc.MetaPathFinder):

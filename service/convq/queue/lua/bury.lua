@@ -48,7 +48,7 @@ if entry then
 end
 redis.call('XACK', KEYS[2], ARGV[1], ARGV[4])
 redis.call('XDEL', KEYS[2], ARGV[4])
-redis.pcall('HDEL', KEYS[4], ARGV[3] .. ':' .. ARGV[4])
+redis.pcall('HDEL', KEYS[4], ARGV[3] .. ':' .. ARGV[4], 'slow:' .. ARGV[3] .. ':' .. ARGV[4])
 redis.pcall('SREM', KEYS[7], ARGV[10])
 local destination = KEYS[5]
 local length = redis.pcall('RPUSH', destination, ARGV[5])

@@ -117,7 +117,7 @@ for id in string.gmatch(ARGV[6], '[^,]+') do
   redis.pcall('SREM', cancelled, id) -- all that follows a publication may fail, and must not look as if that had
 end
 for suspect in string.gmatch(ARGV[7], '[^,]+') do
-  redis.pcall('HDEL', KEYS[6], suspect)
+  redis.pcall('HDEL', KEYS[6], suspect, 'slow:' .. suspect)
 end
 
 if published > 0 then

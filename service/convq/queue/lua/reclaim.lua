@@ -5,14 +5,14 @@
 -- convq:{M}:cfg               HMGET heard_ms, grace_ms, see renew.lua
 -- convq:{M}:jobs[:high|:low]  XPENDING, XRANGE, XCLAIM to the caller, XGROUP DELCONSUMER of empty consumers of the dead; XACK of
 --                             what somebody has deleted
--- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker
+-- convq:{M}:suspects          HGET: how much each job is suspected of having killed its worker, how often it decoded too slowly
 --
 -- KEYS  leases, cfg, high, jobs, low, suspects
 -- ARGV  group, incarnation of the caller, lease_ms, room: how many jobs the caller takes at most, and how many bytes (of which
 --       one job may be more), the consumer for what workers give back (see give_back.lua), most bytes of an image, of a tensor,
---       of all else
+--       of all else, 1 where the caller takes what others gave back too
 -- Reply flat: 1 where there is more to take, else 0; then lane (0..2), entry id, attempt, points of suspicion, weight as in
---       weight.lua, …; the caller reads the entries itself
+--       weight.lua, slow decodes, …; the caller reads the entries itself
 --
 -- Where nobody was heard of for half a lease, or the clock went back, leases that ran out say nothing about the workers:
 -- nobody is declared dead then, nor in the grace that the next renew gives them. Whoever has no lease at all was declared dead
@@ -39,6 +39,11 @@ if not (now < heard or now - heard > lease_ms / 2 or (now < grace and grace - no
   end
 end
 
+local function known(field)
+  local text = redis.pcall('HGET', KEYS[6], field)
+  return type(text) == 'string' and count(text) or 0
+end
+
 local taken = { 0 }
 local function take(lane, stream, entry, attempt, ...)
   local weight = weigh(stream, entry, most)
@@ -50,9 +55,8 @@ local function take(lane, stream, entry, attempt, ...)
     return
   end
   redis.call('XCLAIM', stream, group, me, 0, entry, 'RETRYCOUNT', attempt, 'JUSTID', ...)
-  local points = redis.pcall('HGET', KEYS[6], (lane - 1) .. ':' .. entry)
-  points = type(points) == 'string' and count(points) or 0
-  for _, fact in ipairs({ lane - 1, entry, attempt, points, weight }) do
+  local job = (lane - 1) .. ':' .. entry
+  for _, fact in ipairs({ lane - 1, entry, attempt, known(job), weight, known('slow:' .. job) }) do
     taken[#taken + 1] = fact
   end
   room, left = room - 1, left - math.abs(weight)
@@ -62,7 +66,7 @@ local function take_from_the_dead(lane, stream)
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
   for _, consumer in ipairs(consumers.err and {} or consumers) do
     local name, pending = consumer[2], consumer[4] -- name, N, pending, N, …
-    if not redis.call('ZSCORE', leases, name) then
+    if not redis.call('ZSCORE', leases, name) and (name ~= returned or ARGV[10] == '1') then
       if pending == 0 then
         redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
       elseif room > 0 and left > 0 then

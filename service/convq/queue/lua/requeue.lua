@@ -68,7 +68,8 @@ if #id <= 64 and string.find(id, '^[%w._:-]+$') then
     end
   end
 end
-redis.pcall('HDEL', KEYS[2], (lane - 1) .. ':' .. told.dead_entry)
+local suspect = (lane - 1) .. ':' .. told.dead_entry
+redis.pcall('HDEL', KEYS[2], suspect, 'slow:' .. suspect)
 redis.pcall('HINCRBY', KEYS[3], 'bytes', bytes)
 redis.call('XDEL', KEYS[1], ARGV[1])
 return { entry, id }

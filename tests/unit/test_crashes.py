@@ -1,0 +1,113 @@
+"""What a death says: of whom, and how much."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from convq.queue import Accusation, Blame
+from convq.runtime.board import Board, Row
+from convq.runtime.crashes import DEATHS, CrashWatch, Overdue, accusations, overdue, points_of
+from convq.runtime.metrics import LAYOUT
+from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
+from convq.runtime.slots import Slot
+
+COMPANY, ALONE, SLOW = Blame.COMPANY, Blame.ALONE, Blame.SLOW
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board(LAYOUT, workers=1, models=2)
+
+
+@pytest.fixture
+def row(board: Board) -> Row:
+    made = board.row(0, 0)
+    made.set("pulse_limit_s", 30)
+    made.set("pulse_decode_limit_s", 10)
+    return made
+
+
+def test_all_that_was_in_native_code_is_accused_together_once(row: Row) -> None:
+    row.running.set(b"1:1-0 1:2-0")
+    row.answering.set(b"1:2-0")
+    row.decoding.set(b"0:3-0")
+    row.slow.set(b"2:4-0")
+
+    assert [(job, COMPANY, 3) for job in ("1:1-0", "1:2-0", "0:3-0", "2:4-0")] == accusations(row, 0, 3, None)
+
+
+def test_who_had_the_process_for_itself_is_accused_as_that_and_acquitted_too(row: Row) -> None:
+    row.alone.set(b"1:1-0")
+    row.running.set(b"1:1-0")
+
+    assert [Accusation("1:1-0", ALONE, 1)] == accusations(row, 0, 1, None)
+    assert [Accusation("1:1-0", ALONE, 0)] == accusations(row, 0, 0, None)
+
+
+def test_an_orderly_end_accuses_nobody(row: Row) -> None:
+    row.running.set(b"1:1-0 1:2-0")
+    assert [] == accusations(row, 0, 0, None)
+
+
+def test_what_did_not_come_back_accuses_itself_alone(row: Row) -> None:
+    row.running.set(b"1:1-0")
+    row.slow.set(b"1:9-0")
+
+    assert [Accusation("1:9-0", SLOW, 3)] == accusations(row, 0, 3, Overdue(0, "decoding", ("1:9-0",)))
+    assert [Accusation("1:1-0", COMPANY, 3)] == accusations(row, 0, 3, Overdue(0, "network", ("1:1-0",)))
+    assert [] == accusations(row, 0, 3, Overdue(1, "network", ("1:1-0",))), "of another model"
+
+
+def test_a_suspect_that_decodes_too_slowly_is_slow_and_no_killer(row: Row) -> None:
+    row.alone.set(b"1:1-0")
+    row.decoding.set(b"1:1-0")
+
+    late = Overdue(0, "decoding", ("1:1-0",))
+    assert {("1:1-0", SLOW, 3), ("1:1-0", ALONE, 0)} == set(accusations(row, 0, 3, late))
+
+
+@pytest.mark.parametrize(
+    ("mark", "phase", "limit_s"),
+    [("running", "network", 30), ("answering", "answer", 30), ("decoding", "decoding", 10), ("slow", "decoding", 10)],
+)
+def test_each_phase_has_its_limit(row: Row, mark: str, phase: str, limit_s: float) -> None:
+    getattr(row, mark).set(b"1:1-0")
+    since_s = getattr(row, mark).since_s
+
+    assert overdue(row, 0, since_s + limit_s - 0.1) is None
+    assert Overdue(0, phase, ("1:1-0",)) == overdue(row, 0, since_s + limit_s + 0.1)
+    assert overdue(row, 0, since_s + limit_s + 0.1, resumed_s=since_s + 1) is None, "it was stopped for a second"
+
+
+def test_a_kill_counts_twice_where_the_worker_had_grown() -> None:
+    assert KILL_POINTS == points_of(-signal.SIGKILL, hung=False, grown_bytes=GREEDY_BYTES - 1)
+    assert GREEDY_POINTS == points_of(-signal.SIGKILL, hung=False, grown_bytes=GREEDY_BYTES)
+    assert CRASH_POINTS == points_of(-signal.SIGSEGV, hung=False)
+    assert CRASH_POINTS == points_of(-signal.SIGKILL, hung=True)
+    assert 0 == points_of(-signal.SIGTERM, hung=False)
+
+
+def test_a_stopped_worker_is_never_late(board: Board, row: Row) -> None:
+    row.set("pulse_decode_limit_s", 1e-9)
+    row.decoding.set(b"1:1-0")
+    crashes, slot = CrashWatch(board, ["lenet", "edges"], 1), Slot(0)
+
+    assert crashes.late(slot) == Overdue(0, "decoding", ("1:1-0",))
+    slot.stopped = True
+    assert crashes.late(slot) is None
+
+
+@pytest.mark.parametrize(("decodes", "suspended"), [(False, {"lenet"}), (True, set())])
+def test_deaths_with_a_picture_in_a_decoder_do_not_suspend_the_model(
+    board: Board, row: Row, decodes: bool, suspended: set[str]
+) -> None:
+    crashes = CrashWatch(board, ["lenet", "edges"], 1)
+    row.running.set(b"1:1-0")
+    if decodes:
+        row.slow.set(b"1:2-0")
+    for _ in range(DEATHS):
+        crashes.note_death(0)
+
+    assert suspended == crashes.suspended()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +86,17 @@ def open_session(content: bytes, file: Path, device: str, threads: int, *, seldo
     if device == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
         raise SettingsError("device cuda: the CUDA provider did not start (is there a GPU and a driver?); see the log")
     return session
+
+
+def shrink(session: Any, inputs: Mapping[str, Any]) -> None:
+    """Run these small inputs once, and give back what the session's arena does not need for them.
+
+    onnxruntime does so at the end of a run alone, and not with what that run's outputs lie in.
+    """
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    with suppress(Exception):  # whatever it has to say of them: nobody waits for an answer
+        session.run(None, inputs, options)
 
 
 def without_paths(message: str) -> str:

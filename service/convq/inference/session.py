@@ -19,7 +19,16 @@ from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
 from convq.inference.model_files import MOST_SAMPLE_BYTES, read_inside
 from convq.inference.onnx_file import precision_of
-from convq.inference.opening import FEATURES, MODEL, PROVIDERS, REPORT, open_session, read_verified, without_paths
+from convq.inference.opening import (
+    FEATURES,
+    MODEL,
+    PROVIDERS,
+    REPORT,
+    open_session,
+    read_verified,
+    shrink,
+    without_paths,
+)
 from convq.inference.outputs import agrees, finite, rank
 from convq.inference.pictures import Picture
 from convq.inference.tensors import Prepared, admit_slowly, largest_bytes, read_npy
@@ -76,6 +85,8 @@ class Engine:
     """What `rank` must apply to `classes`."""
     max_batch: int
     """Jobs in one call of `run`: the manifest's limit, or 1 for a graph whose batch axis is fixed."""
+    largest_tensor_bytes: int
+    """`admit` refuses anything above."""
     load_s: float
     """Seconds from `load` to the end of `warm_up`."""
 
@@ -93,11 +104,11 @@ class Engine:
         self.pictures = graph.pictures
         self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
         self.max_batch = graph.max_batch
-        self.load_s = 0.0
+        self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
         self._file, self._graph = file, graph
         self._example: tuple[int, ...] = ()
         self._plain, self._featured = plain, featured
-        self._began = time.monotonic()
+        self._began, self.load_s = time.monotonic(), 0.0
         self._dtype = np.dtype(graph.dtype)
         # What a tensor must say to go to the network without a second look; "" never matches where a side is free.
         fixed = [side for side in graph.shape if side is not None]
@@ -222,10 +233,9 @@ class Engine:
         self._check_outputs(outputs, size)
         return outputs
 
-    @property
-    def largest_tensor_bytes(self) -> int:
-        """What `admit` refuses anything above."""
-        return largest_bytes(self._graph, self.manifest.limits.max_pixels)
+    def let_go(self) -> None:
+        """Give back what onnxruntime keeps for the next run, which may be as much as the largest needed. After `warm_up`."""
+        shrink(self._plain.session, {self._graph.name: np.zeros((1, *self._example), dtype=self._dtype)})
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""

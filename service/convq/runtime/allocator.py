@@ -44,9 +44,13 @@ def give_back() -> None:
 
 
 class Idle:
-    """Gives memory back when there is nothing to do and the process has grown since it did so last."""
+    """Gives memory back when there is nothing to do and the process has grown since it did so last.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `let_go` is asked before to free what others keep for later.
+    """
+
+    def __init__(self, let_go: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._let_go = let_go
         self._clock = clock
         self._next_s = 0.0
         self._least_bytes: float = _resident_bytes()
@@ -59,6 +63,7 @@ class Idle:
         self._next_s = now_s + LOOK_EVERY_S
         if not nothing_in_hand or _resident_bytes() < self._least_bytes + KEPT_BYTES:
             return False
+        self._let_go()
         give_back()
         self._least_bytes = _resident_bytes()
         return True

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from convq.queue import Address
+from convq.runtime.allowance import Allowance
 from convq.runtime.plans import Plan
 
 INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\Z")
@@ -36,10 +37,7 @@ class Orders(BaseModel):
     lease_ms: int
     result_ttl_ms: int
     drain_s: float
-    memory_bytes: int
-    """What a worker plans with."""
-    memory_limit_bytes: int | None
-    """What it may never go beyond, where anything says so."""
+    memory: Allowance
     log: Literal["console", "json"]
     log_mark: str
     """What each line of its log begins with, see `voices`."""

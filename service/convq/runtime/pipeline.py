@@ -136,6 +136,12 @@ class Pipeline:
         """Whether no job is in hand."""
         return self._lease is None or not self._lease.held
 
+    def let_go(self) -> None:
+        """Free what the networks keep for their next run. For another thread, while nothing is in hand."""
+        with self._gate.shared():
+            for engine in self.serving.engines.values():
+                engine.let_go()
+
     def wait_ready(self, timeout_s: float) -> bool:
         """Whether the worker has its lease and asks for jobs, waiting up to `timeout_s`."""
         return self._ready.wait(timeout_s)

@@ -70,10 +70,8 @@ class Supervisor:
         self._board = Board(LAYOUT, workers, len(models))
         self._models = models
         self._slots = [Slot(number) for number in range(workers)]
-        allowance = Allowance.of(settings.worker_memory, workers)
         self._orders = {
-            "memory_bytes": allowance.planned_bytes,
-            "memory_limit_bytes": allowance.limit_bytes,
+            "memory": Allowance.of(settings.worker_memory, workers),
             "workers": workers,
             "board": self._board.descriptor,
             "supervisor": os.getpid(),

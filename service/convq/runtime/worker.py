@@ -22,7 +22,6 @@ from convq.errors import ConvqError
 from convq.outlet import LAST_WORDS_S, Outlet
 from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import allocator, logs
-from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board, Row
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
@@ -78,7 +77,7 @@ class Worker:
         self._wait_until_asking()
         self._say("ready")
         self._watch.start("follow", self._follow)
-        idle = allocator.Idle()
+        idle = allocator.Idle(self._let_go)
         while not self._stop.wait(0.1):
             if self._job_log is not None:
                 self._job_log.summarise()
@@ -116,13 +115,16 @@ class Worker:
         """What this worker may have, less what its models take already."""
         from convq.runtime.memory import Memory  # noqa: PLC0415
 
-        usage = usage_of(os.getpid())
-        allowance = Allowance(self._orders.memory_bytes, self._orders.memory_limit_bytes)
+        usage, allowance = usage_of(os.getpid()), self._orders.memory
         memory = Memory(allowance, len(self._orders.models), 0 if usage is None else usage.resident_bytes)
         if memory.too_small and usage is not None:
-            facts = {"memory": self._orders.memory_bytes, "models": usage.resident_bytes}
+            facts = {"worker_memory": allowance.planned_bytes, "models": usage.resident_bytes}
             logs.event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
         return memory
+
+    def _let_go(self) -> None:
+        for pipeline in self._pipelines.values():
+            pipeline.let_go()
 
     def _follow(self) -> None:
         """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""

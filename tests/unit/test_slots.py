@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convq.runtime.processes import open_files_of, usage_of
-from convq.runtime.slots import Slot
+from convq.runtime.slots import BACK_OFF_S, Slot
 from servers import skip_or_fail, wait_until
 
 BUSY = "while True: pass"
@@ -76,3 +76,14 @@ def test_a_process_is_told_by_its_memory_threads_files_and_age() -> None:
     assert before_s - 1 < (usage_of(child.pid) or usage).started_s < time.time() + 1
     child.kill()
     assert slot.poll(wait=True)
+
+
+def test_a_worker_that_never_gets_ready_is_waited_for_longer_each_time_and_for_ever_if_need_be() -> None:
+    slot = Slot(0)
+
+    delays = [slot.delay_next(None, accused=False, killed=False) for _ in range(2000)]
+
+    assert [0.1, 0.2, 0.4] == delays[:3]
+    assert {BACK_OFF_S[1]} == set(delays[10:])
+    assert 0.0 == slot.delay_next(0.0, accused=True, killed=False)
+    assert 2001 == slot.restarts

@@ -14,6 +14,12 @@ from convq.runtime.orders import Change
 from convq.runtime.plans import Plan
 from convq.runtime.processes import usage_of
 
+BACK_OFF_S = (0.1, 5.0)
+KILLED_BACK_OFF_S = 0.5
+"""The longest wait where SIGKILL ended it: from outside, so that a later start is no better than an early one."""
+STABLE_S = 1.0
+"""A worker that was ready this long is replaced at once when it dies; one that was not waits, longer each time."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -69,6 +75,20 @@ class Slot:
         self.memory = (0, 0)
         self.plans.clear()
         self.told.clear()
+
+    def delay_next(self, was_ready_s: float | None, *, accused: bool, killed: bool) -> float:
+        """Set when the next worker starts here, and return in how many seconds; the last one was ready since `was_ready_s`.
+
+        `accused`: it ended of a job. What kills again and again is buried or suspended: its neighbours need not wait for it.
+        """
+        self.restarts += 1
+        now_s = time.monotonic()
+        stable = was_ready_s is not None and (accused or now_s - was_ready_s >= STABLE_S)
+        self.failures = 0 if stable else self.failures + 1
+        longest_s = KILLED_BACK_OFF_S if killed else BACK_OFF_S[1]
+        delay_s = min(longest_s, BACK_OFF_S[0] * 2 ** min(self.failures - 1, 10)) if self.failures else 0.0
+        self.start_at_s = now_s + delay_s
+        return delay_s
 
     def cpu_s(self) -> float:
         """Processor seconds of all workers that had this place; never goes back."""

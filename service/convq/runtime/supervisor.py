@@ -43,11 +43,6 @@ log = logging.getLogger("convq.supervisor")
 TICK_S = 0.05
 ABSENT_S = 2.0
 """Between two ticks: this process stood still."""
-BACK_OFF_S = (0.1, 5.0)
-KILLED_BACK_OFF_S = 0.5
-"""The longest wait where SIGKILL ended it: from outside, so that a later start is no better than an early one."""
-STABLE_S = 1.0
-"""A worker that was ready this long is replaced at once when it dies; one that was not waits, longer each time."""
 GOODBYE_S = (5.0, 0.5)
 """How long Redis may take to note the end of the service: after a drain, and after a second signal."""
 TRIES_UNTIL_READY = 5
@@ -260,14 +255,8 @@ class Supervisor:
             reset_gauges(self._board.row(slot.number, index))
         if self._draining_since_s is not None:
             return
-        slot.restarts += 1
-        if was_ready is not None and (points or time.monotonic() - was_ready >= STABLE_S):
-            slot.failures = 0  # what kills again and again is buried or suspended: its neighbours need not wait for it
-        else:
-            slot.failures += 1
-        longest_s = KILLED_BACK_OFF_S if status == -signal.SIGKILL and not hung else BACK_OFF_S[1]
-        delay_s = 0.0 if not slot.failures else min(longest_s, BACK_OFF_S[0] * 2 ** (slot.failures - 1))
-        slot.start_at_s = time.monotonic() + delay_s
+        killed = status == -signal.SIGKILL and not hung
+        delay_s = slot.delay_next(was_ready, accused=points > 0, killed=killed)
         event(
             log,
             logging.WARNING,

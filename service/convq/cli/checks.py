@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import convq
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
-from convq.errors import ConvqError, ModelBroken, RedisRefused, RedisUnavailable
+from convq.errors import BadField, ConvqError, ModelBroken, RedisRefused, RedisUnavailable
 from convq.interpreter import child_environment
+from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
 from convq.queue.health import Level
+from convq.queue.strangers import look_for_strangers
 
 if TYPE_CHECKING:
     from convq.inference.repository import ModelFolder
@@ -47,7 +49,7 @@ def examine(address: Address | None, root: Path | None) -> Iterator[Finding]:
     if any(finding.level == "ok" for finding in engine):
         yield from _models(root)
     yield _embedded()
-    yield from _redis(address)
+    yield from _redis(address, root)
 
 
 # -- this machine -------------------------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ def _embedded() -> Finding:
 # -- Redis --------------------------------------------------------------------------------------------------------------
 
 
-def _redis(address: Address | None) -> Iterator[Finding]:
+def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
     asked, keeper = address or Address(DEFAULT_URL), None
     try:
         keeper = LeaseKeeper(asked, lease_ms=1000)
@@ -142,7 +144,10 @@ def _redis(address: Address | None) -> Iterator[Finding]:
         yield Finding("ok", "redis", f"{server} at {asked} answers in {spent_ms:.1f} ms")
         for remark in server.remarks:
             yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
-        yield _served(asked)
+        served = _models_served(asked)
+        yield _served(asked, served)
+        for remark in look_for_strangers(asked, {*served, *_models_here(root)}):
+            yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
     except RedisUnavailable as error:
         level: Level = "warning" if address is None else "problem"
         remedy = "start it, or name another with --redis URL; convq serve without --redis brings its own"
@@ -166,9 +171,25 @@ def _remedy(refusal: RedisRefused) -> str | None:
     )
 
 
-def _served(address: Address) -> Finding:
-    with Client(address) as client:
-        served = sorted(client.served())
+def _models_served(address: Address) -> list[str]:
+    """The list of live services; nothing where its key holds something else, which is another finding."""
+    try:
+        with Client(address) as client:
+            return sorted(client.served())
+    except BadField:
+        return []
+
+
+def _models_here(root: Path | None) -> list[str]:
+    """Names of the models of this repository, whole or not: a service may want to serve them."""
+    from convq.inference.repository import default_root  # noqa: PLC0415 - needs the engine
+
+    folder = root or default_root()
+    names = [one.name for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+    return [name for name in names if MODEL_NAME.match(name)]
+
+
+def _served(address: Address, served: list[str]) -> Finding:
     if served:
         return Finding("ok", "served now", ", ".join(served))
     return Finding(

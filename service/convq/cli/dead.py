@@ -221,7 +221,10 @@ def _not_there(missing: list[str], wanted: int, model: str) -> str:
 
 
 def _when(letter: Letter) -> str:
-    return f"{datetime.fromtimestamp(letter.died_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S}"
+    try:
+        return f"{datetime.fromtimestamp(letter.died_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):  # an id of a year that no calendar has
+        return f"{letter.died_ms} ms"
 
 
 def _document(letter: Letter) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class LeaseKeeper:
     def renew(self, shard: Shard, incarnations: Sequence[str]) -> list[str]:
         """Keep these leases; return those that are gone: their jobs belong to others now."""
         gone = self._link.run(RENEW, [shard.leases, shard.cfg], [self._lease_ms, "renew", *incarnations])
-        return [_text(name) for name in gone]
+        return [text_of(name) for name in gone]
 
     def incarnations(self, shard: Shard) -> list[str]:
         """Who holds a lease, run out or not; of too many, those that run out first. What is no text names no worker."""
@@ -155,9 +155,9 @@ class LeaseKeeper:
         wanted = {**shard.types, MODELS: "hash"}
         found = self._link.flush([("TYPE", key) for key in wanted])
         return [
-            f"{key} holds a {_text(kind)}, and must hold a {wanted[key]}"
+            f"{key} holds a {text_of(kind)}, and must hold a {wanted[key]}"
             for key, kind in zip(wanted, found, strict=True)
-            if isinstance(kind, bytes) and _text(kind) not in (wanted[key], "none")
+            if isinstance(kind, bytes) and text_of(kind) not in (wanted[key], "none")
         ]
 
     def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str | Accusation] = (), points: int = 0) -> int:
@@ -257,6 +257,6 @@ class LeaseKeeper:
         return reply
 
 
-def _text(name: bytes) -> str:
+def text_of(name: bytes) -> str:
     """A name that a stranger may have written, bytes that are no text escaped: for a log, and never to be sent back."""
     return name.decode("utf-8", "backslashreplace")

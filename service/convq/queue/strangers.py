@@ -1,0 +1,75 @@
+"""What stands in convq's keys that convq has not written: looked at for `convq doctor`, each with what would mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from convq.queue.address import Address, redis_cli
+from convq.queue.health import CLOCK_SLACK_S, Remark
+from convq.queue.keys import MODELS, Shard, is_model_name
+from convq.queue.leases import FAR_AHEAD_S, text_of
+from convq.queue.link import Link
+
+SHOWN_BYTES = 80
+
+
+def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Remark]:
+    """Remarks on the list of models and on the keys of these models; nothing where all is as convq writes it.
+
+    What the user may not read is passed over. Raises RedisUnavailable.
+    """
+    link, cli = Link(address), redis_cli(address)
+    try:
+        kind, names, now = link.flush([("TYPE", MODELS), ("HKEYS", MODELS), ("TIME",)])
+        yield from _list(kind, names, cli)
+        if isinstance(now, list):
+            for model in sorted(set(models)):
+                yield from _shard(link, Shard(model), int(now[0]), cli)
+    finally:
+        link.close()
+
+
+def _list(kind: Any, names: Any, cli: str) -> Iterator[Remark]:
+    if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
+        yield _wrong_type(MODELS, kind, "hash", cli)
+    for name in names if isinstance(names, list) else ():
+        if not is_model_name(name):
+            found = f"{MODELS} has a field that names no model: {text_of(name[:SHOWN_BYTES])!r}"
+            yield Remark("warning", "strange key", found, f"whoever wrote it takes it out: {cli} HDEL {MODELS} FIELD")
+
+
+def _shard(link: Link, shard: Shard, now_s: int, cli: str) -> Iterator[Remark]:
+    wanted = shard.types
+    kinds = link.flush([("TYPE", key) for key in wanted])
+    for (key, good), kind in zip(wanted.items(), kinds, strict=True):
+        if isinstance(kind, bytes) and text_of(kind) not in (good, "none"):
+            yield _wrong_type(key, kind, good, cli)
+    for stream in shard.streams:
+        facts = link.flush([("XINFO", "STREAM", stream)])[0]
+        ahead_s = _last_ms(facts) / 1e3 - now_s
+        if ahead_s > CLOCK_SLACK_S:
+            yield _ahead(stream, ahead_s)
+
+
+def _last_ms(facts: Any) -> int:
+    """The first part of the id that the next entry must exceed; 0 where there is no such stream."""
+    if not isinstance(facts, list):
+        return 0
+    known = dict(zip(facts[::2], facts[1::2], strict=False))
+    ms = text_of(known.get(b"last-generated-id", b"0")).partition("-")[0]
+    return int(ms) if ms.isascii() and ms.isdigit() else 0
+
+
+def _wrong_type(key: str, kind: bytes, good: str, cli: str) -> Remark:
+    mend = f"{cli} DEL '{key}', or RENAME it; its model is served again within seconds"
+    return Remark("problem", "strange key", f"{key} holds a {text_of(kind)}, and must hold a {good}", mend)
+
+
+def _ahead(stream: str, ahead_s: float) -> Remark:
+    found = f"{stream} has an entry id {ahead_s:,.0f} s ahead of the server's clock, and so has every later one: their age is unknown"
+    if ahead_s > FAR_AHEAD_S:
+        return Remark(
+            "warning", "entry ids", found, "a running service puts a new stream in its place once it is empty"
+        )
+    return Remark("warning", "entry ids", found, "nothing: in so many seconds the clock has passed it")

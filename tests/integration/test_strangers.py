@@ -1,0 +1,122 @@
+"""What the commands of operators say where strangers have written: one line that names the key, and never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import redis
+
+from convq.queue import LeaseKeeper, Shard
+from convq.queue.address import Address
+from convq.queue.strangers import look_for_strangers
+from faults.strangers import Stranger
+
+SHARD = Shard("lenet")
+
+
+def convq(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "convq", *words, "--redis", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def strangers(redis_url: str) -> Any:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.set(SHARD.leases, "x")
+        connection.rpush(SHARD.dead, "x")
+        connection.rpush(SHARD.job("mine"), "x")
+        connection.set(SHARD.streams[0], "x")
+        connection.xadd(SHARD.streams[1], {"a": "b"}, id="18446744073709551615-18446744073709551615")
+        connection.xadd(SHARD.streams[2], {"a": "b"}, id=f"{int(connection.time()[0]) * 1000 + 60_000}-1")
+        connection.hset("convq:models", mapping={b"\xff\x1b[2J": b"\x00", "lenet": "[]"})
+        yield connection
+
+
+def test_the_doctor_names_each_strange_key_and_what_mends_it(strangers: Any, redis_url: str) -> None:
+    remarks = {remark.found: remark for remark in look_for_strangers(Address(redis_url), ["lenet"])}
+
+    said = "\n".join(remarks)
+    assert f"{SHARD.leases} holds a string, and must hold a zset" in remarks
+    assert f"{SHARD.dead} holds a list, and must hold a stream" in remarks
+    assert f"{SHARD.streams[0]} holds a string, and must hold a stream" in remarks
+    assert r"convq:models has a field that names no model: '\\xff\x1b[2J'" in remarks
+    assert f"{SHARD.streams[1]} has an entry id" in said
+    assert f"{SHARD.streams[2]} has an entry id" in said
+    assert "DEL 'convq:{lenet}:leases'" in str(remarks[f"{SHARD.leases} holds a string, and must hold a zset"].remedy)
+    assert 6 == len(remarks)
+    assert strangers.ping()
+
+
+def test_a_server_where_all_is_convqs_own_gives_no_remark(redis_url: str) -> None:
+    keeper = LeaseKeeper(redis_url, lease_ms=1000)
+    keeper.announce(SHARD, {}, 60_000, 10, 10)
+    assert keeper.depth(SHARD) is not None
+    keeper.close()
+
+    assert [] == list(look_for_strangers(Address(redis_url), ["lenet"]))
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["dead", "list", "--model", "lenet"], 4, "holds something else"),
+        (["dead", "show", "1-1", "--model", "lenet"], 4, "holds something else"),
+        (["dead", "requeue", "--all", "--model", "lenet"], 4, "holds something else"),
+        (["dead", "purge", "--all", "--model", "lenet"], 4, "holds something else"),
+        (["jobs", "status", "mine", "--model", "lenet"], 0, "unknown"),
+        (["jobs", "status", "18446744073709551615-18446744073709551615", "--model", "lenet"], 0, "waiting"),
+        (["jobs", "cancel", "mine", "--model", "lenet"], 0, "unknown"),
+        (["models", "list"], 0, "lenet"),
+        (["doctor"], 4, "convq:{lenet}:leases holds a string"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_commands_meet_strange_keys_with_a_clear_line(redis_url: str, words: list[str], status: int, said: str) -> None:
+    done = convq(redis_url, *words)
+
+    assert status == done.returncode, done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_list_of_models_that_is_no_hash_is_named(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.set("convq:models", "x")
+
+    for words in (["doctor"], ["models", "list"], ["dead", "list"]):
+        done = convq(redis_url, *words)
+        assert "Traceback" not in done.stderr
+        assert 0 != done.returncode
+        assert "something else" in done.stdout + done.stderr or "convq:models holds a string" in done.stdout
+
+
+def test_whatever_stands_in_the_keys_every_step_of_a_beat_ends_in_an_answer_or_a_refusal(redis_url: str) -> None:
+    """The keeper's replies are parsed whatever they hold; only errors of convq's own tree come out."""
+    from convq.errors import ConvqError  # noqa: PLC0415 - the oracle of this test alone
+
+    keeper, stranger = LeaseKeeper(redis_url, lease_ms=1000), Stranger(7, "lenet")
+    with redis.Redis.from_url(redis_url) as connection:
+        for _ in range(400):
+            connection.flushall()
+            for command in stranger.draw().commands:
+                connection.execute_command(*command)
+            for step in (
+                lambda: keeper.renew(SHARD, ["a"]),
+                lambda: keeper.incarnations(SHARD),
+                lambda: keeper.fence(SHARD, "a", ["1:5-5"], 1),
+                lambda: keeper.announce(SHARD, {}, 1000, 10, 10),
+                lambda: keeper.depth(SHARD),
+                lambda: keeper.mend(SHARD),
+                lambda: keeper.withdraw(keeper.listed()),
+                lambda: keeper.strange_keys(SHARD),
+                lambda: list(look_for_strangers(Address(redis_url), ["lenet"])),
+            ):
+                try:
+                    step()
+                except ConvqError:
+                    continue
+    keeper.close()

@@ -206,7 +206,7 @@ def test_a_call_that_is_larger_than_the_queue_says_so(door: Door) -> None:
 def test_a_job_of_too_many_fields_is_refused_before_its_neighbours_are_added(door: Door) -> None:
     fields = [part for number in range(1001) for part in (f"field{number}", "x")]
     call: list[str | int] = [1000, door.shard.job_prefix, 2, "", 3, 2, "image", "png", 2, "", 0, len(fields), *fields]
-    keys = [door.shard.cfg, door.shard.door, *door.shard.streams]
+    keys = [door.shard.cfg, *door.shard.streams]
 
     door.redis.function_load(SOURCE)
     with pytest.raises(redis.ResponseError, match="a job has 1001 fields; 1000 may be"):

@@ -99,7 +99,7 @@ class DeadLetters:
         taken back. The queue's limits don't count here. Raises QueueFull where the server is at its maxmemory.
         """
         shard = self._shard
-        keys = [shard.dead, shard.suspects, shard.door, *shard.streams]
+        keys = [shard.dead, shard.suspects, shard.cfg, *shard.streams]
         rest = (DEDUP_WINDOW_S * 1000, shard.job_prefix, shard.result_prefix)
         for first in range(0, len(letter_ids), PAGE):
             page = letter_ids[first : first + PAGE]

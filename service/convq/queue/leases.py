@@ -179,7 +179,7 @@ class LeaseKeeper:
         sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
         self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
-        self._link.run(MEASURE, [shard.cfg, shard.door, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
+        self._link.run(MEASURE, [shard.cfg, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
 
     def unlist(self, model: str) -> None:
         """Take a model out of the list, whoever serves it."""
@@ -252,7 +252,7 @@ class LeaseKeeper:
         self._elect(shard, 0)
 
     def _elect(self, shard: Shard, term_ms: int) -> list[Any]:
-        keys = [*shard.streams, shard.dead, shard.cfg, shard.door]
+        keys = [*shard.streams, shard.dead, shard.cfg]
         reply: list[Any] = self._link.run(DEPTH, keys, [GROUP, self._name, term_ms])
         return reply
 

@@ -178,7 +178,7 @@ class Producer:
 
     async def _submit(self, args: list[Any]) -> Any:
         shard = self.shard
-        keys = [shard.cfg, shard.door, *shard.streams]
+        keys = [shard.cfg, *shard.streams]
         whole = [DEDUP_WINDOW_S * 1000, shard.job_prefix, *args]
         try:
             return await self._ask("convq_submit_jobs", args, SUBMIT, keys, whole)

@@ -21,8 +21,8 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
     """
     link, cli = Link(address), redis_cli(address)
     try:
-        kind, names, now = link.flush([("TYPE", MODELS), ("HKEYS", MODELS), ("TIME",)])
-        yield from _list(kind, names, cli)
+        kind, served, now = link.flush([("TYPE", MODELS), ("HGETALL", MODELS), ("TIME",)])
+        yield from _list(kind, served, cli)
         if isinstance(now, list):
             for model in sorted(set(models)):
                 yield from _shard(link, Shard(model), int(now[0]), cli)
@@ -30,10 +30,10 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
         link.close()
 
 
-def _list(kind: Any, names: Any, cli: str) -> Iterator[Remark]:
+def _list(kind: Any, served: Any, cli: str) -> Iterator[Remark]:
     if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
         yield _wrong_type(MODELS, kind, "hash", cli)
-    for name in names if isinstance(names, list) else ():
+    for name in served[::2] if isinstance(served, list) else ():
         if not is_model_name(name):
             found = f"{MODELS} has a field that names no model: {text_of(name[:SHOWN_BYTES])!r}"
             yield Remark("warning", "strange key", found, f"whoever wrote it takes it out: {cli} HDEL {MODELS} FIELD")

@@ -6,7 +6,7 @@
 -- convq:{M}:jobs[:high|:low]  XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS
 -- convq:{M}:dead              XLEN
 --
--- KEYS  high, jobs, low, dead, cfg, door
+-- KEYS  high, jobs, low, dead, cfg; the name of door is made from that of cfg, as in door.lua
 -- ARGV  group, name of the service, term in ms; with a term of 0 it gives the export up
 -- Reply {} to a service that is not elected. To the one that is: the length of dead, jobs refused for their number and for
 --       their bytes, then max_jobs, max_bytes, bytes and jobs answered a second as texts (false: not known), then per lane:
@@ -94,7 +94,7 @@ if not elected(KEYS[5], ARGV[2], tonumber(ARGV[3])) then
 end
 
 local facts = redis.call('HMGET', KEYS[5], 'max_jobs', 'max_bytes', 'drain_per_s', 'drain_ms', 'drain_full')
-local door = redis.pcall('HMGET', KEYS[6], 'refused_jobs', 'refused_bytes', 'bytes')
+local door = redis.pcall('HMGET', (string.gsub(KEYS[5], 'cfg$', 'door')), 'refused_jobs', 'refused_bytes', 'bytes')
 local dead = redis.pcall('XLEN', KEYS[4])
 local reply = { type(dead) == 'number' and dead or 0, count(door[1]) or 0, count(door[2]) or 0 }
 for _, known in ipairs({ count(facts[1]) or false, count(facts[2]) or false, count(door[3]) or false }) do

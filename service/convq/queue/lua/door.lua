@@ -6,7 +6,8 @@
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
 --
 -- `bytes` is what the service last measured plus what was submitted since; limits and drain_* are written by measure.lua. What
--- is no count, or lies in a key of another type, counts as not known: no limit, nothing held.
+-- is no count, or lies in a key of another type, counts as not known: no limit, nothing held. The name of door is made from that
+-- of cfg: a user whose rights are of before there was one submits as ever, and nothing is counted.
 --
 -- Entry ids are job ids, and three streams that each count from 0 in a millisecond would give three jobs one id. So each
 -- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
@@ -89,7 +90,8 @@ end
 
 -- Let jobs in. `streams` are high, jobs, low; a job is {lane 1..3, id or '', bytes of the payload, from, to}, its fields being
 -- args[from] to args[to]. Returns one entry id per job, or an error, and then nothing was added.
-local function let_in(cfg, door, streams, window_ms, prefix, args, jobs)
+local function let_in(cfg, streams, window_ms, prefix, args, jobs)
+  local door = string.gsub(cfg, 'cfg$', 'door')
   local facts, held = redis.pcall('HMGET', cfg, 'max_jobs', 'max_bytes'), redis.pcall('HMGET', door, 'bytes')
   local max_jobs, max_bytes, bytes = count_in(facts[1]), count_in(facts[2]), count_in(held[1]) or 0
 

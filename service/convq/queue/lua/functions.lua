@@ -32,7 +32,7 @@ end
 local WHICH = "the one key is a job stream, like 'convq:{lenet}:jobs', with :high or :low at its end for another priority"
 
 local function let_into(prefix, streams, args, jobs)
-  return let_in(prefix .. 'cfg', prefix .. 'door', streams, DEDUP_WINDOW_MS, prefix .. 'job:', args, jobs)
+  return let_in(prefix .. 'cfg', streams, DEDUP_WINDOW_MS, prefix .. 'job:', args, jobs)
 end
 
 local function is_id(id)

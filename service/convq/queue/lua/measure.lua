@@ -5,7 +5,7 @@
 -- convq:{M}:door              HSET bytes: what producers count on from there
 -- convq:{M}:jobs[:high|:low]  XLEN, XPENDING
 --
--- KEYS  cfg, door, high, jobs, low
+-- KEYS  cfg, high, jobs, low; the name of door is made from that of cfg, as in door.lua
 -- ARGV  group, max_jobs, max_bytes, bytes
 -- Reply 1
 --
@@ -26,7 +26,7 @@ end
 local cfg = KEYS[1]
 redis.call('HSET', cfg, 'max_jobs', ARGV[2], 'max_bytes', ARGV[3])
 redis.call('HDEL', cfg, 'bytes') -- there clients of before the door had a key of its own have counted, and nobody reads it now
-redis.pcall('HSET', KEYS[2], 'bytes', ARGV[4])
+redis.pcall('HSET', (string.gsub(cfg, 'cfg$', 'door')), 'bytes', ARGV[4])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -41,7 +41,7 @@ if at and now >= at and now - at < LEAST_MS then
 end
 
 local waiting = 0
-for lane = 3, 5 do
+for lane = 2, 4 do
   local length, pending = redis.pcall('XLEN', KEYS[lane]), redis.pcall('XPENDING', KEYS[lane], ARGV[1])
   if type(length) == 'number' then -- a key that is something else has nothing to drain
     waiting = waiting + length - (pending.err and 0 or pending[1])

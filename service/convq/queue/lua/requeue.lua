@@ -7,7 +7,7 @@
 -- convq:{M}:suspects          HDEL
 -- convq:{M}:door              HINCRBY bytes
 --
--- KEYS  dead, suspects, door, high, jobs, low
+-- KEYS  dead, suspects, cfg, high, jobs, low; the name of door is made from that of cfg, as in door.lua
 -- ARGV  id of the letter, dedup window in ms, key prefix of convq:{M}:job:, key prefix of convq:{M}:result:
 -- Reply {new entry id, job id}, 0 where the letter is gone, or an error, and then nothing was changed
 --
@@ -70,6 +70,6 @@ if #id <= 64 and string.find(id, '^[%w._:-]+$') then
 end
 local suspect = (lane - 1) .. ':' .. told.dead_entry
 redis.pcall('HDEL', KEYS[2], suspect, 'slow:' .. suspect)
-redis.pcall('HINCRBY', KEYS[3], 'bytes', bytes)
+redis.pcall('HINCRBY', (string.gsub(KEYS[3], 'cfg$', 'door')), 'bytes', bytes)
 redis.call('XDEL', KEYS[1], ARGV[1])
 return { entry, id }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from convq.errors import BadField, BadTensor, ImageTooLarge, JobError, LeaseLost
+from convq.errors import BadField, BadTensor, ConvqError, ImageTooLarge, JobError, LeaseLost, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S
 from convq.queue.deliveries import Bounds, Delivery, Lease, Row, milliseconds
 from convq.queue.entries import MAX_TEXT_BYTES, PAYLOADS, PROTOCOL_FIELDS, Received, Receiver
@@ -113,7 +113,11 @@ class Holdings:
             alone = len(group) == 1
             if alone:
                 self.reading_alone([f"{group[0].lane}:{group[0].entry}"])
-            found, cancelled, now = self._read_group(group)
+            try:
+                found, cancelled, now = self._read_group(group)
+            except ConvqError:  # nobody will see those before: what is not in our hands is looked for again
+                lease.held.difference_update([(job.lane, job.entry) for job in jobs])
+                raise
             if alone:
                 self.reading_alone([])
             arrived_s = time.perf_counter()
@@ -195,9 +199,12 @@ class Holdings:
         commands: list[Command] = [("SMISMEMBER", key, *ids), ("EXPIRE", key, CANCELLED_TTL_S, "NX")]
         if count > CANCELLED_LENGTH:
             commands.append(("SPOP", key, count - CANCELLED_LENGTH))
-        flags = self._link.flush(commands)[0]
+        try:
+            flags = self._link.flush(commands)[0]
+        except RedisUnavailable as broke:  # these jobs are in our hands already: they run, withdrawn or not
+            flags = broke
         if isinstance(flags, Exception):
-            raise understood(flags) from flags
+            return frozenset()
         return frozenset(job_id for job_id, flag in zip(ids, flags, strict=True) if flag)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
+from convq.append_only import explain
 from convq.errors import RedisRefused, RedisUnavailable
 
 OLDEST_MAJOR = 7  # consumer-group lag and XAUTOCLAIM's list of deleted entries came with 7.0
@@ -161,9 +162,9 @@ class EmbeddedServer:
         except BaseException:
             place.leave()
             raise
-        said = place.last_log_line()
+        said = explain(place.data, place.end_of_log(), str(binary)) or place.last_log_line() or "it said nothing"
         place.leave()
-        raise RedisUnavailable(f"{binary} did not start: {said or 'it said nothing'}{_file_limit()}")
+        raise RedisUnavailable(f"{binary} did not start: {said}{_file_limit()}")
 
     @property
     def url(self) -> str:
@@ -237,11 +238,15 @@ class _Place:
         return self.private / "s"
 
     def last_log_line(self) -> str:
-        """The end of server.log: the reason, when a start has failed."""
+        """The last of server.log: the reason, when a start has failed."""
+        lines = self.end_of_log().split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def end_of_log(self) -> str:
+        """What the server that was started last has said, if that is not too much."""
         with (self.data / "server.log").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            lines = log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return log.read().decode(errors="replace").rpartition("Server initialized")[2]
 
     def leave(self) -> None:
         """Give the lock back and remove what was temporary."""

@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from graphs import FREE_PX, reason, tensors  # type: ignore[import-not-found]
 from networks import Refused  # type: ignore[import-not-found]
 from torch import nn
 
+from convq.inference.adoption import noise
 from convq.inference.manifest import Input
+from convq.inference.meanings import activation_of
 from convq.inference.model_files import MOST_LABELS_BYTES, read_given, text_of
 
 LABELS = "labels.txt"
 COLORS = {1: "gray", 3: "rgb"}
 PIXELS = 1 / 255
+NOISES = 3
 FREE_BATCH = 4  # images of any size may be large
 MATRIX, MAPS = 2, 4  # axes of class scores and of images, with that of the batch
 
@@ -58,10 +62,16 @@ def manifest_text(net: nn.Module, draft: Draft) -> str:
     outputs = plain if isinstance(plain, dict) else _try(net, draft, color, torch.float32)
     if not isinstance(outputs, dict):
         raise Refused(f"the network does not run on {color} images of {_said(draft)}: {reason(outputs)}")
-    lines += _outputs(outputs, draft, levels=isinstance(plain, dict))
+    levels = isinstance(plain, dict)
+    lines += _outputs(outputs, draft, _Noises(net, draft, color, levels=levels), levels=levels)
     if draft.size is None:
         lines += ["", "[limits]", f"max_batch = {FREE_BATCH}          # assumed: images of any size may be large"]
     return "\n".join(lines) + "\n"
+
+
+def guesses(text: str) -> list[str]:
+    """The lines of a manifest that was drafted here which nothing could tell for sure."""
+    return [" ".join(line.split()) for line in text.splitlines() if "# assumed" in line]
 
 
 def name_of(where: str, root: Path) -> str:
@@ -120,14 +130,44 @@ def _normalisation(draft: Draft) -> list[str]:
     return [f"scale = {PIXELS!r}          # pixels from 0 to 1", f"mean = {list(draft.mean)}", f"std = {list(std)}"]
 
 
-def _outputs(outputs: Mapping[str, torch.Tensor], draft: Draft, *, levels: bool) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Noises:
+    """Images of noise, as the network gets them in service."""
+
+    net: nn.Module
+    draft: Draft
+    color: str
+    levels: bool
+    """The network takes levels from 0 to 255 itself."""
+
+    def rows(self, output: str) -> list[np.ndarray[Any, Any]]:
+        """What the network says to each of them, at one of its outputs. Raises what the network raises."""
+        spec = Input(color=self.color)  # type: ignore[arg-type]
+        shape = (NOISES, spec.channels, *(self.draft.size or (FREE_PX, FREE_PX)))
+        given = torch.from_numpy(noise(spec, shape, "uint8"))
+        if not self.levels:
+            mean, std = (self._normalisation(key, neutral) for key, neutral in (("mean", 0.0), ("std", 1.0)))
+            given = (given.float() * PIXELS - mean) / std
+        with torch.no_grad():
+            return [row.numpy() for row in dict(tensors(self.net(given)))[output]]
+
+    def _normalisation(self, key: str, neutral: float) -> torch.Tensor:
+        """The command line's, or else the network's own; one number a channel, or one for all."""
+        said = getattr(self.draft, key) or getattr(self.net, key, None)
+        return torch.as_tensor(neutral if said is None else said, dtype=torch.float32).reshape(-1, 1, 1)
+
+
+def _outputs(outputs: Mapping[str, torch.Tensor], draft: Draft, noises: _Noises, *, levels: bool) -> list[str]:
     """One table for each output; the first that fits is the classes where there are labels."""
     lines: list[str] = []
     classes = _labels(draft)
     for index, (name, made) in enumerate(outputs.items()):
         lines += ["", "[[outputs]]", f"name = {json.dumps(name)}"]
         if classes and made.ndim == MATRIX and made.shape[1] == len(classes):
-            lines += ['meaning = "classes"', f'activation = "{_activation(made)}"', f'labels = "{LABELS}"']
+            activation, source, why = activation_of(noises.rows(name))
+            check = "; check" if source == "assumed" else ""
+            lines += ['meaning = "classes"', f'activation = "{activation}"          # {source}: {why}{check}']
+            lines.append(f'labels = "{LABELS}"')
             classes = ()
         elif draft.image and index == 0:
             if made.ndim != MAPS or made.shape[1] not in COLORS:
@@ -145,13 +185,6 @@ def _labels(draft: Draft) -> Sequence[str]:
     if draft.labels is None:
         return ()
     return text_of(read_given(draft.labels, MOST_LABELS_BYTES), draft.labels).rstrip().splitlines()
-
-
-def _activation(made: torch.Tensor) -> str:
-    """`none` where the scores of every image are probabilities already, as behind a softmax of the network's own."""
-    sums = made.sum(dim=1)
-    done = bool((made >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all())
-    return "none" if done else "softmax"
 
 
 def _said(draft: Draft) -> str:

@@ -28,13 +28,12 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drafts import LABELS, Draft, manifest_text, name_of  # type: ignore[import-not-found]
+from drafts import LABELS, Draft, guesses, manifest_text, name_of  # type: ignore[import-not-found]
 from networks import Refused, load  # type: ignore[import-not-found]
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -44,6 +43,7 @@ from versions import Step, accuracy, make, numbers, publish, steps, write_report
 from convq.errors import ConvqError
 from convq.inference.manifest import FILE
 from convq.inference.repository import NAME
+from convq.inference.workshop import workshop
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130  # as shells say it
@@ -55,6 +55,7 @@ def main() -> None:
     """Load, export, compare, report."""
     args = arguments()
     try:
+        drafted = not (args.models / (args.name or name_of(args.net, args.models)) / FILE).exists()
         name, report = export(args)
     except (Refused, ConvqError) as err:
         if args.traceback:
@@ -62,6 +63,8 @@ def main() -> None:
         sys.exit(f"export: {err}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    for line in guesses((args.models / name / FILE).read_text(encoding="utf-8")) if drafted else ():
+        print(f"guessed in {args.models / name / FILE}: {line}", file=sys.stderr)
     print(f"serve it: convq serve --models {args.models} --only {name}", file=sys.stderr)
     print(json.dumps({key: value for key, value in report.items() if key != "layers"}, indent=2))
 
@@ -122,9 +125,8 @@ def export(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             f"{folder / str(number)} exists, and versions are immutable: without --version it is the next one"
         )
     net = load(args.net, args.weights, untrained=args.untrained)
-    args.models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=args.models) as scratch:
-        trial = Path(scratch) / name
+    with workshop(args.models, ".export-") as scratch:
+        trial = scratch / name
         lay_out(net, folder, trial, args)
         try:
             with bar(steps(trial)) as step:

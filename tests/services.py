@@ -44,16 +44,25 @@ class RunningService:
     """`convq serve` as a process of its own, from `with` to SIGTERM; leaving asserts that it drained and ended with 0.
 
     `log` holds its log lines so far, as they came. With `wait=False` entering does not wait until it is ready. Without
-    `url` it is up to the `settings`, which are variables of its environment.
+    `url` it is up to the `settings`, which are variables of its environment. Without `only` all models are served.
     """
 
-    def __init__(self, url: str | None, *options: str, workers: int = 2, wait: bool = True, **settings: str) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        *options: str,
+        workers: int = 2,
+        wait: bool = True,
+        only: str | None = "lenet",
+        **settings: str,
+    ) -> None:
         self.log: list[dict[str, Any]] = []
         self._url = url
         self._workers = workers
         self._options = options
         self._wait = wait
         self._settings = settings
+        self._only = only
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -67,8 +76,7 @@ class RunningService:
             *(() if self._url is None else ("--redis", self._url)),
             "--models",
             str(MODELS),
-            "--only",
-            "lenet",
+            *(() if self._only is None else ("--only", self._only)),
         ]
         command += ["--workers", str(self._workers), "--http", "127.0.0.1:0", "--log", "json", *self._options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | self._settings)

@@ -233,6 +233,12 @@ def two_inputs() -> Odd:
         (lambda: turned(3), (), 3, "output y has shape [3, 1, 4, 4] for a batch of 1"),
         (hungry, (), 3, "it needs more than the"),
         (endless, ("--within", "1"), 3, "did not end within 1 s"),
+        (
+            endless,
+            ("--within", "1"),
+            3,
+            "; --within gives it longer; a smaller --size (where its sides are free) or --max-batch",
+        ),
         (two_inputs, (), 3, "the graph has 2 inputs (a, b); expected exactly one"),
         (BUILDERS["gray_28"], ("--mean", "0.5"), 2, "--scale, --mean and --std are for float32"),
         (BUILDERS["fixed_batch"], ("--size", "9"), 2, "'9' is no size; expected HxW"),

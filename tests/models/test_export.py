@@ -13,7 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from convq import Client
+from convq.inference.adoption import Wishes
 from convq.inference.manifest import Manifest
+from convq.inference.outputs import rank
+from convq.inference.probing import look
 from convq.inference.repository import default_root
 from convq.inference.session import Engine
 from servers import OwnServer, wait_until
@@ -70,6 +73,18 @@ class Guesses(Small):
 class Strings(Small):
     def forward(self, x):
         return super().forward(x), "class"
+
+def several():
+    return nn.Sequential(Small(), nn.Sigmoid())
+
+def saturated():
+    class Sure(Small):
+        def forward(self, x):
+            return torch.sigmoid(1000 * super().forward(x))
+    return Sure()
+
+def logarithms():
+    return nn.Sequential(Small(), nn.LogSoftmax(1))
 
 def softened():
     return nn.Sequential(Small(), nn.Softmax(1))
@@ -149,7 +164,15 @@ def test_one_command_leads_from_a_module_to_a_version_that_answers(
     prepared = Engine.load(repository / "small", 1).prepare(picture).data
     with torch.no_grad():
         scores = small(torch.from_numpy(np.asarray(prepared)[None])).softmax(1)[0]
-    assert f"serve it: convq serve --models {repository} --only small\n" == done.stderr
+    where, raw = (
+        repository / "small" / "manifest.toml",
+        "the values are raw; sigmoid, where classes do not exclude each other",
+    )
+    assert [
+        f'guessed in {where}: resize = "stretch" # assumed',
+        f'guessed in {where}: activation = "softmax" # assumed: {raw}; check',
+        f"serve it: convq serve --models {repository} --only small",
+    ] == done.stderr.splitlines()
     assert json.loads(done.stdout)["parameters"] == sum(one.numel() for one in small.parameters())
     assert ["ant", "bee", "cow", "dog", "eel"][int(scores.argmax())] == result.label
     assert float(scores.max()) == pytest.approx((result.predictions or ())[0].score, abs=1e-4)
@@ -170,6 +193,44 @@ def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
     assert "none" == manifest.outputs[0].activation  # the network ends in a softmax of its own
     assert 2 == text.count("# assumed")  # stretched, and pixels from 0 to 1
     assert NETS == (repository / "softened" / "net.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "remark"),
+    [
+        ("several", "none", "# assumed: all values lie between 0 and 1, as after a sigmoid in the graph; check"),
+        ("saturated", "none", "# assumed: all values lie between 0 and 1, as after a sigmoid in the graph; check"),
+        ("softened", "none", "# measured: the values sum to 1: the softmax is in the graph"),
+        ("logarithms", "softmax", "# measured: the values are logarithms of a softmax"),
+        ("Small", "softmax", "# assumed: the values are raw; sigmoid, where classes do not exclude each other; check"),
+        ("Own", "softmax", "# assumed: the values are raw; sigmoid, where classes do not exclude each other; check"),
+    ],
+)
+def test_export_guesses_the_activation_as_models_add_does(
+    script: Any, net: Path, repository: Path, labels: Path, name: str, activation: str, remark: str
+) -> None:
+    command = [f"{net}:{name}", "--untrained", "--models", repository, "--size", 32, "--labels", labels, "--name", "it"]
+    exported(script, *command)
+    graph = (repository / "it" / "1" / "model.onnx").read_bytes()
+
+    text = (repository / "it" / "manifest.toml").read_text()
+    found = look(graph, "it", Wishes(labels=5))["findings"]
+
+    assert activation == Manifest.read(repository / "it").outputs[0].activation
+    assert f'activation = "{activation}"          {remark}' in text
+    assert [activation] == [one["value"] for one in found if one["key"] == "activation"]
+
+
+def test_a_multi_label_network_is_as_sure_in_service_as_in_torch(
+    script: Any, net: Path, repository: Path, labels: Path
+) -> None:
+    several, image = load(script, net, "several"), noise()
+
+    exported(script, f"{net}:several", "--untrained", "--models", repository, "--size", 32, "--labels", labels)
+
+    engine = Engine.load(repository / "several", 1, device="cpu")
+    served = rank(engine.run([engine.prepare(image)])["output"], engine.activation, 1).scores[0, 0]
+    assert float(by_torch(script, several, image).max()) == pytest.approx(float(served), abs=1e-4)
 
 
 def test_a_network_with_mean_and_std_takes_pixels_and_normalises_them_in_the_graph(

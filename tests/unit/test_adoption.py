@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.inference.adoption import Finding, OpenGraph, Wishes, look_at_batch, look_at_input
-from convq.inference.manifest import Manifest
+from convq.inference.families import as_the_family_does
+from convq.inference.manifest import Input, Manifest
 from convq.inference.manifest_text import manifest_text
 from convq.inference.meanings import look_at_outputs
 
@@ -61,7 +62,7 @@ def adopted(made: OpenGraph, **wishes: Any) -> tuple[list[Finding], int]:
     said = Wishes(**wishes)
     found, trial = look_at_input(made, said)
     meanings, classes = look_at_outputs(made, trial, said)
-    return [*found, *meanings, *look_at_batch(made, trial)], classes
+    return [*found, *meanings, *look_at_batch(made, trial, said)], classes
 
 
 def values(found: Sequence[Finding], *keys: str) -> tuple[Any, ...]:
@@ -388,6 +389,74 @@ def test_jobs_may_share_a_batch_only_where_that_changes_no_answer(
     limit = next(one for one in found if one.table == "limits")
     assert most == limit.value
     assert why in limit.why
+
+
+# -- families ---------------------------------------------------------------------------------------------------------
+
+
+def detector(*shapes: tuple[int, ...], side: int | str = 64, kind: str = FLOAT) -> Graph:
+    """A graph whose outputs have these shapes, whatever it is given."""
+    outputs = [Node(f"y{index}", FLOAT, shape) for index, shape in enumerate(shapes)]
+    made = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+    return Graph([Node("x", kind, [1, 3, side, side])], outputs, lambda _: made)
+
+
+CELLS = 8 * 8 + 4 * 4 + 2 * 2
+FACES = [(1, 2 * cells, last) for last in (1, 4, 10) for cells in (64, 16, 4)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(1, CELLS, 85)], ("letterbox", "start", (114,), "bgr", 1.0)),  # YOLOX
+        ([(1, 3 * CELLS, 85)], ("letterbox", None, (114,), "rgb", 1 / 255)),  # YOLOv5
+        ([(1, 25, CELLS)], ("letterbox", None, (114,), "rgb", 1 / 255)),  # YOLOv8
+        ([(1, 5, CELLS)], ("letterbox", None, (114,), "rgb", 1 / 255)),
+        (FACES, ("letterbox", "start", None, "rgb", 1.0)),  # SCRFD
+        (FACES[:6], ("letterbox", "start", None, "rgb", 1.0)),
+        ([(2 * cells, last) for last in (1, 4) for cells in (64, 16, 4)], ("letterbox", "start", None, "rgb", 1.0)),
+        ([(1, CELLS + 1, 85)], ("stretch", None, None, "rgb", 1 / 255)),
+        ([(1, 1000)], ("stretch", None, None, "rgb", 1 / 255)),
+        ([(1, CELLS, 5)], ("stretch", None, None, "rgb", 1 / 255)),  # no room for a class
+    ],
+)
+def test_a_detector_is_known_by_its_outputs_and_prepared_as_its_family_is(
+    shapes: list[tuple[int, ...]], expected: tuple[Any, ...]
+) -> None:
+    found, trial = look_at_input(detector(*shapes), Wishes())
+    known = as_the_family_does(found, trial, Wishes())
+
+    assert expected == values(known, "resize", "align", "pad_value", "color", "scale")
+    assert "assumed" == source(known, "resize")
+    Input.model_validate({one.key: one.value for one in known if one.value is not None})
+
+
+def test_what_is_said_of_a_detector_stays_said() -> None:
+    said = Wishes(color="rgb", scale=1 / 255)
+    found, trial = look_at_input(detector((1, CELLS, 85)), said)
+    known = as_the_family_does(found, trial, said)
+
+    assert ("letterbox", "start", "rgb", 1 / 255) == values(known, "resize", "align", "color", "scale")
+    assert ("given", "given", "assumed") == (source(known, "color"), source(known, "scale"), source(known, "align"))
+
+
+def test_a_detector_of_levels_gets_no_scale() -> None:
+    found, trial = look_at_input(detector((1, CELLS, 85), kind=UINT8), Wishes())
+
+    assert ("start", None) == values(as_the_family_does(found, trial, Wishes()), "align", "scale")
+
+
+def test_a_detector_of_free_sides_is_not_boxed() -> None:
+    found, trial = look_at_input(detector((1, 28 * 28 + 14 * 14 + 7 * 7, 85), side="side"), Wishes())
+
+    assert ("none", None) == values(as_the_family_does(found, trial, Wishes()), "resize", "align")
+
+
+def test_a_batch_may_be_wished_for_where_jobs_keep_apart() -> None:
+    found, _ = adopted(graph(["n", 3, 8, 8]), max_batch=4)
+
+    assert (4,) == values(found, "max_batch")
+    assert "given" == source(found, "max_batch")
 
 
 # -- the manifest -----------------------------------------------------------------------------------------------------

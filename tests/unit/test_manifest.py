@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def test_an_empty_manifest_is_a_model_with_documented_defaults(tmp_path: Path) -
         manifest.input.resize,
         manifest.input.interpolation,
     )
-    assert (16 * 2**20, 50_000_000, 64, 30.0) == tuple(manifest.limits.model_dump().values())
+    assert (16 * 2**20, 50_000_000, 64, 30.0, 10.0) == tuple(manifest.limits.model_dump().values())
     assert (0.0, "auto", 1, None) == (
         manifest.batching.max_wait_ms,
         manifest.runtime.device,
@@ -81,6 +82,10 @@ WRONG = {
     "short side of stretch": ("[input]\nshort_side = 9", ":1: input: expected short_side only together with"),
     "start of a crop": ("[input]\nresize = 'crop'\nalign = 'start'", ":1: input: expected align = 'start' only"),
     "unknown align": ("[input]\nalign = 'center'", ":2: input.align: expected 'centre' or 'start', found 'center'"),
+    "a candidate that must answer": (
+        "[versions]\nrequire = 2\n[rollout]\nversion = 2",
+        ": the manifest: expected versions.require and rollout.version to be two versions",
+    ),
     "width of a free width": ("[input]\nresize = 'height'\nwidth = 9", ":1: input: expected no width"),
     "second output": (
         "[[outputs]]\nname = 'a'\n[[outputs]]\nname = 'b'\nmeaning = 'label'",
@@ -187,7 +192,69 @@ def test_only_the_chosen_models_need_to_be_whole(tmp_path: Path) -> None:
 
     assert ["whole"] == list(ModelRepository.open(tmp_path, ["whole", "whole"]).models)
     with pytest.raises(ModelBroken, match="unbuilt: holds no version"):
+        ModelRepository.open(tmp_path, ["whole", "unbuilt"])
+
+
+def test_what_cannot_be_served_is_passed_over_and_said(tmp_path: Path) -> None:
+    model(tmp_path, "whole", "1", "02", "2.bak", "old")
+    model(tmp_path, "unbuilt")
+    model(tmp_path, "Le Net", "1")
+    model(tmp_path, "odd", "1")
+    written(tmp_path / "odd", "[input]\nsize = 3")
+    (tmp_path / "whole" / "02" / "model.onnx").touch()
+    (tmp_path / "whole" / "2.bak" / "model.onnx").touch()
+    (tmp_path / "pipe" / "1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe" / "manifest.toml")
+    for name in ("notes", "lost+found", ".git", "__pycache__", "empty"):
+        (tmp_path / name).mkdir()
+    for name in (".DS_Store", "README.md", "resnet.onnx"):
+        (tmp_path / name).touch()
+
+    repository = ModelRepository.open(tmp_path)
+
+    assert ["whole"] == list(repository.models)
+    assert (1,) == repository["whole"].versions
+    expected = {
+        "unbuilt": "holds no version",
+        "Le Net": "the folder's name is the model's",
+        "odd": "manifest.toml:2: input.size: unknown key",
+        "pipe": "manifest.toml: is a pipe (FIFO)",
+        "notes": "holds no manifest.toml",
+        "empty": "holds no manifest.toml",
+        "resnet.onnx": "`convq models add` makes one",
+        "whole/02": "is no version; expected a number",
+        "whole/2.bak": "is no version; expected a number",
+    }
+    assert expected.keys() == repository.passed_over.keys()
+    for name, reason in expected.items():
+        assert reason in repository.passed_over[name], name
+
+
+def test_a_model_that_is_named_must_be_one_that_can_be_served(tmp_path: Path) -> None:
+    model(tmp_path, "whole", "1")
+    model(tmp_path, "odd", "1")
+    written(tmp_path / "odd", "[input]\nsize = 3")
+
+    with pytest.raises(ModelBroken, match=r"odd/manifest\.toml:2: input\.size: unknown key"):
+        ModelRepository.open(tmp_path, ["odd", "whole"])
+
+
+def test_of_models_none_of_which_can_be_served_all_are_named(tmp_path: Path) -> None:
+    model(tmp_path, "a", "1")
+    model(tmp_path, "b")
+    written(tmp_path / "a", "[input]\nsize = 3")
+
+    with pytest.raises(ModelBroken, match=r"a/manifest\.toml:2: input\.size: unknown key; .*b: holds no version"):
         ModelRepository.open(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    model(tmp_path, "whole", "1")
+    model(tmp_path, "shut", "1")
+    (tmp_path / "shut").chmod(0)
+
+    assert "Permission denied" in ModelRepository.open(tmp_path).passed_over["shut"]
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
@@ -218,7 +285,7 @@ def test_a_folder_whose_name_is_no_models_name_is_refused(tmp_path: Path) -> Non
         ModelRepository.open(tmp_path)
 
 
-def test_a_broken_manifest_fails_the_whole_repository(tmp_path: Path) -> None:
+def test_a_broken_manifest_of_the_only_model_is_the_reason(tmp_path: Path) -> None:
     model(tmp_path, "lenet", "1")
     written(tmp_path / "lenet", "[input]\nsize = 3")
 

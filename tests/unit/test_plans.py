@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convq.errors import ModelBroken
 from convq.inference.manifest import Manifest
 from convq.runtime.plans import Plan, plan_of
 from convq.runtime.versions import next_step
@@ -29,6 +30,11 @@ def manifest(**tables: dict[str, object]) -> Manifest:
         ({"rollout": {"version": 2, "percent": 10.0}}, [1, 2, 3], Plan(serve=3, candidate=2, percent=10)),
         ({"rollout": {"version": 4, "percent": 10.0}}, [1, 2, 3], Plan(serve=3)),  # not there yet, or refused
         ({"rollout": {"version": 1, "percent": 10.0}}, [1], Plan(serve=1)),  # nothing else to serve
+        ({"versions": {"require": 2}}, [1, 2, 3], Plan(serve=2)),
+        ({"versions": {"require": 2, "keep": 2}}, [1, 2, 3], Plan(serve=2, kept=(3,))),
+        ({"versions": {"require": 3, "keep": 3}}, [1, 2, 3], Plan(serve=3, kept=(1, 2))),
+        ({"versions": {"require": 1}, "rollout": {"version": 3, "percent": 10.0}}, [1, 2, 3],
+         Plan(serve=1, candidate=3, percent=10)),
         ({"rollout": {"version": 3, "percent": 5.0}, "versions": {"keep": 2}}, [1, 2, 3],
          Plan(serve=2, kept=(1,), candidate=3, percent=5)),
     ],
@@ -37,6 +43,14 @@ def test_the_manifest_says_what_is_served_of_what_is_there(
     tables: dict[str, dict[str, object]], versions: list[int], plan: Plan
 ) -> None:
     assert plan == plan_of(manifest(**tables), versions)
+
+
+@pytest.mark.parametrize(("tables", "versions"), [({}, []), ({"versions": {"require": 2}}, [1, 3])])
+def test_without_a_version_that_will_do_there_is_no_plan(
+    tables: dict[str, dict[str, object]], versions: list[int]
+) -> None:
+    with pytest.raises(ModelBroken):
+        plan_of(manifest(**tables), versions)
 
 
 def test_a_job_keeps_its_version_and_the_share_is_that_of_the_manifest() -> None:

@@ -77,6 +77,8 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     logs.set_up(settings.log)
     check(settings.otlp)
     repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
+    for name, reason in repository.passed_over.items():
+        event(log, logging.WARNING, "passed over in the folder of models", name=name, reason=reason)
     if flags["redis"] and Address(flags["redis"]).holds_password:
         event(log, logging.WARNING, "the password in --redis can be read in the list of processes", instead=SAFER)
     with _server(settings, repository) as server:

@@ -56,6 +56,8 @@ class Wishes:
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    max_batch: int | None = None
+    """Jobs that may share a batch, where that changes no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,8 @@ def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Tria
     return found, trial
 
 
-def look_at_batch(graph: OpenGraph, trial: Trial) -> list[Finding]:
-    """Whether jobs may share a batch: only where that changes no answer."""
+def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None) -> list[Finding]:
+    """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most."""
     axis = _only_input(graph).shape[0]
     dtype = DTYPES[graph.inputs[0].type]
 
@@ -129,7 +131,11 @@ def look_at_batch(graph: OpenGraph, trial: Trial) -> list[Finding]:
             return alone("measured", f"output {node.name} has another shape in a batch than alone")
         if not agrees(np.concatenate([one, other]), rows):
             return alone("measured", f"output {node.name} of a job depends on the other jobs of its batch")
-    return [Finding("limits", "max_batch", None, "measured", "a batch of 2 answers as each job alone does")]
+    most = wishes.max_batch if wishes is not None else None
+    said: tuple[Source, str] = (
+        ("measured", "a batch of 2 answers as each job alone does") if most is None else ("given", "--max-batch")
+    )
+    return [Finding("limits", "max_batch", most, *said)]
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:

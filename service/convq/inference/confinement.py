@@ -43,7 +43,8 @@ def ask(
 ) -> dict[str, Any]:
     """The answer of `python -m module` to a question: `{"ok": true, …}`, or `{"ok": false, "reason": …, "exit_code": …}`.
 
-    Never raises. The exit code is the one that a command should end with: 3 for whatever the graph did. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
+    Never raises. The exit code is the one that a command should end with: 3 for whatever the graph did. Where its time was
+    too short, `timed_out` is true. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
     machine or container has to spare now; enforced on Linux).
     """
     limit = memory_limit_bytes or spare_memory_bytes()
@@ -61,7 +62,7 @@ def ask(
             start_new_session=True,  # Ctrl-C is for us: `run` takes the child along
         )
     except subprocess.TimeoutExpired:
-        return _refusal(f"it did not end within {within_s:g} s")
+        return {**_refusal(f"it did not end within {within_s:g} s"), "timed_out": True}
     except OSError as error:
         return _refusal(f"no process could be started for it: {error.strerror}")
     try:

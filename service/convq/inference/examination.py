@@ -38,6 +38,7 @@ def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
         "ms_per_image": {str(size): _ms_per_image(engine, size) for size in sorted({1, engine.max_batch})},
         "largest_difference": _apart(engine),
         "memory_bytes": _most_memory_bytes(),
+        "remark": engine.remark,
     }
 
 

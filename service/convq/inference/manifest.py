@@ -218,6 +218,8 @@ class Versions(_Table):
 
     keep: Annotated[int, Field(ge=1, le=16)] = 1
     """The newest so many that are good: the newest of them answers, the others answer jobs that pin them."""
+    require: Annotated[int, Field(ge=1)] | None = None
+    """This one answers or none does. Left out: the newest good one, and what is not good is passed over."""
 
 
 class Rollout(_Table):
@@ -266,6 +268,10 @@ class Manifest(_Table):
             raise ValueError(f"every output and feature map once: {', '.join(twice)}")
         if sum(output.meaning == "classes" for output in self.outputs) > 1:
             raise ValueError("at most one output that means classes")
+        if self.rollout is not None and self.rollout.version == self.versions.require:
+            raise ValueError(
+                "versions.require and rollout.version to be two versions: a candidate is none that must answer"
+            )
         if self.warmup is not None and self.warmup.golden is not None and self.classes is None:
             raise ValueError("an output that means classes, as warmup.golden names one")
         return self

@@ -43,11 +43,7 @@ class _Output:
         return self.shape[1] if flat and FEWEST_CLASSES <= self.shape[1] <= MOST_CLASSES else 0
 
     def all_sum_to_one(self) -> bool:
-        return all((one >= 0).all() and abs(float(one.sum()) - 1) < CLOSE_TO_ONE for one in self._floats())
-
-    def all_are_logarithms(self) -> bool:
-        """Of numbers that sum to 1."""
-        return all((one <= 0).all() and abs(float(np.exp(one).sum()) - 1) < CLOSE_TO_ONE for one in self._floats())
+        return _sum_to_one(self._floats())
 
     def range(self) -> tuple[float, float]:
         """The smallest and the largest value; 0 for both where there is no finite one."""
@@ -85,6 +81,27 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Wishes) -> tuple[lis
     return found, classes.classes if classes is not None else 0
 
 
+def activation_of(rows: Sequence[NDArray[Any]]) -> tuple[str, Source, str]:
+    """What makes scores of the class values that a network gave for some noise: the activation, how that is known, and why.
+
+    Each of `rows` holds the values of one image. `models add` and `models/export.py` both ask here.
+    """
+    values = [row.astype(np.float64) for row in rows]
+    low = min(float(row.min()) for row in values)
+    high = max(float(row.max()) for row in values)
+    if _sum_to_one(values):
+        return "none", "measured", "the values sum to 1: the softmax is in the graph"
+    if all((row <= 0).all() and abs(float(np.exp(row).sum()) - 1) < CLOSE_TO_ONE for row in values):
+        return "softmax", "measured", "the values are logarithms of a softmax"
+    if low >= 0 and 0 < high <= 1:  # ends included: a sigmoid rounds to them
+        return "none", "assumed", "all values lie between 0 and 1, as after a sigmoid in the graph"
+    return "softmax", "assumed", "the values are raw; sigmoid, where classes do not exclude each other"
+
+
+def _sum_to_one(values: Sequence[NDArray[np.float64]]) -> bool:
+    return all((row >= 0).all() and abs(float(row.sum()) - 1) < CLOSE_TO_ONE for row in values)
+
+
 def _run(graph: OpenGraph, trial: Trial) -> list[_Output]:
     """The outputs that are numbers, each with what it said about several noises."""
     dtype = DTYPES[graph.inputs[0].type]
@@ -118,19 +135,7 @@ def _as_classes(output: _Output, wishes: Wishes) -> list[Finding]:
         found = [
             _about(output, "meaning", "classes", "assumed", f"{count} values a job; an embedding would be a tensor")
         ]
-    low, high = output.range()
-    if summing:
-        activation = _about(
-            output, "activation", "none", "measured", "the values sum to 1: the softmax is in the graph"
-        )
-    elif output.all_are_logarithms():
-        activation = _about(output, "activation", "softmax", "measured", "the values are logarithms of a softmax")
-    elif low > 0 and high < 1:
-        why = "all values lie between 0 and 1, as after a sigmoid in the graph"
-        activation = _about(output, "activation", "none", "assumed", why)
-    else:
-        why = "the values are raw; sigmoid, where classes do not exclude each other"
-        activation = _about(output, "activation", "softmax", "assumed", why)
+    activation = _about(output, "activation", *activation_of(output.made))
     named: tuple[Source, str] = (
         ("given", "--labels") if wishes.labels else ("assumed", "no names were given: class 0, …")
     )

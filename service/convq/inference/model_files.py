@@ -77,6 +77,14 @@ def read_given(file: Path, most_bytes: int) -> bytes:
         return _read(content, file, most_bytes)
 
 
+def read_sample(file: Path, model: Path) -> bytes:
+    """The warm-up sample of the folder `model`, which its errors are called."""
+    try:
+        return read_inside(file, model, MOST_SAMPLE_BYTES)
+    except ModelBroken as error:
+        raise ModelBroken(str(error).replace(f"{file}: ", f"{file}: the warm-up sample ", 1)) from None
+
+
 def text_of(content: bytes, file: Path) -> str:
     """UTF-8 text with its byte order mark, if it has one, taken away. Raises ModelBroken for any other encoding."""
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in content:

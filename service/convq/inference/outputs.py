@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convq.errors import ModelFault
+from convq.inference.pictures import Picture
+
+MAX_ANSWER_BYTES: Final = 256 * 2**20
+"""Of the outputs of one job, images counted as a byte a level: a result is one Redis value, and those end at 512 MB."""
 PARTITION_FROM = 8
 """Selecting k of many classes beats sorting them all once there are this many times k; measured with 1,000 classes."""
 
@@ -105,3 +110,21 @@ def _best(values: NDArray[Any], k: int) -> NDArray[np.int64]:
         for row in np.flatnonzero((falling <= border).sum(axis=1) > k):
             best[row] = np.argsort(falling[row], kind="stable")[:k]
     return best.astype(np.int64, copy=False)
+
+
+def check_outputs(outputs: Mapping[str, NDArray[Any]], size: int, pictures: Mapping[str, Picture]) -> None:
+    """Raise ModelFault for what a graph did not say of itself, and what no result can carry.
+
+    `outputs` are the raw ones of a batch of `size`, by name: [size, ...] each; those in `pictures` are to be images.
+    """
+    answer_bytes = 0
+    for name, raw in outputs.items():
+        if raw.ndim < 1 or raw.shape[0] != size:
+            raise ModelFault(f"output {name} has shape {list(raw.shape)} for a batch of {size}; expected {size} first")
+        answer_bytes += raw.size if name in pictures else raw.nbytes
+    for name, picture in pictures.items():
+        if misfit := picture.misfit(outputs[name].shape[1:]):
+            raise ModelFault(f"output {name} {misfit}")
+    if answer_bytes > size * MAX_ANSWER_BYTES:
+        most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
+        raise ModelFault(f"the outputs for this input have {answer_bytes // size:,} bytes; {most}")

@@ -14,6 +14,7 @@ from typing import Any
 from convq.errors import ModelFault
 from convq.inference.adoption import Wishes, as_json, look_at_batch, look_at_input
 from convq.inference.confinement import answer_once, ask
+from convq.inference.families import as_the_family_does
 from convq.inference.graph import Node
 from convq.inference.manifest_text import manifest_text
 from convq.inference.meanings import look_at_outputs
@@ -63,8 +64,9 @@ def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
     """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
     graph = _Session(content, Path(called))
     findings, trial = look_at_input(graph, wishes)
+    findings = as_the_family_does(findings, trial, wishes)
     meanings, classes = look_at_outputs(graph, trial, wishes)
-    findings += [*meanings, *look_at_batch(graph, trial)]
+    findings += [*meanings, *look_at_batch(graph, trial, wishes)]
     return {"findings": as_json(findings), "manifest": manifest_text("", findings), "classes": classes}
 
 

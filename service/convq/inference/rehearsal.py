@@ -36,6 +36,8 @@ class Rehearsal:
     """What `examination.examine` found, where that was asked for."""
     exit_code: int = 0
     """What a command that needs this version should end with."""
+    timed_out: bool = False
+    """It cannot be served because it did not end in time."""
 
 
 def rehearse(
@@ -58,7 +60,8 @@ def rehearse(
         question["image"] = str(image.absolute())
     answer = ask(MODULE, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
     if not answer["ok"]:
-        return Rehearsal(ok=False, reason=answer["reason"], exit_code=answer["exit_code"])
+        timed_out = answer.get("timed_out", False)
+        return Rehearsal(ok=False, reason=answer["reason"], exit_code=answer["exit_code"], timed_out=timed_out)
     return Rehearsal(
         ok=True, load_s=answer["load_s"], description=answer["description"], examination=answer["examination"]
     )

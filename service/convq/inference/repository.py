@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NEEDED: Final = ("model.onnx", "report.json")
+"""The files without which a version is not whole; one that is being copied lacks them for a while."""
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_NO_MODELS = frozenset({"lost+found", "__pycache__"})
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +44,42 @@ class ModelRepository:
     root: Path
     models: Mapping[str, ModelFolder]
     """By name, in alphabetical order; at least one."""
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    """What lies there and is not served -> why: `name`, or `name/folder` for what is no version of a model."""
 
     @classmethod
     def open(cls, root: Path, only: Sequence[str] | None = None) -> ModelRepository:
         """Every model under `root`, or those named in `only`.
 
-        A model is a folder with a `manifest.toml`; whatever else lies there is ignored. Raises ModelBroken, with file
-        and reason, when one of them cannot be served, when a name of `only` is not there, or when there is none at all.
+        A model is a folder with a `manifest.toml`. What else lies there, and a model that cannot be served as it is, is
+        passed over. Raises ModelBroken, with file and reason, when a model of `only` is not there or cannot be served, or
+        when there is none at all.
         """
-        try:
-            found = {path.name: path for path in sorted(root.iterdir()) if (path / FILE).is_file()}
-        except OSError as err:
-            raise ModelBroken(f"{root}: cannot be read: {err.strerror}") from None
-        if not found:
-            raise ModelBroken(f"{root}: holds no models; expected folders with a {FILE}")
-        if only is not None and not only:
-            raise ModelBroken(f"{root}: no model was chosen; there are {', '.join(found)}")
-        for name in only or ():
-            if name not in found:
-                raise ModelBroken(f"{root}: {_no_such(name, list(found))}")
-        names = sorted(set(only)) if only is not None else list(found)
-        return cls(root, {name: _examine(found[name]) for name in names})
+        entries = _entries(root)
+        found = _found(entries, root)
+        if only is not None:
+            return cls(root, _chosen(root, found, only))
+        models, broken = {}, {}
+        for name, path in found.items():
+            try:
+                models[name] = _examine(path)
+            except ModelBroken as err:
+                broken[name] = str(err)
+        if not models:
+            more = f" (and {len(broken) - _SHOWN} more)" if len(broken) > _SHOWN else ""
+            raise ModelBroken("; ".join(list(broken.values())[:_SHOWN]) + more)
+        return cls(root, models, {**_rubbish(entries, found), **_no_versions(models), **broken})
 
     def __getitem__(self, name: str) -> ModelFolder:
         """The model of that name; raises ModelBroken with the nearest name where there is none."""
         if name not in self.models:
             raise ModelBroken(f"{self.root}: {_no_such(name, list(self.models))}")
         return self.models[name]
+
+
+def names_in(root: Path) -> list[str]:
+    """The names of the folders under `root` that have a manifest, whatever it is. Raises ModelBroken where there is none."""
+    return list(_found(_entries(root), root))
 
 
 def default_root() -> Path:
@@ -76,17 +91,78 @@ def default_root() -> Path:
     return here.parents[1] / "models"
 
 
+def missing_in(version: Path) -> str:
+    """What keeps a version's folder from being whole, in words that go on after its name; empty where it is."""
+    try:
+        lacks = [name for name in NEEDED if not (version / name).exists()]
+    except OSError as err:
+        return f"cannot be read: {err.strerror}"
+    return f"is not whole: it has no {' and no '.join(lacks)}" if lacks else ""
+
+
 def versions_in(path: Path) -> tuple[int, ...]:
     """The numbers of the version folders of one model, ascending. Raises OSError where the folder cannot be read."""
     return tuple(sorted(int(sub.name) for sub in path.iterdir() if _VERSION.fullmatch(sub.name) and sub.is_dir()))
 
 
+def _entries(root: Path) -> list[Path]:
+    try:
+        return sorted(root.iterdir())
+    except OSError as err:
+        raise ModelBroken(f"{root}: cannot be read: {err.strerror}") from None
+
+
+def _found(entries: Sequence[Path], root: Path) -> dict[str, Path]:
+    """The folders that say that they are models, whatever their manifest is. Raises ModelBroken where there are none."""
+    found = {path.name: path for path in entries if not path.name.startswith(".") and os.path.lexists(path / FILE)}
+    if not found:
+        raise ModelBroken(f"{root}: holds no models; expected folders with a {FILE}")
+    return found
+
+
+def _chosen(root: Path, found: Mapping[str, Path], only: Sequence[str]) -> dict[str, ModelFolder]:
+    """Those that are named, each of which must be one that can be served."""
+    if not only:
+        raise ModelBroken(f"{root}: no model was chosen; there are {', '.join(found)}")
+    for name in only:
+        if name not in found:
+            raise ModelBroken(f"{root}: {_no_such(name, list(found))}")
+    return {name: _examine(found[name]) for name in sorted(set(only))}
+
+
+def _rubbish(entries: Sequence[Path], found: Mapping[str, Path]) -> dict[str, str]:
+    """Folders and graphs that somebody may have taken for models; other files and what is hidden are nobody's business."""
+    said = {}
+    for path in entries:
+        if path.name in found or path.name.startswith(".") or path.name in _NO_MODELS:
+            continue
+        if path.suffix == ".onnx":
+            said[path.name] = f"{path}: is no folder with a {FILE}; `convq models add` makes one of a graph"
+        elif path.is_dir():
+            readable = os.access(path, os.R_OK | os.X_OK)
+            said[path.name] = f"{path}: {f'holds no {FILE}' if readable else 'cannot be read: Permission denied'}"
+    return said
+
+
+def _no_versions(models: Mapping[str, ModelFolder]) -> dict[str, str]:
+    """Folders of models that hold a graph, and whose names are not those of versions."""
+    return {
+        f"{model.name}/{sub.parent.name}": f"{sub.parent}: is no version; expected a number without zeros before it"
+        for model in models.values()
+        for sub in sorted(model.path.glob(f"*/{NEEDED[0]}"))
+        if not _VERSION.fullmatch(sub.parent.name) and not sub.parent.name.startswith(".")
+    }
+
+
 def _examine(path: Path) -> ModelFolder:
     if not NAME.fullmatch(path.name):
         raise ModelBroken(f"{path}: the folder's name is the model's; expected [a-z0-9][a-z0-9_-]{{0,63}}")
-    versions = versions_in(path)
+    try:
+        versions = versions_in(path)
+    except OSError as err:
+        raise ModelBroken(f"{path}: cannot be read: {err.strerror}") from None
     if not versions:
-        raise ModelBroken(f"{path}: holds no version; expected a folder such as 1 with model.onnx and report.json")
+        raise ModelBroken(f"{path}: holds no version; expected a folder such as 1 with {' and '.join(NEEDED)}")
     return ModelFolder(path.name, path, versions, Manifest.read(path))
 
 

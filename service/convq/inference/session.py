@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ import convq.inference.image as images
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
-from convq.inference.model_files import MOST_SAMPLE_BYTES, read_inside
+from convq.inference.model_files import read_sample
 from convq.inference.onnx_file import precision_of
 from convq.inference.opening import (
     FEATURES,
@@ -29,14 +29,12 @@ from convq.inference.opening import (
     shrink,
     without_paths,
 )
-from convq.inference.outputs import agrees, finite, rank
+from convq.inference.outputs import agrees, check_outputs, finite, rank
+from convq.inference.pace import MARGIN, fitting_batch
 from convq.inference.pictures import Picture
 from convq.inference.tensors import Prepared, admit_slowly, largest_bytes, read_npy
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
-
-MAX_ANSWER_BYTES: Final = 256 * 2**20
-"""Of the outputs of one job, images counted as a byte a level: a result is one Redis value, and those end at 512 MB."""
 
 _TENSOR_SAMPLE = ".npy"
 _SEED = 7
@@ -84,9 +82,11 @@ class Engine:
     activation: str
     """What `rank` must apply to `classes`."""
     max_batch: int
-    """Jobs in one call of `run`: the manifest's limit, or 1 for a graph whose batch axis is fixed."""
+    """Jobs in one call of `run`: the manifest's limit or what ends in time, or 1 for a graph whose batch axis is fixed."""
     largest_tensor_bytes: int
     """`admit` refuses anything above."""
+    remark: str
+    """What whoever runs it should know, in a line; empty as a rule."""
     load_s: float
     """Seconds from `load` to the end of `warm_up`."""
 
@@ -105,7 +105,7 @@ class Engine:
         self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
         self.max_batch = graph.max_batch
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
-        self._file, self._graph = file, graph
+        self.remark, self._file, self._graph = "", file, graph
         self._example: tuple[int, ...] = ()
         self._plain, self._featured = plain, featured
         self._began, self.load_s = time.monotonic(), 0.0
@@ -157,12 +157,14 @@ class Engine:
     def warm_up(self) -> None:
         """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
 
-        A `features.onnx` runs too, and must say the same as `model.onnx`.
+        A `features.onnx` runs too, and must say the same as `model.onnx`. Where the largest batch comes near `max_batch_s`,
+        `max_batch` becomes smaller, and `remark` says so.
         """
         try:
             sample = self._read_sample()
             shape = self._example = self._example_shape(sample)
             blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
+            began = time.monotonic()
             for size in sorted({1, self.max_batch}):
                 made = self.run([blank] * size, ())
             if self.classes is not None and made[self.classes][0].size != len(self.labels):
@@ -172,11 +174,13 @@ class Engine:
                 )
             if sample is not None:
                 self._check_sample(sample)
+            if self.feature_maps:
+                self._check_features(blank, sample or self.noise())
+            if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN:
+                self._fit_batch(blank)
             other = sample or self.noise()
             if self.max_batch > 1:
                 self._check_independence(other, Prepared(np.zeros(other.shape, dtype=self._dtype), other.shape))
-            if self.feature_maps:
-                self._check_features(blank, other)
         except JobError as err:
             raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
@@ -230,7 +234,7 @@ class Engine:
             # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
             raise ModelFault(without_paths(str(err))) from None
         outputs = dict(zip(fetched, made, strict=True))
-        self._check_outputs(outputs, size)
+        check_outputs(outputs, size, self.pictures)
         return outputs
 
     def let_go(self) -> None:
@@ -268,22 +272,6 @@ class Engine:
             return "feature_map"
         return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
 
-    def _check_outputs(self, outputs: Mapping[str, NDArray[Any]], size: int) -> None:
-        """Raise ModelFault for what the graph did not say of itself, and what no result can carry."""
-        answer_bytes = 0
-        for name, raw in outputs.items():
-            if raw.ndim < 1 or raw.shape[0] != size:
-                raise ModelFault(
-                    f"output {name} has shape {list(raw.shape)} for a batch of {size}; expected {size} first"
-                )
-            answer_bytes += raw.size if name in self.pictures else raw.nbytes
-        for name, picture in self.pictures.items():
-            if misfit := picture.misfit(outputs[name].shape[1:]):
-                raise ModelFault(f"output {name} {misfit}")
-        if answer_bytes > size * MAX_ANSWER_BYTES:
-            most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
-            raise ModelFault(f"the outputs for this input have {answer_bytes // size:,} bytes; {most}")
-
     def _example_shape(self, sample: Prepared | None) -> tuple[int, ...]:
         """A shape that the graph takes; for a model of tensors its sample knows one."""
         if sample is not None and not self._graph.takes_images:
@@ -306,10 +294,7 @@ class Engine:
         if warmup is None:
             return None
         file = self._file.parent.parent / warmup.sample
-        try:
-            content = read_inside(file, self._file.parent.parent, MOST_SAMPLE_BYTES)
-        except ModelBroken as err:
-            raise ModelBroken(str(err).replace(f"{file}: ", f"{file}: the warm-up sample ", 1)) from None
+        content = read_sample(file, self._file.parent.parent)
         if file.suffix == _TENSOR_SAMPLE:
             return self.admit(*read_npy(content))
         return self.prepare(self.decode(content))
@@ -335,6 +320,13 @@ class Engine:
                 raise ModelBroken(
                     f"{self._file}: {name} depends on the other jobs of its batch; limits.max_batch = 1 keeps them apart"
                 )
+
+    def _fit_batch(self, blank: Prepared) -> None:
+        """As many jobs in a batch as end in time, on the slower of the two networks. Raises ModelBroken."""
+        wanted = None if self.feature_maps else ()
+        threads = self.manifest.runtime.threads if self.provider == "cpu" else None
+        limit_s, run = self.manifest.limits.max_batch_s, lambda size: self.run([blank] * size, wanted)
+        self.max_batch, self.remark = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
 
     def _check_features(self, blank: Prepared, sample: Prepared) -> None:
         """The graph with the feature maps runs at both ends of the batch, and is the same network as the other."""

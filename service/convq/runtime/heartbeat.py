@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,9 @@ class Heartbeat:
         self.refusal: ConvqError | None = None
         self._depths: Mapping[str, ShardDepth] = {}
 
-    @property
-    def announced(self) -> bool:
-        """Whether every model is in the list that clients read, but for those that cannot be served; and one is."""
-        missing = {shard.model for shard in self._shards} - self._announced
+    def has_announced(self, models: Collection[str]) -> bool:
+        """Whether each of these is in the list that clients read, but for those that cannot be served; and one is."""
+        missing = set(models) - self._announced
         return bool(self._announced) and missing <= self.unserved.keys()
 
     @property

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from convq.errors import ModelBroken
+
 if TYPE_CHECKING:
     from convq.inference.manifest import Manifest
 
@@ -54,13 +56,19 @@ class Plan(BaseModel):
 
 
 def plan_of(manifest: Manifest, versions: Sequence[int]) -> Plan:
-    """What the manifest asks for, of the versions that may be served (at least one)."""
-    rollout = manifest.rollout
+    """What the manifest asks for, of the versions that may be served. Raises ModelBroken where there is nothing for it."""
+    if not versions:
+        raise ModelBroken("no version can be served")
+    rollout, required = manifest.rollout, manifest.versions.require
+    if required is not None and required not in versions:
+        raise ModelBroken(f"versions.require asks for version {required}, which cannot be served")
     tried = rollout.version if rollout is not None and (rollout.percent or rollout.shadow) else None
     stable = sorted(version for version in versions if rollout is None or version != rollout.version)
     if not stable:  # nothing else to serve: it is no candidate any more
         return Plan(serve=max(versions))
-    kept = tuple(stable[-manifest.versions.keep : -1])
+    serve = required or stable[-1]
+    others = [version for version in stable if version != serve]
+    kept = tuple(others[max(0, len(others) - manifest.versions.keep + 1) :])
     if rollout is None or tried not in versions:
-        return Plan(serve=stable[-1], kept=kept)
-    return Plan(serve=stable[-1], kept=kept, candidate=tried, percent=rollout.percent, shadow=rollout.shadow)
+        return Plan(serve=serve, kept=kept)
+    return Plan(serve=serve, kept=kept, candidate=tried, percent=rollout.percent, shadow=rollout.shadow)

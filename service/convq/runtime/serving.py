@@ -15,6 +15,14 @@ from convq.runtime.plans import Plan
 Role = Literal["serving", "candidate", "shadow", "kept"]
 
 
+class VersionBroken(ModelBroken):
+    """A version of a plan cannot be loaded; another might."""
+
+    def __init__(self, model: str, version: int, message: str) -> None:
+        super().__init__(message)
+        self.model, self.version = model, version
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Serving:
     """One plan and its engines, which may be those of the plan before as well."""
@@ -30,8 +38,14 @@ class Serving:
 
     @classmethod
     def load(cls, folder: Path, plan: Plan, device: str) -> Serving:
-        """Load and warm up every version of a plan. Raises ModelBroken, SettingsError."""
-        return cls(plan, {version: load_engine(folder, version, device) for version in plan.loaded})
+        """Load and warm up every version of a plan. Raises VersionBroken, SettingsError."""
+        engines = {}
+        for version in plan.loaded:
+            try:
+                engines[version] = load_engine(folder, version, device)
+            except ModelBroken as error:
+                raise VersionBroken(folder.name, version, str(error)) from None
+        return cls(plan, engines)
 
     def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> Serving:
         """The next plan's: loads and warms up what is not loaded yet, beside what runs.

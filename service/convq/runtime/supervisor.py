@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from prometheus_client import CollectorRegistry
 
-from convq.errors import ConvqError, ModelBroken, ServiceFailed, SettingsError
+from convq.errors import ConvqError, ServiceFailed
 from convq.interpreter import child_environment, python
 from convq.queue import Address
 from convq.runtime.allowance import Allowance
@@ -33,6 +33,7 @@ from convq.runtime.orders import Orders
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
+from convq.runtime.starts import judge
 from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
 from convq.runtime.voices import Voices, new_mark
@@ -45,8 +46,6 @@ ABSENT_S = 2.0
 """Between two ticks: this process stood still."""
 GOODBYE_S = (5.0, 0.5)
 """How long Redis may take to note the end of the service: after a drain, and after a second signal."""
-TRIES_UNTIL_READY = 5
-"""A worker that dies this often in a row before it was ever ready will not get better: the service gives up."""
 
 
 class Supervisor:
@@ -94,7 +93,7 @@ class Supervisor:
         self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots, self._watch)
         self._crashes = CrashWatch(self._board, models, workers)
         self._versions = VersionKeeper(
-            repository, models, settings.device, self._slots, self._board, self.heartbeat.describe, self._watch
+            repository, models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
         )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(BoardCollector(self._board, models, workers))
@@ -266,21 +265,13 @@ class Supervisor:
             status=ending(status),
             next_s=delay_s,
         )
-        if was_ready is None and not self._was_ready:
-            self._give_up_perhaps(slot, status)
-
-    def _give_up_perhaps(self, slot: Slot, status: int) -> None:
-        """No worker has ever been ready: a broken model or a wrong setting is final, anything else gets a few tries."""
-        if slot.failure is not None and slot.failure["exit_code"] in (SettingsError.exit_code, ModelBroken.exit_code):
-            raise StartFailed(slot.failure["message"], slot.failure["exit_code"])
-        if slot.failures >= TRIES_UNTIL_READY:
-            why = slot.failure["message"] if slot.failure else f"it ended with {ending(status)}"
-            raise ServiceFailed(f"no worker survives its start: {why}")
+        if was_ready is None and not self._was_ready and judge(slot, ending(status), self._versions):
+            slot.failures, slot.start_at_s = 0, time.monotonic()
 
     def _note_ready(self) -> None:
         if not self._was_ready and self._ready()[0]:
             self._was_ready = True
-            served = ", ".join(self._models)
+            served = ", ".join(self._versions.plans())
             event(log, logging.INFO, "ready", models=served, workers=len(self._slots), http=self.probes.url)
 
     # -- probes ---------------------------------------------------------------------------------------------------
@@ -302,9 +293,9 @@ class Supervisor:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
         unserved = self.heartbeat.unserved
         whys = "".join(f"; not {model}: {why}" for model, why in unserved.items())
-        if not self.heartbeat.announced:
+        if not self.heartbeat.has_announced(self._versions.expected()):
             return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
-        served = [model for model in self._models if model not in unserved]
+        served = [model for model in self._versions.plans() if model not in unserved]
         return True, f"{len(self._slots)} workers serve {', '.join(served)}{whys}"
 
     # -- end ------------------------------------------------------------------------------------------------------
@@ -325,14 +316,6 @@ class Supervisor:
         self.heartbeat.stop(self._goodbye_s)
         self.probes.stop()
         self._voices.wait()
-
-
-class StartFailed(ServiceFailed):
-    """A worker's start ended with an error that will not go away by itself; ends with that error's exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def _report_in(line: bytes) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import Change
 from convq.runtime.plans import Plan, plan_of
+from convq.runtime.served_models import ServedModel, Stamp, stamp_of
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
+from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
 
@@ -35,43 +36,9 @@ LOAD_WITHIN_S = 60.0
 """A worker that has not followed by then is told again."""
 RELEASE_AFTER_S = 5.0
 """A version that was replaced answers jobs that pin it for so much longer: clients may have just read that it is served."""
-NEEDED = frozenset({"model.onnx", "report.json"})
-
-Stamp = tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A version that is not served, as it was when that was decided."""
-
-    stamp: tuple[Stamp, Stamp]
-    reason: str
-
-
-@dataclass(slots=True)
-class ServedModel:
-    """What is known of one model's folder, and where its workers are led."""
-
-    name: str
-    folder: Path
-    manifest: Manifest
-    plan: Plan
-    manifest_stamp: Stamp = ()
-    glimpsed: dict[int, Stamp] = field(default_factory=dict)
-    present: dict[int, Stamp] = field(default_factory=dict)
-    """Versions that are whole and were so at the last look already."""
-    checked: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
-    """Versions that were tried: files as they were, SHA-256 of the graph."""
-    refused: dict[int, Refusal] = field(default_factory=dict)
-    since_s: float = 0.0
-    next_look_s: float = 0.0
-    counted: tuple[float, float] = (0.0, 0.0)
-    """Jobs and failures of candidates, at the moment when this candidate began."""
-
-    def is_refused(self, version: int) -> bool:
-        """Whether a version was refused, and neither it nor the manifest has changed since."""
-        known = self.refused.get(version)
-        return known is not None and known.stamp == (self.present.get(version, ()), self.manifest_stamp)
+SLOW = "; warm-up runs a whole batch: a smaller limits.max_batch makes that shorter"
+HALF_FOR_S = 30.0
+"""A version that has been the same and not whole for so long is no copy under way: it is said to be refused."""
 
 
 class VersionKeeper:
@@ -81,28 +48,28 @@ class VersionKeeper:
         self,
         repository: Path,
         models: Sequence[str],
-        device: str,
+        settings: Settings,
         slots: Sequence[Slot],
         board: Board,
         announce: Callable[[str, Mapping[str, object]], None],
         watch: Watch,
     ) -> None:
-        """Raises ModelBroken, as opening the repository does."""
-        self._device = device
+        """Raises ModelBroken where nothing can be served, or nothing of a model that the settings name."""
+        self._required, self._device = settings.only, settings.device
         self._slots = slots
         self._board = board
         self._announce = announce
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._models: dict[str, ServedModel] = {}
-        for name in models:
-            folder = repository / name
-            manifest = Manifest.read(folder)
-            model = ServedModel(name, folder, manifest, plan_of(manifest, versions_in(folder)))
-            model.manifest_stamp = _stamp(folder, FILE)
-            for version in model.plan.loaded:  # the start itself is their trial
-                model.checked[version] = (_stamp(folder / str(version)), "")
-            self._models[name] = model
+        for index, name in enumerate(models):
+            model = self._models[name] = ServedModel.at_start(index, repository / name)
+            model.plan_without_trial()
+        for model in self._models.values():
+            for version in sorted(set(versions_in(model.folder)) - model.present.keys()):
+                self.pass_over(model.name, version, f"{model.folder / str(version)}: {model.missing(version)}")
+            if model.lost:
+                self._do_without(model)
         self._thread = watch.thread("versions", self._run)
 
     def start(self) -> None:
@@ -115,11 +82,45 @@ class VersionKeeper:
 
     def plans(self) -> dict[str, Plan]:
         """What a worker that starts now is to do."""
-        return {model.name: model.plan for model in self._models.values()}
+        return {model.name: model.plan for model in self._models.values() if not model.lost}
+
+    def expected(self) -> list[str]:
+        """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
+        return [model.name for model in self._models.values() if not model.lost and not model.found_again]
 
     def states(self) -> dict[str, dict[int, str]]:
         """Model -> version -> what it is: serving, candidate, shadow, kept or refused."""
-        return {model.name: _states(model) for model in self._models.values()}
+        return {model.name: model.states() for model in self._models.values()}
+
+    # -- the start ------------------------------------------------------------------------------------------------
+
+    def pass_over(self, name: str, version: int, reason: str) -> None:
+        """A version cannot be served, which shows before any worker was ready: what is left of the model is.
+
+        Raises ModelBroken where nothing is left of a model that is required, or nothing of any.
+        """
+        model = self._models[name]
+        if not model.is_refused(version):
+            model.refuse(version, _without_root(model, reason))
+            model.checked.pop(version, None)
+            event(log, logging.ERROR, "a version is passed over", model=name, version=version, reason=reason)
+        if not model.lost and version in model.plan.loaded:
+            model.plan_without_trial()
+            if model.lost:
+                self._do_without(model)
+
+    def _do_without(self, model: ServedModel) -> None:
+        """Nothing of a model can be served: the others are, if it is not required and there are any."""
+        why = model.why_lost()
+        if model.name in self._required or not self.plans():
+            raise ModelBroken(why)
+        event(
+            log,
+            logging.ERROR,
+            "a model is passed over: none of its versions can be served",
+            model=model.name,
+            reason=why,
+        )
 
     # -- what workers say -----------------------------------------------------------------------------------------
 
@@ -134,14 +135,15 @@ class VersionKeeper:
         """A worker could not follow a plan: what it has not loaded is not served by anybody."""
         model, plan = self._models[report["model"]], Plan.model_validate(report["plan"])
         follows = slot.plans.get(model.name)
+        model.lost = follows is None  # it was found again, and is not served after all
         for version in plan.loaded:
             if follows is None or version not in follows.loaded:
                 self._refuse(model, version, report["message"])
 
     def note_death(self, number: int, how: str) -> None:
         """A worker died of its own native code: a candidate that was running then is taken back."""
-        for index, model in enumerate(self._models.values()):
-            row = self._board.row(number, index)
+        for model in self._models.values():
+            row = self._board.row(number, model.index)
             if row.running.since_s and int(row.get("pulse_running_version")) == model.plan.candidate:
                 self._refuse(model, model.plan.candidate or 0, f"taken back: it ended a worker ({how})")
 
@@ -149,19 +151,22 @@ class VersionKeeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(TICK_S):
-            for index, model in enumerate(self._models.values()):
+            for model in self._models.values():
                 try:
-                    self._look_after(index, model)
+                    self._look_after(model)
                 except OSError as error:  # a folder that cannot be read now changes nothing
                     event(log, logging.WARNING, f"the folder of {model.name} cannot be read: {error.strerror}")
                     model.next_look_s = time.monotonic() + LOAD_WITHIN_S
 
-    def _look_after(self, index: int, model: ServedModel) -> None:
+    def _look_after(self, model: ServedModel) -> None:
         now_s = time.monotonic()
         if now_s >= model.next_look_s:
             model.next_look_s = now_s + LOOK_EVERY_S
             self._look(model)
-        self._judge(index, model)
+        if model.lost:
+            self._find_again(model)
+            return
+        self._judge(model)
         broken = any(model.is_refused(version) for version in model.plan.loaded)
         if not broken and not self._followed(model):
             self._lead(model)
@@ -170,15 +175,30 @@ class VersionKeeper:
             return  # not looked twice yet, or nothing whole is left: what runs goes on
         target = self._target(model)
         if target is not None:
-            self._step(index, model, target, at_once=broken)
+            self._step(model, target, at_once=broken)
+
+    def _find_again(self, model: ServedModel) -> None:
+        """A model that was passed over at the start is served as soon as something of it can be."""
+        target = self._target(model)
+        if target is not None:
+            model.plan, model.since_s = target, time.monotonic()
+            model.lost, model.found_again = False, True
+            event(
+                log,
+                logging.INFO,
+                "a model that was passed over can be served now",
+                model=model.name,
+                serve=target.serve,
+            )
 
     def _look(self, model: ServedModel) -> None:
         """What lies in the folder now; a manifest that cannot be read leaves the old one in force."""
-        seen = {version: _stamp(model.folder / str(version)) for version in versions_in(model.folder)}
-        whole = {version: stamp for version, stamp in seen.items() if {name for name, _, _ in stamp} >= NEEDED}
+        seen = {version: stamp_of(model.folder / str(version)) for version in versions_in(model.folder)}
+        whole = {version: stamp for version, stamp in seen.items() if not model.missing(version)}
         model.present = {version: stamp for version, stamp in whole.items() if model.glimpsed.get(version) == stamp}
         model.glimpsed = whole
-        stamp = _stamp(model.folder, FILE)
+        self._look_at_halves(model, {version: stamp for version, stamp in seen.items() if version not in whole})
+        stamp = stamp_of(model.folder, FILE)
         if stamp and stamp != model.manifest_stamp:
             model.manifest_stamp = stamp
             try:
@@ -188,11 +208,25 @@ class VersionKeeper:
             else:
                 event(log, logging.INFO, "the manifest has changed: versions and rollout hold now", model=model.name)
 
+    def _look_at_halves(self, model: ServedModel, seen: Mapping[int, Stamp]) -> None:
+        """A copy that has stopped half-way is said, once; one that goes on is left alone."""
+        now_s = time.monotonic()
+        for version, stamp in seen.items():
+            before, since_s = model.halves.get(version, ((), now_s))
+            model.halves[version] = (stamp, since_s if stamp == before else now_s)
+            if now_s - model.halves[version][1] > HALF_FOR_S and not model.is_refused(version):
+                self._refuse(model, version, f"{model.folder / str(version)}: {model.missing(version)}")
+        for version in model.halves.keys() - seen.keys():
+            del model.halves[version]
+
     def _target(self, model: ServedModel) -> Plan | None:
         """What the manifest asks for, of what is there and good; what is new is tried here. None: nothing is good."""
-        usable = [version for version in sorted(model.present) if not model.is_refused(version)]
+        usable = model.usable()
         while usable:
-            plan = plan_of(model.manifest, usable)
+            try:
+                plan = plan_of(model.manifest, usable)
+            except ModelBroken:  # the one version that it requires is not there
+                return None
             new = [version for version in plan.loaded if not self._is_checked(model, version)]
             if not new:
                 return plan
@@ -206,21 +240,21 @@ class VersionKeeper:
     def _try(self, model: ServedModel, version: int) -> bool:
         """Load a version in a process of its own."""
         stamp = model.present[version]
-        if version in model.checked and version in model.plan.loaded:
+        if version in model.checked and version in model.plan.loaded and not model.lost:
             self._refuse(model, version, "its files were changed in place; versions are immutable: add another number")
             return False
         tried = rehearse(model.folder, version, device=self._device)
         if not tried.ok:
-            self._refuse(model, version, tried.reason)
+            self._refuse(model, version, tried.reason + (SLOW if tried.timed_out else ""))
             return False
         model.checked[version] = (stamp, str(tried.description.get("sha256", "")))
         event(log, logging.INFO, "a new version passed its trial", model=model.name, version=version)
         return True
 
     def _refuse(self, model: ServedModel, version: int, reason: str) -> None:
-        reason = reason.replace(f"{model.folder.parent}/", "")  # clients read it too
+        reason = _without_root(model, reason)
         with self._lock:
-            model.refused[version] = Refusal((model.present.get(version, ()), model.manifest_stamp), reason)
+            model.refuse(version, reason)
         event(
             log,
             logging.ERROR,
@@ -231,12 +265,12 @@ class VersionKeeper:
         )
         self._tell_clients(model)
 
-    def _judge(self, index: int, model: ServedModel) -> None:
+    def _judge(self, model: ServedModel) -> None:
         """Take a candidate back that fails too often."""
         rollout, candidate = model.manifest.rollout, model.plan.candidate
         if rollout is None or candidate is None or model.is_refused(candidate):
             return
-        jobs, failed = (now - then for now, then in zip(self._count(index), model.counted, strict=True))
+        jobs, failed = (now - then for now, then in zip(self._count(model.index), model.counted, strict=True))
         if jobs >= rollout.min_jobs and failed > rollout.max_failure_ratio * jobs:
             self._refuse(model, candidate, f"taken back: {failed:.0f} of {jobs:.0f} jobs failed")
 
@@ -252,14 +286,14 @@ class VersionKeeper:
 
     # -- leading the workers --------------------------------------------------------------------------------------
 
-    def _step(self, index: int, model: ServedModel, target: Plan, *, at_once: bool) -> None:
+    def _step(self, model: ServedModel, target: Plan, *, at_once: bool) -> None:
         """One step towards the target, where one is due."""
         plan = target if at_once else next_step(model.plan, target)
         releases = set(plan.loaded) < set(model.plan.loaded) and not at_once
         if plan == model.plan or (releases and time.monotonic() - model.since_s < RELEASE_AFTER_S):
             return
         if plan.candidate != model.plan.candidate:
-            model.counted = self._count(index)
+            model.counted = self._count(model.index)
         if plan.serve != model.plan.serve or plan.candidate != model.plan.candidate:
             facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
             event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)
@@ -275,12 +309,12 @@ class VersionKeeper:
         )
         for slot in self._slots:
             follows = slot.plans.get(model.name)
-            if not slot.follows or follows is None or follows == model.plan:
+            if not slot.follows or follows == model.plan:
                 continue
             told, when_s = slot.told.get(model.name, (None, 0.0))
             if told != model.plan or time.monotonic() - when_s > LOAD_WITHIN_S:
                 slot.tell(change)
-            if not set(model.plan.loaded) <= set(follows.loaded):
+            if follows is None or not set(model.plan.loaded) <= set(follows.loaded):
                 return
 
     def _tell_clients(self, model: ServedModel) -> None:
@@ -288,7 +322,7 @@ class VersionKeeper:
         with self._lock:
             reports = [slot.models[model.name] for slot in self._slots if model.name in slot.models]
             plans = [slot.plans[model.name] for slot in self._slots if model.name in slot.plans]
-            refused = {str(version): one.reason for version, one in sorted(model.refused.items())}
+            refused = {str(version): reason for version, reason in model.reasons().items()}
         if not reports or len(set(plans)) != 1:
             return  # each worker that follows comes here again
         plan = plans[0]
@@ -309,21 +343,6 @@ def next_step(plan: Plan, target: Plan) -> Plan:
     return switched if switched != plan else target
 
 
-def _states(model: ServedModel) -> dict[int, str]:
-    plan = model.plan
-    states = dict.fromkeys(plan.kept, "kept") | {plan.serve: "serving"}
-    if plan.candidate is not None:
-        states[plan.candidate] = "shadow" if plan.shadow else "candidate"
-    return {version: "refused" for version in model.refused if model.is_refused(version)} | states
-
-
-def _stamp(folder: Path, only: str | None = None) -> Stamp:
-    """Names, sizes and times of the files in a folder, or of the one that is named; empty where there are none."""
-    rows = []
-    try:
-        for file in folder.iterdir() if only is None else [folder / only]:
-            facts = file.stat()
-            rows.append((file.name, facts.st_size, facts.st_mtime_ns))
-    except FileNotFoundError:
-        return ()
-    return tuple(sorted(rows))
+def _without_root(model: ServedModel, reason: str) -> str:
+    """Clients read it too."""
+    return reason.replace(f"{model.folder.parent}/", "")

@@ -23,6 +23,7 @@ from convq.outlet import LAST_WORDS_S, Outlet
 from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import allocator, logs
 from convq.runtime.board import Board, Row
+from convq.runtime.logs import event
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
@@ -56,8 +57,10 @@ class Worker:
         self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._watch = Watch(log)
+        self._name, self._gate = worker_name(os.getpid()), Gate()
         self._job_log: JobLog | None = None
         self._tracing: Tracing | None = None
+        self._memory: Memory | None = None
 
     def run(self) -> int:
         """Load, serve until told to stop, drain. Returns the exit status."""
@@ -89,29 +92,36 @@ class Worker:
     def _load(self) -> None:
         """Load and warm up every model, and tell the supervisor what it is."""
         from convq.runtime.job_log import JobLog  # noqa: PLC0415 - all of these bring onnxruntime
-        from convq.runtime.pipeline import Pipeline  # noqa: PLC0415
         from convq.runtime.serving import Serving  # noqa: PLC0415
         from convq.runtime.tracing import Tracing  # noqa: PLC0415
 
         orders = self._orders
-        name, gate = worker_name(os.getpid()), Gate()
         if orders.log_jobs != "none":
             self._job_log = JobLog(orders.log_jobs)
         rows = dict(zip(orders.models, self._rows, strict=True))
-        self._tracing = Tracing.start(orders.otlp, name, rows, self._watch)
+        self._tracing = Tracing.start(orders.otlp, self._name, rows, self._watch)
         servings = {}
-        for model in orders.models:
-            servings[model] = Serving.load(orders.repository / model, orders.plans[model], orders.device)
+        for model, plan in orders.plans.items():  # a model that is passed over has none
+            servings[model] = Serving.load(orders.repository / model, plan, orders.device)
             _report_serving(model, servings[model])
-        memory = self._memory()
-        for model, row in rows.items():
-            work = WorkQueue(orders.redis, Shard(model), worker=name, lease_ms=orders.lease_ms)
-            commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
-            self._pipelines[model] = Pipeline(
-                servings[model], work, commits, row, name, gate, self._watch, memory, self._job_log, self._tracing
-            )
+        self._memory = self._memory_left()
+        for model, serving in servings.items():
+            self._add_pipeline(model, serving, self._memory)
 
-    def _memory(self) -> Memory:
+    def _add_pipeline(self, model: str, serving: Serving, memory: Memory) -> Pipeline:
+        """What serves a model that is loaded."""
+        from convq.runtime.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
+
+        orders, row = self._orders, self._rows[self._orders.models.index(model)]
+        work = WorkQueue(orders.redis, Shard(model), worker=self._name, lease_ms=orders.lease_ms)
+        commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
+        made = Pipeline(
+            serving, work, commits, row, self._name, self._gate, self._watch, memory, self._job_log, self._tracing
+        )
+        self._pipelines = {**self._pipelines, model: made}  # replaced as one: another thread may look at it
+        return made
+
+    def _memory_left(self) -> Memory:
         """What this worker may have, less what its models take already."""
         from convq.runtime.memory import Memory  # noqa: PLC0415
 
@@ -119,7 +129,7 @@ class Worker:
         memory = Memory(allowance, len(self._orders.models), 0 if usage is None else usage.resident_bytes)
         if memory.too_small and usage is not None:
             facts = {"worker_memory": allowance.planned_bytes, "models": usage.resident_bytes}
-            logs.event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
+            event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
         return memory
 
     def _let_go(self) -> None:
@@ -130,14 +140,25 @@ class Worker:
         """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""
         while True:
             change = self._changes.get()
-            pipeline, folder = self._pipelines[change.model], self._orders.repository / change.model
             try:
-                serving = pipeline.serving.follow(change.plan, folder, self._orders.device, change.checked)
+                serving = self._serving_of(change)
             except ConvqError as error:
                 _report(event="refused", model=change.model, plan=change.plan.model_dump(), message=str(error))
                 continue
-            pipeline.adopt(serving)
             _report_serving(change.model, serving)
+
+    def _serving_of(self, change: Change) -> Serving:
+        """What a change asks for, in force; a model that was passed over at the start gets its pipeline here."""
+        from convq.runtime.serving import Serving  # noqa: PLC0415 - brings onnxruntime
+
+        pipeline, folder = self._pipelines.get(change.model), self._orders.repository / change.model
+        if pipeline is None:
+            serving = Serving.load(folder, change.plan, self._orders.device)
+            self._add_pipeline(change.model, serving, self._memory or self._memory_left()).start()
+        else:
+            serving = pipeline.serving.follow(change.plan, folder, self._orders.device, change.checked)
+            pipeline.adopt(serving)
+        return serving
 
     def _wait_until_asking(self) -> None:
         """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
@@ -169,6 +190,9 @@ class Worker:
 
 def _report_serving(model: str, serving: Serving) -> None:
     """Tell the supervisor what is loaded now, and what clients may know of it."""
+    for version, engine in serving.engines.items():
+        if engine.remark:
+            event(log, logging.WARNING, engine.remark, model=model, version=version)
     description = {"shards": 1, **serving.engine.describe()}
     engines = list(serving.describe())
     _report(event="loaded", model=model, plan=serving.plan.model_dump(), description=description, engines=engines)
@@ -232,7 +256,8 @@ def main() -> int:
     try:
         return Worker(orders).run()
     except ConvqError as error:
-        _report(event="failed", code=error.code, message=str(error), exit_code=error.exit_code)
+        where = {"model": getattr(error, "model", None), "version": getattr(error, "version", None)}
+        _report(event="failed", code=error.code, message=str(error), exit_code=error.exit_code, **where)
         return error.exit_code
 
 

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 LABELS = "labels.txt"
-WISHES = ("color", "size", "scale", "mean", "std")
+WISHES = ("color", "size", "scale", "mean", "std", "max_batch")
 SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 CHANNELS = (1, 3)
+SLOW = "--within gives it longer; a smaller --size (where its sides are free) or --max-batch makes it quicker"
 SURE = {"given": "you said so", "graph": "the graph says so", "measured": "it was tried", "assumed": "CHECK THIS"}
 
 
@@ -73,6 +73,9 @@ def _per_channel(_context: click.Context, _option: click.Parameter, value: str |
 @click.option("--scale", metavar="X", type=float, help="Pixels from 0 to 255 are multiplied by this first.")
 @click.option("--mean", metavar="A,B,C", callback=_per_channel, help="Then this is subtracted,")
 @click.option("--std", metavar="A,B,C", callback=_per_channel, help="then divided by this.")
+@click.option(
+    "--max-batch", metavar="N", type=click.IntRange(min=1, max=4096), help="Jobs in one call of the graph (64)."
+)
 @within_option
 @json_option
 def add(file: Path, name: str, root: Path | None, version: int | None, **given: Any) -> None:
@@ -119,7 +122,7 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
         if found["classes"]:
             names = labels or [f"class {index}" for index in range(found["classes"])]
             (folder / LABELS).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
-        document = examined(folder, version, within_s=given["within_s"])
+        document = examined(folder, version, within_s=given["within_s"], slow=SLOW)
         folder.rename(root / name)
     place = {"name": name, "version": version, "path": str(root / name)}
     return {**place, "report": report, "findings": found["findings"], "check": document}
@@ -132,8 +135,9 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
         raise click.UsageError(f"{model.name} has a version {chosen} already, and versions never change")
     for key in ("labels", *WISHES):
         if given[key] is not None:
+            flag = key.replace("_", "-")
             raise click.UsageError(
-                f"{model.name} is there already: its manifest holds for this version too; no --{key}"
+                f"{model.name} is there already: its manifest holds for this version too; no --{flag}"
             )
     with _workshop(model.path.parent) as workshop:
         folder = workshop / model.name
@@ -148,13 +152,14 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
 @contextmanager
 def _workshop(root: Path) -> Iterator[Path]:
     """A folder on the same file system, which no service looks into, for as long as it takes."""
+    from convq.inference.workshop import workshop  # noqa: PLC0415 - brings the engine's parts
+
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".adding-", dir=root) as workshop:
+        with workshop(root, ".adding-") as made:
             try:
-                yield Path(workshop)
+                yield made
             except ModelBroken as error:
-                raise ModelBroken(str(error).replace(workshop, str(root))) from None
+                raise ModelBroken(str(error).replace(str(made), str(root))) from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise click.ClickException("somebody else has just added it; nothing was changed") from None
@@ -195,7 +200,8 @@ def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[st
     if not found["ok"]:
         kind = SettingsError if found["exit_code"] == SettingsError.exit_code else ModelBroken
         reason = found["reason"]
-        raise kind(reason if reason.startswith(str(file)) else f"{file}: {reason}")
+        hint = f"; {SLOW}" if found.get("timed_out") else ""
+        raise kind((reason if reason.startswith(str(file)) else f"{file}: {reason}") + hint)
     return found
 
 
@@ -203,7 +209,7 @@ def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Wishes:
     from convq.inference.adoption import Wishes  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
-    plain = {key: given[key] for key in ("color", "scale", "mean", "std")}
+    plain = {key: given[key] for key in ("color", "scale", "mean", "std", "max_batch")}
     return Wishes(labels=len(labels) if labels is not None else None, height=height, width=width, **plain)
 
 

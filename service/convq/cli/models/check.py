@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
-from convq.cli.models.folder import models_option
+from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.errors import ModelBroken, SettingsError
 
 MIB = 1 << 20
 ROUNDING = 1e-3
 """Relative difference of answers that is no matter of the order of sums any more."""
+
+SLOW = "--within gives it longer; warm-up runs a whole batch, so a smaller limits.max_batch in its manifest makes that shorter"
 
 
 def within_option(command: Any) -> Any:
@@ -28,7 +30,7 @@ def within_option(command: Any) -> Any:
 
 @click.command()
 @click.argument("name")
-@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Which version (the newest).")
+@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Which version (the newest that is whole).")
 @click.option(
     "--image",
     metavar="FILE",
@@ -53,10 +55,12 @@ def check(
     from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
 
     folder = ModelRepository.open(root or default_root(), [name])[name]
-    chosen = folder.newest if version is None else version
-    if chosen not in folder.versions:
+    if version is not None and version not in folder.versions:
         there = ", ".join(map(str, folder.versions))
-        raise click.UsageError(f"{name} has no version {chosen}; there is {there}")
+        raise click.UsageError(f"{name} has no version {version}; there is {there}")
+    chosen, broken = (version, {}) if version is not None else newest_whole(folder)
+    for number, reason in broken.items():
+        print_line(f"version {number} is passed over: {reason}", err=True)
     document = examined(folder.path, chosen, image=image, within_s=within_s)
     if for_programs(as_json=as_json):
         print_json([document])
@@ -64,14 +68,20 @@ def check(
         show_examination(document)
 
 
-def examined(folder: Path, version: int, *, image: Path | None = None, within_s: float) -> dict[str, Any]:
-    """What a version is and answers, as one document. Raises ModelBroken, SettingsError."""
+def examined(
+    folder: Path, version: int, *, image: Path | None = None, within_s: float, slow: str = SLOW
+) -> dict[str, Any]:
+    """What a version is and answers, as one document; `slow` says what helps where its time is too short.
+
+    Raises ModelBroken, SettingsError.
+    """
     from convq.inference.rehearsal import rehearse  # noqa: PLC0415 - brings the engine's parts
 
     rehearsal = rehearse(folder, version, within_s=within_s, examine=True, image=image)
     if not rehearsal.ok:
         kind = SettingsError if rehearsal.exit_code == SettingsError.exit_code else ModelBroken
-        raise kind(f"{folder.name}, version {version}: {rehearsal.reason}")
+        hint = f"; {slow}" if rehearsal.timed_out else ""
+        raise kind(f"{folder.name}, version {version}: {rehearsal.reason}{hint}")
     return {
         "name": folder.name,
         "version": version,
@@ -93,6 +103,7 @@ def show_examination(document: Mapping[str, Any]) -> None:
             "memory": f"{document['memory_bytes'] / MIB:.0f} MiB at most, the whole process",
             "network": _speed(document["ms_per_image"]),
             "batches": _batches(document["largest_difference"]),
+            **({"remark": document["remark"]} if document["remark"] else {}),
             "sample": sample["name"] + ("" if sample["finite"] else ": the answer has NaN or infinity"),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -61,22 +62,38 @@ class BrokenModel:
 
 def open_models(root: Path | None) -> Iterator[ModelFolder | BrokenModel]:
     """Every model of the repository that is meant, broken ones too. Raises ModelBroken where there is no repository."""
-    from convq.inference.manifest import FILE  # noqa: PLC0415 - brings pydantic's models
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - the same
+    from convq.inference.repository import ModelRepository, default_root, names_in  # noqa: PLC0415 - brings pydantic's models
 
     root = root or default_root()
-    try:
-        yield from ModelRepository.open(root).models.values()
-        return
-    except ModelBroken:
-        names = sorted(path.parent.name for path in root.glob(f"*/{FILE}"))
-        if not names:
-            raise
-    for name in names:
+    for name in names_in(root):
         try:
             yield ModelRepository.open(root, [name])[name]
         except ModelBroken as error:
             yield BrokenModel(name, inside(root / name, error))
+
+
+def passed_over(root: Path | None) -> dict[str, str]:
+    """What lies in the repository and is no model, or no version of one -> why."""
+    from convq.inference.repository import ModelRepository, default_root, names_in  # noqa: PLC0415 - as above
+
+    root = root or default_root()
+    models = names_in(root)
+    with contextlib.suppress(ModelBroken):
+        said = ModelRepository.open(root).passed_over
+        return {name: reason for name, reason in said.items() if name not in models}
+    return {}
+
+
+def newest_whole(folder: ModelFolder) -> tuple[int, dict[int, str]]:
+    """The newest version whose files are whole, and why those above it are not. Raises ModelBroken where there is none."""
+    broken: dict[int, str] = {}
+    for number in reversed(folder.versions):
+        found = _look_at(folder, number)
+        if found.state == OK:
+            return number, broken
+        broken[number] = found.state
+    number = folder.newest
+    raise ModelBroken(f"{folder.name}, version {number}: {broken[number]}")
 
 
 def open_model(root: Path | None, name: str) -> ModelFolder:

@@ -18,9 +18,10 @@ from convq.cli.models.folder import (
     inside,
     models_option,
     open_models,
+    passed_over,
     versions_of,
 )
-from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.cli.output import for_programs, json_option, print_json, print_line, print_table
 from convq.errors import ModelBroken
 from convq.queue import Address
 
@@ -46,6 +47,8 @@ def list_models(root: Path | None, address: Address | None, *, as_json: bool) ->
     convq models list --redis redis://10.0.0.5:6379/0
     """
     documents = [_document(model) for model in open_models(root)]
+    for name, reason in passed_over(root).items():
+        print_line(f"passed over: {name}: {reason}", err=True)
     if address is not None:
         documents = _with_served(documents, address)
     if for_programs(as_json=as_json):

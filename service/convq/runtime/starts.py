@@ -1,0 +1,49 @@
+"""Workers that were never ready: whether another plan helps, whether a model is passed over, or the service gives up."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from convq.errors import ModelBroken, ServiceFailed, SettingsError
+from convq.runtime.slots import Slot
+
+TRIES_UNTIL_READY = 5
+"""A worker that dies this often in a row before it was ever ready will not get better: the service gives up."""
+FINAL = (SettingsError.exit_code, ModelBroken.exit_code)
+
+
+class StartFailed(ServiceFailed):
+    """A worker's start ended with an error that will not go away by itself; ends with that error's exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+class Versions(Protocol):
+    """What a start needs of the keeper of versions."""
+
+    def pass_over(self, model: str, version: int, reason: str) -> None:
+        """A version could not be loaded at the start: plan without it. Raises ModelBroken where the service needs it."""
+        ...
+
+
+def judge(slot: Slot, ending: str, versions: Versions) -> bool:
+    """What a worker's death means while no worker of the service was ever ready: True where its next one starts at once.
+
+    A version that cannot be loaded is passed over. Raises StartFailed for what is final, ServiceFailed after a few tries
+    of anything else.
+    """
+    failure = slot.failure
+    if failure is not None and failure.get("version") is not None:
+        try:
+            versions.pass_over(failure["model"], failure["version"], failure["message"])
+        except ModelBroken as error:
+            raise StartFailed(str(error), error.exit_code) from None
+        return True
+    if failure is not None and failure["exit_code"] in FINAL:
+        raise StartFailed(failure["message"], failure["exit_code"])
+    if slot.failures >= TRIES_UNTIL_READY:
+        why = failure["message"] if failure else f"it ended with {ending}"
+        raise ServiceFailed(f"no worker survives its start: {why}")
+    return False

@@ -1,0 +1,87 @@
+"""What the keeper of versions makes of a folder by itself, without workers."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from convq.errors import ModelBroken
+from convq.inference.repository import default_root
+from convq.runtime import versions
+from convq.runtime.board import Board
+from convq.runtime.metrics import LAYOUT
+from convq.runtime.threads import Watch
+from convq.runtime.versions import VersionKeeper
+from convq.settings import Settings
+from servers import wait_until
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(default_root() / "lenet", tmp_path / "models" / "lenet"))
+
+
+def keeper(model: Path, *required: str) -> VersionKeeper:
+    names = sorted(path.name for path in model.parent.iterdir())
+
+    def announce(_model: str, _description: Mapping[str, object]) -> None:
+        pass
+
+    board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))
+    return VersionKeeper(model.parent, names, Settings(only=required, device="cpu"), [], board, announce, watch)
+
+
+def test_a_copy_that_stopped_half_way_is_said_after_a_while_and_served_when_it_is_whole(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "HALF_FOR_S", 0.0)
+    found = keeper(model)
+    found.start()
+    try:
+        (model / "2").mkdir()
+        shutil.copy(model / "1" / "report.json", model / "2")
+        wait_until(lambda: {1: "serving", 2: "refused"} == found.states()["lenet"], 30)
+
+        for name in ("model.onnx", "features.onnx"):
+            shutil.copy(model / "1" / name, model / "2")
+        wait_until(lambda: "serving" == found.states()["lenet"].get(2), 60)
+    finally:
+        found.stop()
+
+
+def test_a_copy_that_goes_on_is_left_alone(model: Path) -> None:
+    (model / "2").mkdir()
+    found = keeper(model)
+
+    assert {1: "serving", 2: "refused"} == found.states()["lenet"]  # at the start it is said at once
+
+    shutil.rmtree(model / "2")
+    found = keeper(model)
+    found.start()
+    try:
+        (model / "3").mkdir()
+        wait_until(lambda: 3 in found._models["lenet"].halves, 30)
+        assert {1: "serving"} == found.states()["lenet"]
+    finally:
+        found.stop()
+
+
+def test_of_several_models_those_that_are_not_required_may_be_broken(model: Path) -> None:
+    shutil.copytree(model, model.parent / "other")
+    (model.parent / "other" / "1" / "model.onnx").unlink()
+
+    assert ["lenet"] == list(keeper(model).plans())
+    assert {1: "refused"} == keeper(model).states()["other"]
+    with pytest.raises(ModelBroken, match=r"other/1: is not whole: it has no model\.onnx"):
+        keeper(model, "other")
+
+
+def test_with_no_model_left_the_last_reason_is_the_errors(model: Path) -> None:
+    (model / "1" / "report.json").unlink()
+
+    with pytest.raises(ModelBroken, match=r"lenet/1: is not whole: it has no report\.json"):
+        keeper(model)

@@ -31,7 +31,7 @@ BILL := dist/convq.cdx.json
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/deploy tests/test_*.py)
+TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/pictures tests/deploy tests/test_*.py)
 
 # pip must not ask, and onnxruntime must not phone home
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

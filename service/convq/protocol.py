@@ -65,7 +65,9 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image: bytes | None = Field(None, description="an encoded image: PNG, JPEG, WebP, BMP, GIF (first frame) or TIFF")
+    image: bytes | None = Field(
+        None, description="an encoded image: PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF; of several pictures the first"
+    )
     tensor: bytes | None = Field(
         None,
         description="instead of image: raw little-endian C-order array in the model's input layout, without batch axis",

@@ -55,7 +55,7 @@ def test_a_failed_job_stands_in_the_log_with_its_id_its_trace_and_who_met_it(
         "trace_id": TRACEPARENT[3:35],
         "stream": "normal",
         "code": "bad_image",
-        "reason": "not an image in a format that convq reads (PNG, JPEG, WebP, BMP, GIF, TIFF)",
+        "reason": "not an image in a format that convq reads (PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF)",
     } == {name: said[name] for name in said if name not in ("time", "message", "total_ms")}
     assert "good" not in [line.get("job") for line in service.log]
 

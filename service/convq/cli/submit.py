@@ -23,7 +23,7 @@ STDIN = "-"
 CHUNK = 64
 """Pictures that are in memory at a time where nobody waits for results."""
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 """What is taken from a folder; a file that is named itself is taken whatever it is called."""
 
 

@@ -35,7 +35,7 @@ class GifHeader:
     clear: int | None
     """The transparent index."""
     start: int
-    """Where the packed indices begin."""
+    """Where the packed indices begin; 0 where there is no picture."""
 
     @property
     def peak_bytes(self) -> int:
@@ -45,6 +45,8 @@ class GifHeader:
     def raster(self) -> Raster:
         """The canvas with the first picture on it."""
         left, top, width, height = self.box
+        if not self.start:
+            raise BadImage("the GIF image holds no picture")
         if not width or not height:
             raise BadImage(f"the GIF image's first picture is {width} x {height} pixels; expected at least 1 x 1")
         head = struct.pack("<6sHHBBB", b"GIF89a", width, height, 0, 0, 0)
@@ -81,7 +83,7 @@ class GifHeader:
 
 
 def header(data: bytes) -> GifHeader:
-    """Reads as far as the first picture; BadImage where there is none."""
+    """Reads as far as the first picture; without one, `start` is 0."""
     if len(data) < _SCREEN_BYTES:
         raise BadImage("the GIF image is truncated: the bytes end before the picture does")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -98,7 +100,7 @@ def header(data: bytes) -> GifHeader:
         if data[at + 1] == _CONTROL and data[at + 2] >= 4:  # noqa: PLR2004
             clear = data[at + 6] if data[at + 3] & 1 else None
         at = _behind_blocks(data, at + 2)
-    raise BadImage("the GIF image holds no picture")
+    return GifHeader(data, width, height, (0, 0, 0, 0), 0, b"", None, 0)
 
 
 def _table(data: bytes, at: int, flags: int) -> tuple[bytes, int]:

@@ -5,7 +5,15 @@ What a program needs to push jobs and read results is here; the service itself i
 
 import convq.interpreter  # noqa: F401 - before anything that the working folder could hold too
 from convq.client import AsyncClient, Client
-from convq.errors import ConvqError, JobFailed, QueueFull, RedisRefused, RedisUnavailable, ResultTimeout
+from convq.errors import (
+    ConvqError,
+    JobFailed,
+    QueueFull,
+    RedisRefused,
+    RedisUnavailable,
+    ResultGone,
+    ResultTimeout,
+)
 from convq.protocol import JobState, Output, Prediction, Priority, Result, Status
 from convq.queue import Address
 
@@ -25,6 +33,7 @@ __all__ = [
     "RedisRefused",
     "RedisUnavailable",
     "Result",
+    "ResultGone",
     "ResultTimeout",
     "Status",
     "__version__",

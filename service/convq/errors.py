@@ -15,6 +15,7 @@
     │   └── InternalFault       a defect of the service                (wire code: internal)
     ├── JobFailed               the client's view of a result that is not "ok"
     ├── ResultTimeout           no result came in the time that the caller gave
+    │   └── ResultGone          none will come: the job was answered, and its result has been read or has expired
     ├── QueueFull               the door is shut: too many jobs or bytes wait already
     ├── RedisUnavailable        no connection, or it broke in the middle of a command
     ├── RedisRefused            the server answered, and the answer is no (version, rights, policy)
@@ -153,6 +154,17 @@ class ResultTimeout(ConvqError):
     code: ClassVar[str] = "result_timeout"
     fault: ClassVar[Fault] = "environment"
     retry: ClassVar[bool] = True
+
+
+class ResultGone(ResultTimeout):
+    """The job was answered within the last 10 minutes, and its result has been read or has expired: none will come.
+
+    Submitting it again with the same id changes nothing, for it is the same job; another id makes another job.
+    """
+
+    code: ClassVar[str] = "result_gone"
+    fault: ClassVar[Fault] = "client"
+    retry: ClassVar[bool] = False
 
 
 class QueueFull(ConvqError):

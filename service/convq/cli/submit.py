@@ -100,7 +100,10 @@ def _files(images: Iterable[str]) -> list[str]:
 
 
 def _payload(name: str) -> Any:
-    return sys.stdin.buffer.read() if name == STDIN else Path(name)
+    """A path, or the bytes of what is no file: standard input, or what a shell makes of `<(curl …)`."""
+    if name == STDIN:
+        return sys.stdin.buffer.read()
+    return Path(name) if Path(name).is_file() else Path(name).read_bytes()
 
 
 def _submit(

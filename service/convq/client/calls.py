@@ -1,44 +1,32 @@
-"""What both clients do, written once: coroutines that never suspend when their wire blocks (see `queue.producer`)."""
+"""What both clients do, written once: coroutines that never suspend when their wire blocks (see `queue.wires`).
+
+What a caller gave is looked at before anything is sent, in the same order for both.
+"""
 
 from __future__ import annotations
 
 import difflib
-import secrets
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
-from convq.client.inputs import job_for, within_trace
-from convq.errors import BadField, JobFailed, QueueFull, ResultTimeout
-from convq.protocol import JobState, Priority, Result, decode_result
+from convq.client.inputs import is_slow, job_for, within_trace
+from convq.client.mapping import Map
+from convq.client.options import (
+    in_flight_of,
+    inbox_of,
+    job_id_of,
+    model_of,
+    options_of,
+    priority_of,
+    several,
+    timeout_of,
+)
+from convq.errors import BadField, JobFailed, ResultGone, ResultTimeout
+from convq.protocol import DEDUP_WINDOW_S, Job, JobState, Result, decode_result
 from convq.queue import Producer, Shard, Submission
-from convq.queue.producer import Wire
-
-IN_FLIGHT = 512
-MAP_CHUNK = 64
-"""Jobs that `map` submits in one call, fewer where the queue never has room for so many; results are read between two calls."""
-FULL_PAUSE_S = 0.1
-"""How long `map` waits at a full queue that does not say when there is room."""
-LONGEST_PAUSE_S = 1.0
-"""How long it waits at most: other producers, or more workers, may make the estimate wrong."""
-
-
-@dataclass(slots=True)
-class _Mapped:
-    """Where one `map` stands: its inbox, the entries in the order of the images, the results that came."""
-
-    inbox: str
-    waiting: deque[str] = field(default_factory=deque)
-    results: dict[str, Result] = field(default_factory=dict)
-    chunk: int = MAP_CHUNK
-    offer_s: float = 0.0
-    """Not before, by `time.monotonic`: a refused offer has sent its images for nothing."""
-
-    def pause_s(self) -> float:
-        """Seconds until the next offer makes sense; 0 where that is now."""
-        return max(0.0, self.offer_s - time.monotonic())
+from convq.queue.wires import Wire
 
 
 def meant(served: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -48,16 +36,16 @@ def meant(served: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 class Calls:
-    """What both clients do, over either wire."""
+    """What both clients do, over either wire. Raises BadField for a model whose name cannot be one."""
 
     def __init__(self, wire: Wire, model: str | None) -> None:
         self._wire = wire
-        self._model = model
+        self._model = None if model is None else Shard(model_of(model)).model
         self._producers: dict[str, Producer] = {}
 
     async def producer(self, model: str | None) -> Producer:
         """The producer of that model, of the client's own, or the one that is `meant`. Raises BadField."""
-        name = model or self._model
+        name = self._model if model is None else model_of(model)
         if name is None:
             served = await self._any().served()
             name = self._model = meant(served)
@@ -75,112 +63,110 @@ class Calls:
         return await self._any().served()
 
     async def submit(
-        self, images: Sequence[Any], model: str | None, priority: str, options: dict[str, Any]
+        self, call: str, images: Iterable[Any], model: str | None, priority: str, given: Mapping[str, Any]
     ) -> list[str]:
-        """Put jobs into the queue and return their ids."""
+        """Put jobs into the queue and return their ids; `call` is what the caller called."""
+        options, lane = options_of(call, given), priority_of(priority)
         producer = await self.producer(model)
+        if "reply_to" in options:
+            inbox_of(producer.shard.inbox_prefix, options["reply_to"])
         options = within_trace(options)
-        submissions = [Submission(job_for(image, options), Priority(priority)) for image in images]
+        submissions = [Submission(await self._job(image, options), lane) for image in several(call, images)]
         entries = await producer.submit(submissions)
         return [one.job.id or entry for one, entry in zip(submissions, entries, strict=True)]
 
-    async def result(self, job_id: str, timeout_s: float, model: str | None) -> Result:
-        """The result of a job. Raises ResultTimeout, which says whether it is worth waiting longer."""
+    async def _job(self, image: Any, options: dict[str, Any]) -> Job:
+        """The job of an image, made apart where that takes long."""
+        work = partial(job_for, image, options)
+        return await self._wire.apart(work) if is_slow(image) else work()
+
+    async def result(self, job_id: str, timeout: float, model: str | None) -> Result:
+        """The result of a job. Raises ResultTimeout, which says whether it is worth waiting longer, and ResultGone."""
+        job_id_of(job_id, "job_id")
+        timeout_s = timeout_of(timeout)
         producer = await self.producer(model)
         document = await producer.result(job_id, timeout_s)
         if document is None:
-            raise ResultTimeout(await self._why_nothing(producer, job_id, timeout_s))
+            raise await self._why_nothing(producer, job_id, timeout_s)
         return decode_result(document)
 
+    def received(self, job_id: str, model: str | None) -> None:
+        """The result of that job has reached the caller: from here on an interrupt loses nothing of ours."""
+        name = model if model is not None else self._model
+        if name in self._producers:
+            self._producers[name].received(job_id)
+
     async def classify(
-        self, image: Any, timeout_s: float, model: str | None, priority: str, options: dict[str, Any]
+        self, image: Any, timeout: float, model: str | None, priority: str, given: Mapping[str, Any]
     ) -> Result:
         """Submit one image and wait. Raises JobFailed where it does not end as ok."""
-        job_id = (await self.submit([image], model, priority, options))[0]
-        result = await self.result(job_id, timeout_s, model)
+        timeout_of(timeout)
+        job_id = (await self.submit("classify", [image], model, priority, given))[0]
+        if given.get("id") is not None:
+            await self._check_not_gone(await self.producer(model), job_id)
+        result = await self.result(job_id, timeout, model)
+        self.received(job_id, model)
         if not result.ok:
             raise JobFailed(f"job {job_id} ended as {result.explain()}", result)
         return result
 
-    async def _why_nothing(self, producer: Producer, job_id: str, timeout_s: float) -> str:
-        """Whether it is worth waiting longer: does a worker serve that model at all, and where is the job?"""
+    async def _check_not_gone(self, producer: Producer, job_id: str) -> None:
+        """Raises ResultGone for a job that is known by its id, and neither in the queue nor waiting to be read."""
+        if await producer.status(job_id) is not JobState.UNKNOWN or not await producer.was_answered(job_id):
+            return
+        if not producer.holds(job_id):
+            raise _gone(job_id)
+
+    async def _why_nothing(self, producer: Producer, job_id: str, timeout_s: float) -> ResultTimeout:
+        """Whether it is worth waiting longer: where is the job, and does a worker serve that model at all?"""
+        state = await producer.status(job_id)
+        if state is JobState.UNKNOWN and await producer.was_answered(job_id):
+            return _gone(job_id)
         model, served = producer.shard.model, sorted(await self.served())
         if model not in served:
             close = difflib.get_close_matches(model, served, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            return f"no worker serves {model!r}; served: {', '.join(served) or 'nothing'}.{hint}"
-        state = await producer.status(job_id)
-        return f"no result for {job_id} in {timeout_s:g} s; a worker serves {model!r}, the job is {state}"
+            return ResultTimeout(f"no worker serves {model!r}; served: {', '.join(served) or 'nothing'}.{hint}")
+        return ResultTimeout(
+            f"no result for {job_id} in {timeout_s:g} s; a worker serves {model!r}, the job is {state}"
+        )
 
     async def cancel(self, job_ids: Sequence[str], model: str | None) -> None:
         """Withdraw jobs."""
-        await (await self.producer(model)).cancel(job_ids)
+        ids = [job_id_of(one, "job_id") for one in job_ids]
+        await (await self.producer(model)).cancel(ids)
 
     async def status(self, job_id: str, model: str | None) -> JobState:
         """Where a job is."""
-        return await (await self.producer(model)).status(job_id)
+        return await (await self.producer(model)).status(job_id_of(job_id, "job_id"))
 
-    async def map(
+    def map(
         self,
         images: Iterable[Any],
-        timeout_s: float,
+        timeout: float,
         in_flight: int,
         model: str | None,
         priority: str,
-        options: dict[str, Any],
-    ) -> AsyncIterator[Result]:
-        """Results in the order of the images, at most `in_flight` jobs on their way at a time."""
-        if in_flight < 1:
-            raise BadField(f"in_flight must be at least 1, not {in_flight}")
-        producer = await self.producer(model)
-        state = _Mapped(producer.shard.inbox(f"map-{secrets.token_hex(8)}"))
-        options = {**within_trace(options), "reply_to": state.inbox}
-        source, pending, more = iter(images), list[Submission](), True
-        progress_s = time.monotonic()
-        while more or pending or state.waiting:
-            while more and len(pending) < min(MAP_CHUNK, in_flight - len(state.waiting)):
-                try:
-                    pending.append(Submission(job_for(next(source), options), Priority(priority)))
-                except StopIteration:
-                    more = False
-            if pending and not state.pause_s():
-                await self._offer(producer, pending, state, progress_s + timeout_s)
-            room = more and len(state.waiting) < in_flight and not pending
-            wait_s = min(timeout_s, state.pause_s()) if pending else timeout_s
-            wait_s = 0.0 if room else wait_s
-            if await self._take_in(producer, state, wait_s):
-                progress_s = time.monotonic()
-            elif state.waiting and time.monotonic() - progress_s >= timeout_s:
-                raise ResultTimeout(await self._why_nothing(producer, state.waiting[0], timeout_s))
-            while state.waiting and state.waiting[0] in state.results:
-                yield state.results.pop(state.waiting.popleft())
-                progress_s = time.monotonic()
+        given: Mapping[str, Any],
+    ) -> AsyncGenerator[Result, None]:
+        """Results in the order of the images. What is wrong with the arguments is said here, before the first is wanted."""
+        options, lane = options_of("map", given), priority_of(priority)
+        timeout_s, most, source = timeout_of(timeout), in_flight_of(in_flight), several("map", images)
+        if model is not None:
+            Shard(model_of(model))
 
-    async def _offer(self, producer: Producer, pending: list[Submission], state: _Mapped, deadline_s: float) -> None:
-        """Submit what is pending; at a full queue say in `state` when to try again, and with how much.
+        async def results() -> AsyncGenerator[Result, None]:
+            producer = await self.producer(model)
+            one = Map(self._wire, producer, timeout_s, most, lane)
+            async with aclosing(one.results(source, within_trace(options), self._job, self._why_nothing)) as answers:
+                async for answer in answers:
+                    yield answer
 
-        Raises QueueFull when `deadline_s` has come. Without anything to read meanwhile it waits here.
-        """
-        try:
-            entries = await producer.submit(pending[: state.chunk])
-        except QueueFull as full:
-            entries = full.accepted
-            state.chunk = max(1, full.most_jobs or state.chunk)
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise
-            pause_s = min(full.retry_after_s or FULL_PAUSE_S, LONGEST_PAUSE_S, left_s)
-            state.offer_s = time.monotonic() + pause_s
-            if not state.waiting and not entries:
-                await self._wire.sleep(pause_s)
-        state.waiting.extend(entries)
-        del pending[: len(entries)]
+        return results()
 
-    async def _take_in(self, producer: Producer, state: _Mapped, timeout_s: float) -> int:
-        if not state.waiting:
-            return 0
-        documents = await producer.collect(state.inbox, IN_FLIGHT, timeout_s)
-        for document in documents:
-            result = decode_result(document)
-            state.results[result.entry] = result
-        return len(documents)
+
+def _gone(job_id: str) -> ResultGone:
+    return ResultGone(
+        f"the id {job_id} was answered already within the last {DEDUP_WINDOW_S} s, and its result has been read or has "
+        "expired; to have an image computed again, give another id"
+    )

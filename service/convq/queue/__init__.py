@@ -6,8 +6,9 @@ from convq.queue.deliveries import Bounds, Delivery, Lease
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
 from convq.queue.leases import Accusation, Blame, LeaseKeeper
-from convq.queue.producer import AsyncioWire, BlockingWire, Producer, Submission, at_once
+from convq.queue.producer import Producer, Submission
 from convq.queue.streams import WorkQueue
+from convq.queue.wires import AsyncioWire, BlockingWire, at_once
 
 __all__ = [
     "Accusation",

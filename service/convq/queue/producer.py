@@ -1,26 +1,19 @@
-"""The client's side of one shard: submit, wait, cancel, ask.
-
-The logic is written once, as coroutines over a `Wire`. `AsyncioWire` suspends where it waits; `BlockingWire` blocks its
-thread and never suspends, so that a coroutine over it runs to its end in one step (see `at_once`).
-"""
+"""The client's side of one shard: submit, wait, cancel, ask. Written once, as coroutines over a `Wire`."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import redis
-import redis.asyncio
 
 from convq.errors import BadField, QueueFull, RedisRefused, RedisUnavailable
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
-from convq.queue.address import Address
 from convq.queue.keys import GROUP, LANES, MODELS, Shard, is_model_name
-from convq.queue.link import AT_MAXMEMORY, Command, Script, connection_options, hangs_up, understood
+from convq.queue.link import AT_MAXMEMORY, Script, understood
+from convq.queue.wires import Wire
 
 SUBMIT, STATUS = Script.load("door", "submit"), Script.load("whereabouts", "status")
 
@@ -28,117 +21,6 @@ SUBMIT_JOBS = 100
 """Jobs per submit script: bounds the time that the server does nothing else."""
 NO_FUNCTION = "Function not found"
 SUBMIT_BYTES = 4 << 20
-SHORTEST_BLOCK_S = 0.001
-WAIT_SLICE_S = 2.0
-"""One blocking read waits at most this long: well inside the socket's timeout."""
-
-T = TypeVar("T")
-
-
-class Wire(Protocol):
-    """How commands travel: replies in order; a refused command's reply is the exception. Raises RedisUnavailable."""
-
-    async def flush(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one write and return their replies."""
-
-    async def sleep(self, pause_s: float) -> None:
-        """Do nothing for that many seconds."""
-
-    async def close(self) -> None:
-        """Close every connection."""
-
-
-class _BlockingPipeline(redis.client.Pipeline):
-    """Commands of one write. A connection that the server ends goes back into the pool closed, not for others to fail."""
-
-    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """One reply, as the server sends it."""
-        try:
-            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        except redis.exceptions.ResponseError as refused:
-            if hangs_up(refused):
-                connection.disconnect()
-            raise
-
-
-class _AsyncioPipeline(redis.asyncio.client.Pipeline):
-    """The same, for asyncio."""
-
-    async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """One reply, as the server sends it."""
-        try:
-            return await super().parse_response(connection, command_name, **options)
-        except redis.exceptions.ResponseError as refused:
-            if hangs_up(refused):
-                await connection.disconnect()
-            raise
-
-
-class BlockingWire:
-    """Commands over redis-py's blocking client; its methods never suspend. May be shared by threads."""
-
-    def __init__(self, where: Address | str) -> None:
-        self._redis = redis.Redis.from_url(**connection_options(Address.of(where)))
-
-    async def flush(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Wire`."""
-        try:
-            # no callbacks: one shape of replies for both wires, whatever redis-py makes of a command
-            pipeline = _BlockingPipeline(self._redis.connection_pool, {}, False, None)
-            replies: list[Any] = _pipelined(pipeline, commands).execute(raise_on_error=False)
-        except (redis.exceptions.RedisError, OSError) as error:
-            raise understood(error) from error
-        return replies
-
-    async def sleep(self, pause_s: float) -> None:
-        """See `Wire`."""
-        time.sleep(pause_s)  # noqa: ASYNC251 - this wire blocks: that is what it is for
-
-    async def close(self) -> None:
-        """See `Wire`."""
-        self._redis.close()
-
-
-class AsyncioWire:
-    """Commands over redis-py's asyncio client. Belongs to one event loop."""
-
-    def __init__(self, where: Address | str) -> None:
-        options = connection_options(Address.of(where))
-        options["retry"] = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
-        self._redis = redis.asyncio.Redis.from_url(**options)
-
-    async def flush(self, commands: Sequence[Command]) -> list[Any]:
-        """See `Wire`."""
-        try:
-            pipeline = _AsyncioPipeline(self._redis.connection_pool, {}, False, None)
-            replies: list[Any] = await _pipelined(pipeline, commands).execute(raise_on_error=False)
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            raise understood(error) from error
-        return replies
-
-    async def sleep(self, pause_s: float) -> None:
-        """See `Wire`."""
-        await asyncio.sleep(pause_s)
-
-    async def close(self) -> None:
-        """See `Wire`."""
-        await self._redis.aclose()
-
-
-def _pipelined(pipeline: Any, commands: Sequence[Command]) -> Any:
-    for command in commands:
-        pipeline.execute_command(*command)
-    return pipeline
-
-
-def at_once(steps: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, and return its result."""
-    try:
-        steps.send(None)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    steps.close()
-    raise RuntimeError("a coroutine over a blocking wire suspended: this is a bug of convq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +29,8 @@ class Submission:
 
     job: Job
     priority: Priority = Priority.NORMAL
+    once: bool = True
+    """Whether a job with the same `id` is the same job for the next 10 minutes, which costs the server's memory."""
 
 
 class Producer:
@@ -195,33 +79,34 @@ class Producer:
         args: list[Any] = []
         for submission in chunk:
             job, fields = submission.job, submission.job.fields()
-            args += (LANES.index(submission.priority) + 1, job.id or "", _payload_bytes(job), len(fields), *fields)
+            known_as = job.id if job.id and submission.once else ""
+            args += (LANES.index(submission.priority) + 1, known_as, payload_bytes(job), len(fields), *fields)
         return args
 
     async def result(self, job_id: str, timeout_s: float) -> bytes | None:
-        """Wait for the result document of a job and take it; None when the time is over."""
-        key = self.shard.result(job_id)
-        document: bytes | None = await self._pop(("BLPOP", key), ("LPOP", key), timeout_s, lambda reply: reply[1])
+        """Wait for the result document of a job and take it; None when the time is over.
+
+        A caller that may be interrupted says `received` when it has it.
+        """
+        document: bytes | None = _checked(await self._wire.take(self.shard.result(job_id), timeout_s))
         return document
+
+    def holds(self, job_id: str) -> bool:
+        """Whether the result of that job was taken, or is being taken, for a call that ended before it had it."""
+        return self._wire.holds(self.shard.result(job_id))
+
+    def received(self, job_id: str) -> None:
+        """The result of that job has reached whoever asked for it: there is no need to keep it any longer."""
+        self._wire.received(self.shard.result(job_id))
 
     async def collect(self, inbox: str, most: int, timeout_s: float) -> list[bytes]:
         """Wait for results in an inbox and take up to `most`; an empty list when the time is over."""
-        tail = (1, inbox, "LEFT", "COUNT", most)
-        return await self._pop(("BLMPOP",), ("LPOP", inbox, most), timeout_s, lambda reply: reply[1], tail) or []
-
-    async def _pop(self, blocking: Command, at_once: Command, timeout_s: float, taken: Any, tail: Command = ()) -> Any:
-        """One pop: in slices of WAIT_SLICE_S; with no time left it does not block (timeout 0 would mean for ever)."""
-        while timeout_s >= SHORTEST_BLOCK_S:
-            slice_s = min(timeout_s, WAIT_SLICE_S)
-            command = (*blocking, f"{slice_s:.3f}", *tail) if tail else (*blocking, f"{slice_s:.3f}")
-            reply = _checked((await self._wire.flush([command]))[0])
-            if reply is not None:
-                return taken(reply)
-            timeout_s -= slice_s
-        return _checked((await self._wire.flush([at_once]))[0])
+        return _checked(await self._wire.collect(inbox, most, timeout_s)) or []
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """Withdraw jobs: those that have not run end as `cancelled`; those that are done stay done."""
+        if not job_ids:
+            return
         key = self.shard.cancelled
         for reply in await self._wire.flush([("SADD", key, *job_ids), ("EXPIRE", key, CANCELLED_TTL_S)]):
             _checked(reply)
@@ -231,6 +116,10 @@ class Producer:
         keys = [self.shard.result(job_id), self.shard.job(job_id), *self.shard.streams]
         reply = await self._ask("convq_status", [job_id], STATUS, keys, [GROUP, job_id])
         return JobState(reply.decode())
+
+    async def was_answered(self, job_id: str) -> bool:
+        """Of a job that is `unknown`: whether its id was submitted within the dedup window, so that it was answered."""
+        return bool(_checked((await self._wire.flush([("EXISTS", self.shard.job(job_id))]))[0]))
 
     async def served(self) -> dict[str, dict[str, Any]]:
         """What live services say that they serve: model -> its description."""
@@ -271,7 +160,7 @@ def _chunks(submissions: Sequence[Submission]) -> list[list[Submission]]:
     chunks: list[list[Submission]] = []
     size = SUBMIT_BYTES
     for submission in submissions:
-        payload = _payload_bytes(submission.job)
+        payload = payload_bytes(submission.job)
         if not chunks or len(chunks[-1]) == SUBMIT_JOBS or size + payload > SUBMIT_BYTES:
             chunks.append([])
             size = 0
@@ -289,7 +178,8 @@ def _description(text: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _payload_bytes(job: Job) -> int:
+def payload_bytes(job: Job) -> int:
+    """How large the image or tensor of a job is."""
     return len(job.image or job.tensor or b"")
 
 

@@ -193,10 +193,12 @@ class WaitingRoom:
             self._end()
             self._fail(error)
         finally:
-            if reader is not None:
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
-            await connection.disconnect(nowait=True)
+            try:
+                if reader is not None:
+                    reader.cancel()
+                    await asyncio.gather(reader, return_exceptions=True)
+            finally:
+                await connection.disconnect()
 
     async def _connect(self, connection: Any) -> None:
         await connection.connect()

@@ -21,10 +21,14 @@ def python(module: str, *arguments: str) -> list[str]:
 def child_environment() -> dict[str, str]:
     """The environment for such a command.
 
-    Its PYTHONPATH has whole paths alone, and this package's as the last: it may have been found in the working folder.
+    Its PYTHONPATH has whole paths alone, the working folder only where that is named so, and this package's as the last: it
+    may have been found in the working folder.
     """
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    given = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     folders = [folder for folder in given if os.path.isabs(folder)]  # noqa: PTH117
+    if len(folders) < len(given) and (here := _working_folder()):
+        whole = [os.path.normpath(os.path.join(here, folder)) for folder in given]  # noqa: PTH118
+        folders = [one for one, folder in zip(whole, given, strict=True) if one != here or folder in folders]
     if not ROOT.endswith(("site-packages", "dist-packages")):  # before the standard library these have no place
         folders.append(ROOT)
     return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
@@ -38,12 +42,17 @@ def leave_working_folder() -> None:
     """
     if not _is_the_command():
         return
-    try:
-        here = os.getcwd()  # noqa: PTH109
-    except OSError:  # it is deleted
-        here = ""
+    here = _working_folder()
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [folder for folder in sys.path if folder not in ("", here) or (folder and folder in named)]
+
+
+def _working_folder() -> str:
+    """Empty where it is deleted."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except OSError:
+        return ""
 
 
 def _is_the_command() -> bool:

@@ -8,7 +8,6 @@ known, and masked wherever it stands: servers repeat what they did not understan
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from urllib.parse import quote, unquote, unquote_plus
 
 HIDDEN = "***"
@@ -26,7 +25,8 @@ _OPTION_NAMES = frozenset({"db", "password", "ssl_password", "username", "protoc
 _SHORTEST_KNOWN = 6
 """A shorter password is masked in URLs alone: masked everywhere, it would mask half of the language."""
 _MOST_KNOWN = 64
-_KNOWN: OrderedDict[str, None] = OrderedDict()
+_known: tuple[str, ...] = ()
+"""The newest last. Replaced as a whole: any thread may read it."""
 
 _NO_SECRET = re.compile(
     r"[-+]?[0-9][0-9_.]{0,11}(?:e[-+]?[0-9]{1,3})?"  # a number
@@ -40,17 +40,15 @@ _NO_SECRET = re.compile(
 
 def remember(secret: str) -> None:
     """This process uses that password: from now on `masked` knows it, however it is written."""
-    for form in {secret, unquote(secret), quote(secret, safe="")}:
-        if len(form) >= _SHORTEST_KNOWN:
-            _KNOWN[form] = None
-            _KNOWN.move_to_end(form)
-    while len(_KNOWN) > _MOST_KNOWN:
-        _KNOWN.popitem(last=False)
+    global _known  # noqa: PLW0603 - there is one memory of them in a process
+    forms = [one for one in {secret, unquote(secret), quote(secret, safe="")} if len(one) >= _SHORTEST_KNOWN]
+    if not set(forms) <= set(_known):
+        _known = (*(one for one in _known if one not in forms), *forms)[-_MOST_KNOWN:]
 
 
 def masked(text: str) -> str:
     """The text without passwords: those of URLs in it, and those that were remembered. Linear in its length."""
-    for secret in sorted(_KNOWN, key=len, reverse=True):
+    for secret in sorted(_known, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, HIDDEN)
     if "//" not in text:

@@ -12,11 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from convq import Address, Client
+from convq.cli import main
 from convq.errors import ConvqError, SettingsError
 from convq.masking import echoed, masked, masked_url
 from convq.queue.address import redis_cli
 from convq.queue.link import Link, understood
-from convq.settings import load_settings
+from convq.settings import VARIABLES, load_settings
 
 # Two halves around a sign: neither may be shown, nor may they be parts of anything else that is.
 HALVES = ("qZ7kW", "Xv9Jp")
@@ -251,3 +252,29 @@ def test_errors_of_the_server_show_no_password() -> None:
 
     assert isinstance(said, ConvqError)
     assert_hidden(str(said))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["submit", "x", "--top-k", "s3cret"], "--top-k"),
+        (["submit", "x", "--timeout", "s3cret"], "--timeout"),
+        (["submit", "x", "--priority", "s3cret"], "--priority"),
+        (["dead", "purge", "--older-than", "s3cret"], "--older-than"),
+        (["jobs", "status", "x", "--redis", "s3cret"], "--redis"),
+        (["jobs", "status", "x", "--redis", "u:s3cret@h:6379"], "--redis"),
+        (["serve", "--redis", "redis://u:pa", "s3cret@h"], "unexpected extra argument"),
+        (["serve", "--http", "s3cret"], "--http"),
+        (["serve", "--lease", "s3cret"], "--lease"),
+    ],
+)
+def test_a_command_names_the_flag_and_not_the_secret(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+    assert 2 == main(arguments)
+    written = capsys.readouterr().err
+    assert named in written
+    assert "s3cret" not in written

@@ -27,7 +27,7 @@ from convq.cli.serve import serve
 from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
 from convq.errors import ConvqError
-from convq.masking import masked
+from convq.masking import echoed, masked
 from convq.settings import check_variables
 
 DONE = 0
@@ -42,6 +42,8 @@ ENGINE = {"onnxruntime", "numpy", "PIL", "prometheus_client"}
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments?) \(.*\)", re.DOTALL)
 """Half of a password, where a shell has cut it in two at a space."""
+_REFUSED = re.compile(r"^(Invalid value[^:]*: )['\"](.*)['\"]( is not? )", re.DOTALL)
+"""A value, before what is wrong with it."""
 
 
 @dataclass(slots=True)
@@ -109,6 +111,8 @@ def _run(arguments: Sequence[str] | None, run: Run) -> int:
 
 def _usage(error: click.ClickException) -> str:
     message = _EXTRA.sub(r"\1", error.format_message().rstrip("."))
+    if isinstance(error, click.BadParameter):
+        message = _REFUSED.sub(lambda found: f"{found[1]}{echoed(found[2])}{found[3]}", message)
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{message}; see {context.command_path} --help" if context else message
 

@@ -45,6 +45,9 @@ def _open_nothing(descriptor: int, mode: int) -> None:
 
 def complain(text: str) -> None:
     """Write to standard error for people: printable, and without waiting for ever for somebody who reads it."""
+    logs = sys.modules.get("convq.runtime.logs")  # not imported for this
+    if logs is not None:
+        logs.flush()
     say(printable_lines(text))
 
 

@@ -152,5 +152,5 @@ def _refuse_option(url: str, name: str, *, hidden: bool) -> NoReturn:
 def _unreadable(url: str) -> NoReturn:
     raise SettingsError(
         f"'{masked_url(url)}' is no Redis URL; expected redis://HOST:PORT/DB, rediss:// or unix:///PATH, and in user and "
-        "password every sign but letters, digits and - . _ ~ as %XX"
+        "password every sign but letters, digits and - . _ ~ as %XX. It is what --redis, CONVQ_REDIS_URL or a program gave"
     )

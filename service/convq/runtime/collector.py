@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from convq.errors import SettingsError
+from convq.masking import echoed
 
 PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 SAMPLERS = {"parentbased_always_on": 1.0, "parentbased_always_off": 0.0, "parentbased_traceidratio": None}
@@ -41,7 +42,7 @@ def own_ratio(environment: Mapping[str, str]) -> float:
     """
     sampler = environment.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
     if sampler not in SAMPLERS:
-        raise SettingsError(f"OTEL_TRACES_SAMPLER is {sampler!r}: convq knows {', '.join(SAMPLERS)}")
+        raise SettingsError(f"OTEL_TRACES_SAMPLER is {echoed(sampler)}: convq knows {', '.join(SAMPLERS)}")
     fixed = SAMPLERS[sampler]
     if fixed is not None:
         return fixed
@@ -51,5 +52,5 @@ def own_ratio(environment: Mapping[str, str]) -> float:
     except ValueError:
         ratio = -1.0
     if not 0.0 <= ratio <= 1.0:
-        raise SettingsError(f"OTEL_TRACES_SAMPLER_ARG is {given!r}: expected a number from 0 to 1")
+        raise SettingsError(f"OTEL_TRACES_SAMPLER_ARG is {echoed(given)}: expected a number from 0 to 1")
     return ratio

@@ -219,6 +219,27 @@ def test_limits_and_bytes_are_those_of_the_door(queue: Queue) -> None:
     assert 5000 <= depth.held_bytes < 20_000
 
 
+def test_entries_from_the_future_are_told_and_are_as_old_as_they_were_seen(queue: Queue) -> None:
+    now_s = int(queue.redis.time()[0])
+    queue.redis.xadd(STREAM, {"image": "x"}, id=f"{(now_s + 3600) * 1000}-1")
+    queue.redis.xadd(STREAM, {"image": "x"})  # inherits that time
+
+    assert 3590 < queue.depth().lanes[1].ahead_s <= 3600
+    wait_until(lambda: queue.depth().lanes[1].oldest_age_s > 0.2)
+    first, _ = queue.redis.xrange(STREAM)
+    queue.redis.xdel(STREAM, first[0])
+    assert 0.2 > queue.depth().lanes[1].oldest_age_s, "another is the oldest now"
+    wait_until(lambda: queue.depth().lanes[1].oldest_age_s > 0.2)
+    assert 0 == queue.depth().lanes[0].ahead_s
+
+
+def test_a_term_that_nobody_can_grant_binds_nobody(queue: Queue) -> None:
+    now_ms = int(queue.redis.time()[0]) * 1000
+    for since, term in ((now_ms, 10**12), (now_ms + 10**9, 1000), (b"nan", b"inf"), (b"\xff", b""), (-1, -1)):
+        queue.know(exporter="a ghost", exporter_ms=since, exporter_term_ms=term)
+        wait_until(lambda: queue.one.depth(queue.shard) or queue.other.depth(queue.shard), 8)
+
+
 def test_a_key_that_is_no_stream_counts_as_empty_and_hides_no_other(queue: Queue) -> None:
     queue.redis.set(f"{STREAM}:high", "not a stream")
     queue.redis.set(queue.shard.dead, "neither")

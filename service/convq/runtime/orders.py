@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,6 +55,15 @@ class Change(BaseModel):
     plan: Plan
     checked: dict[int, str]
     """Version -> SHA-256 of the file that the supervisor has tried."""
+
+
+def report_in(line: bytes) -> dict[str, Any] | None:
+    """What a worker reports with this line of its standard output; None where a library of its process wrote the line."""
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) and "event" in report else None
 
 
 def worker_name(pid: int) -> str:

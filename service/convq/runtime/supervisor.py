@@ -6,7 +6,6 @@ Redis (heartbeats, fencing, queue depths) has a thread of its own, so that a ser
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from prometheus_client import CollectorRegistry
 
@@ -29,7 +28,7 @@ from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.logs import event, form_here
 from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, reset_gauges
 from convq.runtime.native import CRASH_POINTS
-from convq.runtime.orders import Orders
+from convq.runtime.orders import Orders, report_in
 from convq.runtime.probes import Probes
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
@@ -221,7 +220,7 @@ class Supervisor:
     def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
         """Take in what one worker reports, until it is gone."""
         for line in reports:
-            report = _report_in(line)
+            report = report_in(line)
             if report is None:  # of a library in its process that writes to standard output
                 event(
                     log, logging.WARNING, "a worker said what is no report", worker=slot.number, said=repr(line[:200])
@@ -316,12 +315,3 @@ class Supervisor:
         self.heartbeat.stop(self._goodbye_s)
         self.probes.stop()
         self._voices.wait()
-
-
-def _report_in(line: bytes) -> dict[str, Any] | None:
-    """What a worker reports with this line; None where it is something else."""
-    try:
-        report = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return report if isinstance(report, dict) and "event" in report else None

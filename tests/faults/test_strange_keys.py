@@ -150,6 +150,21 @@ def test_a_model_whose_keys_are_strange_is_named_and_the_other_is_ready(
     wait_until(lambda: "not " not in service.get("/readyz")[1], EACH_TIME_S)
 
 
+def test_a_service_that_starts_on_strange_keys_serves_the_other_model_and_then_both(
+    fresh_server: OwnServer, root: Path
+) -> None:
+    leases, flags = f"convq:{{{HARMED}}}:leases", ("--models", str(root), "--only", f"{HARMED},{GOOD}")
+    with redis.Redis.from_url(fresh_server.url, socket_timeout=60) as client:
+        client.rpush(leases, "x")
+        with RunningService(fresh_server.url, *flags, workers=1) as service:
+            assert answered(client, GOOD)
+            wait_until(lambda: f"serve {GOOD}; not {HARMED}: {leases} holds a list" in service.get("/readyz")[1], 20)
+            wait_until(lambda: [GOOD.encode()] == client.hkeys(MODELS), 20)
+            client.delete(leases)
+            wait_until(lambda: harmed_works(client), EACH_TIME_S)
+            wait_until(lambda: f"serve {HARMED}, {GOOD}\n" in service.get("/readyz")[1], EACH_TIME_S)
+
+
 def test_a_strange_field_of_the_list_of_models_is_left_and_said_once(service: RunningService, client: Any) -> None:
     told = len(service.log)
     client.hset(MODELS, mapping={b"\xff\xfe": b"\x00", "No Model": "{}", GOOD: b"\xff"})

@@ -320,6 +320,9 @@ class Heartbeat:
             if nonce and slot.pid is not None and not slot.stopped:
                 owners[_incarnation(slot.pid, nonce)] = (slot.number, nonce)
         if not owners:
+            self._keeper.incarnations(
+                shard
+            )  # where there can be no leases, there are no owners either: said all the same
             return
         for incarnation in self._keeper.renew(shard, list(owners)):
             number, nonce = owners[incarnation]

@@ -90,7 +90,7 @@ class Stage:
     def in_flight_of(self, pid: int) -> list[str]:
         """Ids of the jobs that a worker holds."""
         entries = set(self.held().get(pid, ()))
-        return [job_id for job_id, entry in self.books.accepted.items() if entry in entries]
+        return [job_id for job_id, entry in dict(self.books.accepted).items() if entry in entries]
 
     def whole(self, workers: int = 2) -> bool:
         """Whether all workers are there and ready."""

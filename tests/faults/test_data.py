@@ -245,7 +245,7 @@ def test_while_snapshots_fail_finished_results_wait_and_are_published_once(on_st
         with stage.books.load():
             wait_until(lambda: stage.books.read() > 200)
             stage.redis.bgsave()
-            wait_until(lambda: any("MISCONF" in said for said in stage.books.refused.values()))
+            wait_until(lambda: any("MISCONF" in said for said in list(stage.books.refused.values())))
             passes(2.0)
             stage.redis.config_set("save", "")
             fault.strike()

@@ -161,7 +161,7 @@ def test_a_busy_server_is_waited_for(on_stage: Staged, fault: Fault) -> None:
         with stage.books.load():
             wait_until(lambda: stage.books.read() > 200)
             busy.start()
-            wait_until(lambda: any("BUSY" in said for said in stage.books.refused.values()))
+            wait_until(lambda: any("BUSY" in said for said in list(stage.books.refused.values())))
             passes(5.0)
             suppress_all(stage.redis.script_kill)
             busy.join()

@@ -250,7 +250,8 @@ def test_who_comes_after_a_death_while_reading_reads_only_what_was_weighed(bench
 
     assert [small, large, last] == [job.entry for job in came]
     assert {1} == {job.attempt for job in came}
-    assert [[f"0:{small}"], [], [f"1:{large}"], [], [f"1:{last}"], []] == names
+    assert [[f"0:{small}"], [f"1:{large}"], [f"1:{last}"]] == [one for one in names if one]
+    assert [] == names[-1]
     assert [] == largest
 
 
@@ -265,19 +266,37 @@ def test_a_careful_claim_waits_for_jobs_and_needs_a_lease(bench: Bench) -> None:
     later.join()
 
 
-def test_a_suspect_is_read_alone_and_by_name(bench: Bench) -> None:
+@pytest.mark.parametrize("fields", [{"image": SMALL}, {"tensor": SMALL, "dtype": "uint8", "shape": "1024"}])
+def test_the_payload_of_a_suspect_is_read_when_it_is_its_turn(bench: Bench, fields: dict[str, bytes | str]) -> None:
     dead, its = bench.worker()
-    ids = push(bench, SMALL, 3)
+    before, after = push(bench, SMALL, 2)
+    suspect = bench.redis.xadd(bench.shard.streams[1], {"id": "s", "top_k": 2, **fields}).decode()
     dead.claim(its, 8, 100)
-    bench.keeper.fence(bench.shard, its.incarnation, [f"1:{ids[1]}"], 3)
+    bench.keeper.fence(bench.shard, its.incarnation, [f"1:{suspect}"], 3)
     heir, lease = worker(bench)
-    names: list[list[str]] = []
-    heir.holdings.reading_alone = lambda one: names.append(list(one))
+    heir.holdings.stays_unread = lambda row: row.suspicion > 0
 
-    taken = heir.reclaim(lease, 8)
+    first, second, job = heir.reclaim(lease, 8).jobs
 
-    assert [0, 3, 0] == [job.suspicion for job in taken.jobs]
-    assert [f"1:{ids[1]}"] in names
+    assert ([before, after], [SMALL, SMALL]) == ([first.entry, second.entry], [first.image, second.image])
+    assert (3, "s", 2, True) == (job.suspicion, job.id, job.top_k, job.unread)
+    assert (None, None, None) == (job.image, job.tensor, job.problem)
+    assert heir.holdings.read_payload(job)
+    assert (SMALL, False) == (job.image or job.tensor, job.unread)
+    assert (1, suspect) in lease.held
+
+
+def test_a_suspect_that_was_deleted_before_its_turn_has_nothing_to_read(bench: Bench) -> None:
+    dead, its = bench.worker()
+    (entry,) = push(bench, SMALL)
+    dead.claim(its, 8, 100)
+    bench.keeper.fence(bench.shard, its.incarnation, [f"1:{entry}"], 3)
+    heir, lease = worker(bench)
+    heir.holdings.stays_unread = lambda row: row.suspicion > 0
+    (job,) = heir.reclaim(lease, 8).jobs
+    bench.redis.xdel(bench.shard.streams[1], entry)
+
+    assert not heir.holdings.read_payload(job)
 
 
 def test_what_was_deleted_under_the_dead_is_forgotten(bench: Bench) -> None:

@@ -53,6 +53,8 @@ class Received:
     """Points: how much this job is suspected of having killed a worker."""
     slow: int = 0
     """How often its decoding was over its time."""
+    unread: bool = False
+    """Its payload is still where it was: see `Holdings.read_payload`."""
 
     @property
     def submitted_ms(self) -> int:

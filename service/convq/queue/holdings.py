@@ -31,8 +31,10 @@ class Holdings:
         self.bounds = Bounds()
         self.cut = 0
         """How often a worker of this place has died while it read; each time fewer bytes and entries are read at once."""
+        self.stays_unread: Callable[[Row], bool] = lambda _: False
+        """Whose payload is not to be read before it is their turn, or never: suspects, of which one may kill by its size."""
         self.reading_alone: Callable[[Sequence[str]], object] = list
-        """Told the name of an entry, as lane:entry, before it is read alone, and nothing after."""
+        """Told the name of an entry, as lane:entry, before it is read alone, and no name after each reading."""
         self._link = link
         self._shard = shard
         self._receiver = receiver
@@ -107,18 +109,21 @@ class Holdings:
     def read(self, lease: Lease, rows: Sequence[Row]) -> Delivery:
         """The jobs of these entries; what was deleted meanwhile is acknowledged away."""
         jobs: list[Received] = []
+        try:
+            return self._read(lease, rows, jobs)
+        except ConvqError:  # nobody will see these: what is not in our hands is looked for again
+            lease.held.difference_update([(job.lane, job.entry) for job in jobs])
+            raise
+
+    def _read(self, lease: Lease, rows: Sequence[Row], jobs: list[Received]) -> Delivery:
         gone: list[Command] = []
         arrived_s, now, cancelled = time.perf_counter(), None, None
         for group in self._groups(rows) or [[]]:
-            alone = len(group) == 1
-            if alone:
+            if len(group) == 1:
                 self.reading_alone([f"{group[0].lane}:{group[0].entry}"])
             try:
                 found, cancelled, now = self._read_group(group)
-            except ConvqError:  # nobody will see those before: what is not in our hands is looked for again
-                lease.held.difference_update([(job.lane, job.entry) for job in jobs])
-                raise
-            if alone:
+            finally:
                 self.reading_alone([])
             arrived_s = time.perf_counter()
             for row, job in zip(group, found, strict=True):
@@ -133,18 +138,12 @@ class Holdings:
         return Delivery(jobs, milliseconds(now), arrived_s, self.cancelled(jobs, cancelled))
 
     def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """These rows as they are read together; a suspect alone, so that nobody else is accused by what it does."""
+        """These rows as they are read together."""
         groups: list[list[Row]] = []
         left = 0
         for row in rows:
             left -= max(0, row.weight)
-            if (
-                not groups
-                or left < 0
-                or row.suspicion
-                or groups[-1][-1].suspicion
-                or len(groups[-1]) >= self.read_at_once
-            ):
+            if not groups or left < 0 or len(groups[-1]) >= self.read_at_once:
                 groups.append([])
                 left = self.claim_bytes - max(0, row.weight)
             groups[-1].append(row)
@@ -152,11 +151,15 @@ class Holdings:
 
     def _read_group(self, rows: Sequence[Row]) -> tuple[list[Received | None], Any, Any]:
         """The job of each row, None where it is gone; then whether anything is cancelled and what time it is."""
-        whole = [row for row in rows if row.weight >= 0]
+        headers = [row.weight < 0 or self.stays_unread(row) for row in rows]
+        whole = [row for row, header in zip(rows, headers, strict=True) if not header]
         reads: list[Command] = [("XRANGE", self._streams[row.lane], row.entry, row.entry) for row in whole]
         *replies, cancelled, now = self._link.flush([*reads, ("SCARD", self._shard.cancelled), ("TIME",)])
         found = iter(replies)
-        jobs = [self._whole(row, next(found)) if row.weight >= 0 else self._header(row) for row in rows]
+        jobs = [
+            self._header(row) if header else self._whole(row, next(found))
+            for row, header in zip(rows, headers, strict=True)
+        ]
         return jobs, cancelled, now
 
     def _whole(self, row: Row, found: Any) -> Received | None:
@@ -166,8 +169,17 @@ class Holdings:
             return None
         return self._receiver.receive(found[0][0], found[0][1], lane=row.lane, attempt=row.attempt)
 
+    def read_payload(self, job: Received) -> bool:
+        """Read image or tensor of a job that is `unread`. Whether its entry is still there."""
+        (found,) = self._link.flush([("XRANGE", self._streams[job.lane], job.entry, job.entry)])
+        whole = self._whole(Row(job.lane, job.entry, job.attempt), found)
+        if whole is None:
+            return False
+        job.image, job.tensor, job.unread = whole.image, whole.tensor, False
+        return True
+
     def _header(self, row: Row) -> Received | None:
-        """The job of an entry that is too large to be one, so that it is answered; its payload stays where it is."""
+        """The job of an entry without its payload, which stays where it is; where that is too large, it is refused."""
         longest = MAX_TEXT_BYTES + 1  # what is longer than it may be is still so
         args = [row.entry, longest, ",".join(PAYLOADS), *PROTOCOL_FIELDS]
         reply = self._link.run(HEADER, [self._streams[row.lane]], args)
@@ -177,7 +189,8 @@ class Holdings:
         job = self._receiver.receive(row.entry.encode(), flat, lane=row.lane, attempt=row.attempt)
         bounds, tensor = self.bounds, job.tensor is not None
         job.image = job.tensor = None
-        if job.problem is None:
+        job.unread = row.weight >= 0
+        if job.problem is None and not job.unread:
             most = bounds.tensor_bytes if tensor else bounds.image_bytes
             told = f"has {payload_bytes} bytes; at most {most} are accepted"
             problem: JobError = BadTensor(f"the tensor {told}") if tensor else ImageTooLarge(f"the image {told}")

@@ -136,8 +136,9 @@ class WorkQueue:
         arrived_s, read_bytes = time.perf_counter(), self.meter.read_bytes
         if any(isinstance(reply, Exception) for reply in replies):
             self._mend(replies)
+        server_ms = milliseconds(now)  # before anything is in our hands: it may raise
         jobs = self._receive(lease, [reply for reply in replies if isinstance(reply, list)])
-        delivery = Delivery(jobs, milliseconds(now), arrived_s)
+        delivery = Delivery(jobs, server_ms, arrived_s)
         delivery.cancelled = self.holdings.cancelled(delivery.jobs, cancelled)
         self._note_backlog(delivery.jobs, wanted)
         if jobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from convq.queue import Delivery, WorkQueue
 from convq.runtime.board import Row
@@ -24,9 +25,18 @@ class Caution:
         self._row = row
         self._good = 0
         work.meter.on_large = lambda large: row.set("pulse_fetching", float(large))
+        work.holdings.reading_alone = self._mark
         work.holdings.cut = deaths = int(row.get("pulse_fetch_deaths"))
         if deaths:
             event(log, logging.WARNING, "reads less at a time: its predecessor died while it read", model=model)
+
+    def _mark(self, names: Sequence[str]) -> None:
+        """Say on the board which entry is being read: the thread that reads decodes nothing meanwhile."""
+        if self._work.holdings.cut:
+            if names:
+                self._row.decoding.set(names[0].encode())
+            else:
+                self._row.decoding.clear()
 
     def note(self, delivery: Delivery) -> None:
         """These jobs have come, and nobody died of it."""

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from convq.errors import ConvqError
 from convq.protocol import Status
 from convq.queue import Delivery, Lease, WorkQueue
 from convq.runtime.batcher import Batcher
 from convq.runtime.board import Row
 from convq.runtime.memory import Memory
-from convq.runtime.native import Gate
+from convq.runtime.native import Gate, stays_unread
 from convq.runtime.runner import Runner
 from convq.runtime.slow_lane import SlowLane
 from convq.runtime.suspects import TURN_S, Suspects
@@ -55,6 +56,7 @@ class Intake:
         self._row = row
         self._gate = gate
         self._suspects = Suspects()
+        work.holdings.stays_unread = lambda row: stays_unread(row.suspicion, row.slow, row.attempt)
         self._memory = memory
         self._slow = SlowLane(
             gate,
@@ -165,10 +167,22 @@ class Intake:
         while self._suspects and time.monotonic() < until_s and not stop.is_set():
             ticket = self._suspects.pop()
             if self._work.suspicions.begin_alone(lease, ticket.job):
-                self._handover.put(self._runner.alone(ticket))
+                self._run_alone(lease, ticket)
         self._gate.withdraw(self)
         self._suspects.rest()
         return False
+
+    def _run_alone(self, lease: Lease, ticket: Ticket) -> None:
+        try:
+            answers = self._runner.alone(ticket, self._work.holdings.read_payload)
+        except ConvqError:
+            # It could not be read, and did not die of that: with the lease, what was written down of it ends.
+            lease.lost = True
+            raise
+        if answers is None:
+            lease.held.discard((ticket.job.lane, ticket.job.entry))  # deleted: `resume` acknowledges it away
+        else:
+            self._handover.put(answers)
 
     def forget(self) -> None:
         """The lease is lost: what waits here is others' now."""

@@ -44,6 +44,11 @@ def runs_alone(suspicion: int, attempt: int) -> bool:
     return suspicion > 0 or attempt >= ALONE_FROM_ATTEMPT
 
 
+def stays_unread(suspicion: int, slow: int, attempt: int) -> bool:
+    """Whether the payload of a job is not read before it runs alone, or not at all: reading it may be what kills."""
+    return is_condemned(suspicion, slow) or (runs_alone(suspicion, attempt) and not slow)
+
+
 def listed(jobs: Iterable[str]) -> bytes:
     """The names of jobs, as `Mark.set` takes them."""
     return " ".join(jobs).encode()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from convq.errors import ModelFault
 from convq.inference.session import Prepared
 from convq.protocol import Status
+from convq.queue import Received
 from convq.runtime.batcher import Batch, CloseReason
 from convq.runtime.board import Row
 from convq.runtime.native import Gate, listed
@@ -47,22 +49,31 @@ class Runner:
                 return answers + [one for ticket in tickets for one in self.run(Batch([ticket], batch.reason))]
             return [*answers, self._refused(tickets, error)]
 
-    def alone(self, ticket: Ticket) -> Answers:
-        """Decode, run and answer one suspect; from the first to the last of it, nobody else is in native code."""
-        tickets = [ticket]
+    def alone(self, ticket: Ticket, read_payload: Callable[[Received], bool]) -> Answers | None:
+        """Read, decode, run and answer one suspect; from the first to the last of it, nobody else is in native code.
+
+        None where there is nothing to read any more. Raises what `read_payload` raises.
+        """
         with self._gate.alone():
             self._row.alone.set(ticket.name.encode())
-            self._admission.prepare(ticket, self._row.decoding)
-            if ticket.status is not Status.OK:
-                answers = Answers(tickets)
-            else:
-                try:
-                    answers = self._run_network(tickets, Batch(tickets, CloseReason.IDLE))
-                    answers.completions = self._answerer.answer(answers)
-                except ModelFault as error:
-                    answers = self._refused(tickets, error)
-            self._row.alone.clear()
-        return answers
+            try:
+                if ticket.job.unread and not read_payload(ticket.job):
+                    return None
+                return self._run_alone(ticket)
+            finally:
+                self._row.alone.clear()
+
+    def _run_alone(self, ticket: Ticket) -> Answers:
+        tickets = [ticket]
+        self._admission.prepare(ticket, self._row.decoding)
+        if ticket.status is not Status.OK:
+            return Answers(tickets)
+        try:
+            answers = self._run_network(tickets, Batch(tickets, CloseReason.IDLE))
+            answers.completions = self._answerer.answer(answers)
+            return answers
+        except ModelFault as error:
+            return self._refused(tickets, error)
 
     def compare(self, answers: Answers, inputs: list[Prepared] | None) -> None:
         """Run a shadow, where there is one, on the inputs that these answers came from. Nobody waits for what it says."""

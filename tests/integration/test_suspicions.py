@@ -149,3 +149,13 @@ def test_a_stranger_in_the_place_of_the_suspects_stops_nobody(bench: Bench) -> N
     assert (0, 0) == (job.suspicion, job.slow)
     assert work.suspicions.begin_alone(lease, job)
     assert 1 == bench.commits.complete(lease, done([job])).published
+
+
+def test_that_a_job_begins_is_written_down_once_however_often_it_is_said(bench: Bench) -> None:
+    work, lease = bench.worker()
+    bench.submit(Job(image=b"png"))
+    (job,) = work.claim(lease, 1, 100).jobs
+
+    assert work.suspicions.begin_alone(lease, job)
+    assert work.suspicions.begin_alone(lease, job), "the first reply was lost"
+    assert [b"2"] == bench.redis.hvals(bench.shard.suspects)

@@ -36,17 +36,18 @@ class Suspicions:
 
     def begin_alone(self, lease: Lease, job: Received) -> bool:
         """Write down that this job is about to run alone; False where it is not this worker's any more. Raises LeaseLost."""
-        shard = self._shard
-        args = [GROUP, lease.incarnation, f"{job.lane}:{job.entry}", job.entry, SUSPICION_TTL_MS]
+        shard, holding = self._shard, (job.lane, job.entry)
+        first = holding not in lease.alone
+        lease.alone.intersection_update(lease.held)
+        lease.alone.add(holding)
+        args = [GROUP, lease.incarnation, f"{job.lane}:{job.entry}", job.entry, SUSPICION_TTL_MS, int(first)]
         reply = self._link.run(ALONE, [shard.leases, shard.streams[job.lane], shard.suspects], args)
         if reply == b"FENCED":
             raise lost(lease)
         if reply:
             job.suspicion += 1  # whatever it was: there is something to forget when it is answered
-            lease.alone.intersection_update(lease.held)
-            lease.alone.add((job.lane, job.entry))
         else:
-            lease.held.discard((job.lane, job.entry))
+            lease.held.discard(holding)
         return bool(reply)
 
     def absolve(self, lease: Lease) -> None:

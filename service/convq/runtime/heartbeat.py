@@ -65,6 +65,7 @@ class Heartbeat:
         self._settings = settings
         self._board = board
         self._shards = [Shard(model) for model in models]
+        self._mine: list[set[str]] = [set() for _ in models]
         self._slots = slots
         self._descriptions: dict[str, Mapping[str, object]] = {}
         self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
@@ -211,7 +212,11 @@ class Heartbeat:
 
     def _fence_gone(self, index: int, shard: Shard) -> None:
         """Fence workers of this machine whose process is gone: their service died before it could, all at once."""
-        gone = [incarnation for incarnation in self._keeper.incarnations(shard) if is_gone(incarnation)]
+        known = self._keeper.incarnations(shard)
+        self._mine[index].intersection_update(known)
+        gone = [
+            one for one in known if one not in self._mine[index] and is_gone(one)
+        ]  # ours are fenced with whom they accuse
         for incarnation in gone:
             held = self._keeper.fence(shard, incarnation)
             event(log, logging.WARNING, "a dead service's jobs are free for others", incarnation=incarnation, jobs=held)
@@ -324,6 +329,7 @@ class Heartbeat:
                 shard
             )  # where there can be no leases, there are no owners either: said all the same
             return
+        self._mine[index].update(owners)
         for incarnation in self._keeper.renew(shard, list(owners)):
             number, nonce = owners[incarnation]
             self._board.row(number, index).set("pulse_fenced", nonce)

@@ -166,7 +166,12 @@ class Intake:
         until_s = time.monotonic() + TURN_S
         while self._suspects and time.monotonic() < until_s and not stop.is_set():
             ticket = self._suspects.pop()
-            if self._work.suspicions.begin_alone(lease, ticket.job):
+            try:
+                begun = self._work.suspicions.begin_alone(lease, ticket.job)
+            except ConvqError:
+                self._suspects.add([ticket])
+                raise
+            if begun:
                 self._run_alone(lease, ticket)
         self._gate.withdraw(self)
         self._suspects.rest()
@@ -183,6 +188,10 @@ class Intake:
             lease.held.discard((ticket.job.lane, ticket.job.entry))  # deleted: `resume` acknowledges it away
         else:
             self._handover.put(answers)
+
+    def pause(self) -> None:
+        """Nobody runs for now: others of this process need not make room for it."""
+        self._gate.withdraw(self)
 
     def forget(self) -> None:
         """The lease is lost: what waits here is others' now."""

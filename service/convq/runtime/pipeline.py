@@ -197,6 +197,7 @@ class Pipeline:
             self._next_resume_s = time.monotonic() + RESUME_EVERY_S[bool(self._work.strange_keys)]
         if self._row.get("pulse_suspended_until_s") > time.monotonic():
             self._ready.set()  # as ready as it may be; other models of this worker are not suspended
+            self._intake.pause()
             self._draining.wait(self._block_s)
             return
         if self._intake.relieve():

@@ -31,6 +31,8 @@ TRACEBACKS_PER_S = 1
 """A defect that meets every job must not fill the log; each job's end is logged besides."""
 EXPENSIVE_BYTES, EXPENSIVE_PIXELS = 256 << 10, 1 << 20
 """A picture above either is decoded beside the others, which do not wait for it: from about 10 ms on."""
+MARKED_BYTES = 1 << 16
+"""Smaller tensors go to the network as they are, or after microseconds."""
 PIXELS_ALIKE = 1 << 16
 """Within a delivery pictures are decoded in the order of so many pixels, else in that of the delivery."""
 
@@ -228,7 +230,11 @@ class Admission:
             if name not in engine.outputs:
                 raise UnknownOutput(f"{engine.name} has no output {name[:64]!r}; it has {', '.join(engine.outputs)}")
         if job.tensor is not None:
+            if len(job.tensor) > MARKED_BYTES:
+                mark.set(ticket.name.encode())
             ticket.prepared = engine.admit(job.tensor, job.dtype, job.shape)
+            if len(job.tensor) > MARKED_BYTES:
+                mark.clear()
             return
         image = job.image or b""
         with self._memory.decoding(image):

@@ -6,7 +6,8 @@
 -- convq:{M}:suspects          HINCRBY, PEXPIRE
 --
 -- KEYS  leases, stream of the job, suspects
--- ARGV  group, incarnation, the job as lane:entry (lane 0..2), entry id, ms that suspicions live
+-- ARGV  group, incarnation, the job as lane:entry (lane 0..2), entry id, ms that suspicions live, 0 where the caller has asked
+--       before and heard no answer: it is not written down twice then
 -- Reply "FENCED", 1 written down, 0 the job is not this worker's any more
 --
 -- It counts BEGUN_POINTS, in advance. An answer deletes them (complete.lua, bury.lua); a supervisor that lives to see the end
@@ -21,6 +22,8 @@ local pending = redis.pcall('XPENDING', KEYS[2], ARGV[1], ARGV[4], ARGV[4], 1, A
 if pending.err or #pending == 0 then
   return 0
 end
-redis.pcall('HINCRBY', KEYS[3], ARGV[3], BEGUN_POINTS) -- without a record where a stranger has put something else there
+if ARGV[6] ~= '0' then
+  redis.pcall('HINCRBY', KEYS[3], ARGV[3], BEGUN_POINTS) -- without a record where a stranger has put something else there
+end
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
 return 1

@@ -29,8 +29,8 @@ class AvifHeader:
 
     @property
     def peak_bytes(self) -> int:
-        """The planes of 16 bits, RGBA of the decoder, its copy as bytes, and Pillow's."""
-        return peak(self.width * self.height, 8 + 4 + 4 + 4)
+        """The planes of 16 bits, RGBA of the decoder, and its copy as bytes."""
+        return peak(self.width * self.height, 6 + 4 + 4)
 
     def raster(self) -> Raster:
         """The primary picture, turned as its own properties say: EXIF does not count in AVIF."""

@@ -25,8 +25,8 @@ class WebPHeader:
 
     @property
     def peak_bytes(self) -> int:
-        """The decoder has two canvases of four bytes a pixel and hands out a third, which Pillow copies."""
-        return peak(self.width * self.height, 16)
+        """The decoder has two canvases of four bytes a pixel and hands out a third; a little for what it keeps besides."""
+        return peak(self.width * self.height, 13)
 
     def raster(self) -> Raster:
         """The canvas after the first picture."""

@@ -40,6 +40,8 @@ _BITS |= {_YCBCR: (8,)}
 _EXPECTED = "expected gray, palette, RGB, CMYK or YCbCr with up to 16 bits a channel"
 _ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
 _MAX_SAMPLES = 16
+_SEGMENT_BYTES = 320
+"""What a strip or tile takes besides its pixels: its place, its length, a view of its bytes."""
 _MAX_PADDING = 1 << 24
 """Pixels that tiles may have beside the picture."""
 
@@ -64,7 +66,8 @@ class TiffHeader:
     def peak_bytes(self) -> int:
         """A strip may be as large as the picture: unpacked by Pillow, and taken from there a few rows at a time."""
         each = self.one(names.SAMPLES, 1) * max(self.tags.get(names.BITS, [1]), default=1) / 8
-        return peak(self.width * self.height, max(4, each))
+        segments = len(self.tags.get(names.STRIP_OFFSETS, ())) + len(self.tags.get(names.TILE_OFFSETS, ()))
+        return peak(self.width * self.height, max(4, each)) + _SEGMENT_BYTES * segments
 
     def raster(self) -> Raster:
         """The pixels, where the combination of tags is one that is known."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from convq.errors import BadImage, ImageTooLarge
 from convq.inference.codecs import tiff_tags as names
-from convq.inference.codecs.raster import Raster, peak
+from convq.inference.codecs.raster import STRIPE_PIXELS, Raster, peak
 from convq.inference.codecs.tiff_colours import Meaning, converter
 from convq.inference.codecs.tiff_segments import FAX, JPEG, PACKED, PLAIN, PREDICTED, Grid, samples_of
 from convq.inference.codecs.tiff_tags import Tags, read_tags
@@ -40,6 +40,7 @@ _BITS |= {_YCBCR: (8,)}
 _EXPECTED = "expected gray, palette, RGB, CMYK or YCbCr with up to 16 bits a channel"
 _ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
 _MAX_SAMPLES = 16
+_FLOAT_BYTES, _SPREAD_BYTES = 100, 9
 _SEGMENT_BYTES = 320
 """What a strip or tile takes besides its pixels: its place, its length, a view of its bytes."""
 _MAX_PADDING = 1 << 24
@@ -67,7 +68,12 @@ class TiffHeader:
         """A strip may be as large as the picture: unpacked by Pillow, and taken from there a few rows at a time."""
         each = self.one(names.SAMPLES, 1) * max(self.tags.get(names.BITS, [1]), default=1) / 8
         segments = len(self.tags.get(names.STRIP_OFFSETS, ())) + len(self.tags.get(names.TILE_OFFSETS, ()))
-        return peak(self.width * self.height, max(4, each)) + _SEGMENT_BYTES * segments
+        pixels, stripe = self.width * self.height, 0
+        if self.one(names.PHOTOMETRIC, 0) == _YCBCR and self.one(names.COMPRESSION, 1) not in JPEG:
+            # Made into colours in floating point; where pixels share a colour, all of them are spread out first.
+            stripe = _FLOAT_BYTES * min(pixels, STRIPE_PIXELS)
+            each += 0 if tuple(self.tags.get(names.SUBSAMPLING, (2, 2))) == (1, 1) else _SPREAD_BYTES
+        return peak(pixels, max(4, each)) + _SEGMENT_BYTES * segments + stripe
 
     def raster(self) -> Raster:
         """The pixels, where the combination of tags is one that is known."""

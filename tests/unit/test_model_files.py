@@ -196,6 +196,12 @@ def test_a_sample_whose_name_is_none_is_an_error_of_the_model(model: Path) -> No
         ("x = " + "{a = " * 100_000, "is nested too deeply"),
         ("x = " + "9" * 5000, "is not TOML"),
         ("x = " + "[" * 300, "is not TOML|nested too deeply"),
+        (f"[{'.'.join(['a'] * 500_000)}]", "is nested too deeply"),
+        ("x = {" + "'a b' . " * 100_000 + "b = 1}", "is nested too deeply"),
+        (
+            "\n".join(f"[{'.'.join(['a'] * 15)}.b{number}]" for number in range(20_000)),
+            "a: unknown key",
+        ),
         ("#" * 2_000_000, "has 2000000 bytes; at most 1048576 are read"),
     ],
 )

@@ -5,6 +5,7 @@ It knows nothing of onnxruntime: what the manifest claims is held against the gr
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,8 @@ from convq.inference.model_files import MOST_BYTES, MOST_LABELS_BYTES, labels_of
 from convq.inference.toml_errors import explain
 
 FILE = "manifest.toml"
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
+"""A dotted key of so many parts: tomllib takes the square of their number, minutes for a file of a megabyte."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -289,6 +292,8 @@ class Manifest(_Table):
         """
         file = folder / FILE
         text = text_of(read_inside(file, folder, MOST_BYTES[FILE]), file)
+        if _LONG_KEY.search(text):
+            raise ModelBroken(f"{file}: is nested too deeply for a manifest")
         try:
             return cls.model_validate(tomllib.loads(text))
         except ValidationError as err:

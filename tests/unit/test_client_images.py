@@ -52,7 +52,7 @@ def turned(form: str, orientation: int, mode: str = "RGB") -> bytes:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_a_picture_is_turned_alike_however_it_is_given(form: str, orientation: int) -> None:
     data = turned(form, orientation)
     upright = seen(data)
@@ -126,11 +126,13 @@ def test_every_mode_shows_what_its_file_shows(mode: str, form: str, spec: Input)
     image = drawing(mode)
     data = encoded(image, form, **({"quality": 95} if form == "JPEG" else {}))
     opened = Image.open(BytesIO(data))
-    expected = seen(data, spec)
+    expected = seen(data, spec).astype(int)
+    # Pillow writes a TIFF's palette of 16 bits as 256 times the level: 255/256 of it, where there is alpha to round with.
+    most = 1 if mode == "PA" else 0
 
-    assert np.array_equal(expected, seen(png_of(opened), spec))
+    assert np.abs(expected - seen(png_of(opened), spec)).max() <= most
     if form != "JPEG":
-        assert np.array_equal(expected, seen(png_of(image), spec))
+        assert np.abs(expected - seen(png_of(image), spec)).max() <= most
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBa", "La"])
@@ -162,7 +164,9 @@ def test_what_the_service_refuses_is_refused_in_its_words(mode: str) -> None:
     with pytest.raises(BadImage) as theirs:
         seen(encoded(image, "TIFF"))
 
-    assert str(theirs.value) == str(ours.value).replace(f" (PIL mode {mode})", "")
+    assert str(theirs.value).replace("the TIFF image", "the image") == str(ours.value).replace(
+        f" (PIL mode {mode})", ""
+    )
 
 
 @pytest.mark.parametrize("clear", [0, 1, 7, 15])

@@ -61,7 +61,7 @@ def _check(image: Any) -> None:
     if image.mode in REFUSED:
         raise BadImage(
             f"the image has {REFUSED[image.mode]} pixels (PIL mode {image.mode}); "
-            "expected gray, palette, RGB or CMYK with 8 or 16 bits a channel"
+            "expected gray, palette, RGB, CMYK or YCbCr with up to 16 bits a channel"
         )
     if image.mode not in AS_THEY_ARE and image.mode not in CONVERTED and image.mode not in WIDE:
         raise BadImage(f"the image has PIL mode {image.mode}, which no PNG file holds; convert it to RGB")

@@ -88,11 +88,20 @@ class _AsyncioPipeline(redis.asyncio.client.Pipeline):
             raise
 
 
+class _Packer(redis.connection.HiredisRespSerializer):
+    """Numbers as text: hiredis 3.5 ends the process where Ctrl-C comes while it writes one down."""
+
+    def pack(self, *args: Any) -> Any:
+        """A command as it is sent, in pieces."""
+        texts = [str(one) if isinstance(one, int | float) else one for one in args]
+        return super().pack(*texts)  # type: ignore[arg-type]
+
+
 class BlockingWire:
     """Commands over redis-py's blocking client; its methods never suspend. May be shared by threads."""
 
     def __init__(self, where: Address | str) -> None:
-        options = connection_options(Address.of(where))
+        options = connection_options(Address.of(where)) | {"command_packer": _Packer()}
         # A thread has at most one connection at a time: their number is that of the caller's threads.
         self._redis = redis.Redis.from_url(**options, max_connections=MOST_THREADS)
         self._told = redis.ConnectionPool.from_url(**options | TRACKED, max_connections=MOST_THREADS)

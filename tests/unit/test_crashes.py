@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from convq.queue import Accusation, Blame
+from convq.runtime import crashes
 from convq.runtime.board import Board, Row
 from convq.runtime.crashes import DEATHS, CrashWatch, Overdue, accusations, overdue, points_of
 from convq.runtime.metrics import LAYOUT
@@ -81,6 +82,31 @@ def test_each_phase_has_its_limit(row: Row, mark: str, phase: str, limit_s: floa
     assert overdue(row, 0, since_s + limit_s + 0.1, resumed_s=since_s + 1) is None, "it was stopped for a second"
 
 
+def test_waiting_for_a_processor_is_not_slow_but_no_excuse_for_ever(row: Row) -> None:
+    row.slow.set(b"1:1-0")
+    since_s = row.slow.since_s
+
+    def at(spent_s: float, waited_s: float) -> Overdue | None:
+        return overdue(row, 0, since_s + spent_s, waited=lambda _: waited_s)
+
+    late = Overdue(0, "decoding", ("1:1-0",))
+    assert [None, late] == [at(25, 16), at(25, 14)]
+    assert [None, late] == [at(99, 99), at(101, 101)], "a tenth of its time counts in any case"
+
+
+def test_how_long_a_thread_has_waited_is_counted_from_when_it_was_first_asked(
+    board: Board, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([100.0, 103.0, 50.0])
+    monkeypatch.setattr(crashes, "waited_s", lambda _pid, _thread: next(said))
+    row.slow.set(b"1:1-0")
+    watch = CrashWatch(board, ["lenet", "edges"], 1)
+
+    assert [0.0, 3.0] == [watch._waited(Slot(0), row.slow) for _ in range(2)]
+    row.slow.set(b"1:2-0")
+    assert 0.0 == watch._waited(Slot(0), row.slow)
+
+
 def test_a_kill_counts_twice_where_the_worker_had_grown() -> None:
     assert KILL_POINTS == points_of(-signal.SIGKILL, hung=False, grown_bytes=GREEDY_BYTES - 1)
     assert GREEDY_POINTS == points_of(-signal.SIGKILL, hung=False, grown_bytes=GREEDY_BYTES)
@@ -92,22 +118,22 @@ def test_a_kill_counts_twice_where_the_worker_had_grown() -> None:
 def test_a_stopped_worker_is_never_late(board: Board, row: Row) -> None:
     row.set("pulse_decode_limit_s", 1e-9)
     row.decoding.set(b"1:1-0")
-    crashes, slot = CrashWatch(board, ["lenet", "edges"], 1), Slot(0)
+    watch, slot = CrashWatch(board, ["lenet", "edges"], 1), Slot(0)
 
-    assert crashes.late(slot) == Overdue(0, "decoding", ("1:1-0",))
+    assert watch.late(slot) == Overdue(0, "decoding", ("1:1-0",))
     slot.stopped = True
-    assert crashes.late(slot) is None
+    assert watch.late(slot) is None
 
 
 @pytest.mark.parametrize(("decodes", "suspended"), [(False, {"lenet"}), (True, set())])
 def test_deaths_with_a_picture_in_a_decoder_do_not_suspend_the_model(
     board: Board, row: Row, decodes: bool, suspended: set[str]
 ) -> None:
-    crashes = CrashWatch(board, ["lenet", "edges"], 1)
+    watch = CrashWatch(board, ["lenet", "edges"], 1)
     row.running.set(b"1:1-0")
     if decodes:
         row.slow.set(b"1:2-0")
     for _ in range(DEATHS):
-        crashes.note_death(0)
+        watch.note_death(0)
 
-    assert suspended == crashes.suspended()
+    assert suspended == watch.suspended()

@@ -15,7 +15,7 @@ from convq.runtime.native import COMPANY_POINTS, POISON_POINTS, Gate, Mark, is_c
 from servers import wait_until
 
 
-@given(st.lists(st.from_regex(r"[0-2]:[0-9]{1,13}-[0-9]{1,3}", fullmatch=True), max_size=8), st.integers(16, 160))
+@given(st.lists(st.from_regex(r"[0-2]:[0-9]{1,13}-[0-9]{1,3}", fullmatch=True), max_size=8), st.integers(24, 160))
 def test_a_mark_holds_as_many_whole_names_as_there_is_room_for(jobs: list[str], size: int) -> None:
     mark = Mark(memoryview(bytearray(size)))
     mark.set(listed(jobs))
@@ -30,6 +30,7 @@ def test_a_mark_says_since_when_and_nothing_once_it_is_cleared() -> None:
     mark.set(b"1:5-0")
 
     assert before_s <= mark.since_s <= time.monotonic()
+    assert threading.get_native_id() == mark.thread
     mark.clear()
     assert ([], 0.0) == (mark.read(), mark.since_s)
 

@@ -187,7 +187,8 @@ class Limits(_Table):
     max_batch_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Seconds that one batch may run, and that making its answers may take, before its worker counts as hung."""
     max_decode_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds that decoding and preparing one job may take before its worker counts as hung."""
+    """Seconds that decoding and preparing one job may take before its worker counts as hung; what it waits for a processor
+    is left out, as far as that is known."""
 
 
 class Batching(_Table):

@@ -23,7 +23,7 @@ from convq.runtime.native import Mark
 FLOAT_BYTES = 8
 BATCH_BYTES = 160 << 10
 """Room for the names of the largest batch (4096 jobs); pages that are not written take no memory."""
-JOB_BYTES = 64
+JOB_BYTES = 72
 MARKS = {"running": BATCH_BYTES, "answering": BATCH_BYTES, "decoding": JOB_BYTES, "slow": JOB_BYTES, "alone": JOB_BYTES}
 """What a row marks, and the bytes of each: see `Row`. Multiples of 8."""
 MARKS_BYTES = sum(MARKS.values())

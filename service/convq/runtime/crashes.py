@@ -12,13 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from convq.queue import Accusation, Blame
 from convq.runtime.board import Board, Row
 from convq.runtime.logs import event
 from convq.runtime.metrics import LANE_NAMES
-from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
+from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS, Mark
+from convq.runtime.processes import waited_s
 
 if TYPE_CHECKING:
     from convq.runtime.slots import Slot
@@ -29,6 +31,8 @@ DEATHS = 6
 WITHIN_S = 60.0
 LOOK_EVERY_S = 1.0
 """At the memory of a worker that decodes nothing; else at every tick."""
+LOOK_FROM, MOST_WAITING = 0.1, 0.9
+"""From this part of its time on a decode is asked how long it has waited for a processor; at most that part is let off."""
 PAUSE_S = (30.0, 600.0)
 """First and longest pause; it doubles as long as nothing is answered."""
 
@@ -62,10 +66,13 @@ class Overdue:
         return self.phase == "decoding"
 
 
-def overdue(row: Row, model: int, now_s: float, resumed_s: float = 0.0) -> Overdue | None:
+def overdue(
+    row: Row, model: int, now_s: float, resumed_s: float = 0.0, waited: Callable[[Mark], float] = lambda _: 0.0
+) -> Overdue | None:
     """What one worker has worked on for one model for longer than that model's manifest allows.
 
-    Before `resumed_s`, a moment of `time.monotonic` as `now_s` is, the worker could not work at all.
+    Before `resumed_s`, a moment of `time.monotonic` as `now_s` is, the worker could not work at all. `waited` says how many
+    seconds of its time what is marked has waited for a processor: a sound picture is not slow for a busy host.
     """
     batch_s, decode_s = row.get("pulse_limit_s"), row.get("pulse_decode_limit_s")
     for mark, phase, limit_s in (
@@ -75,7 +82,12 @@ def overdue(row: Row, model: int, now_s: float, resumed_s: float = 0.0) -> Overd
         (row.slow, "decoding", decode_s),
     ):
         since_s = mark.since_s
-        if since_s and limit_s and now_s - max(since_s, resumed_s) > limit_s:
+        if not (since_s and limit_s):
+            continue
+        spent_s = now_s - max(since_s, resumed_s)
+        if phase == "decoding" and spent_s > limit_s * LOOK_FROM:
+            spent_s -= min(waited(mark), spent_s * MOST_WAITING)
+        if spent_s > limit_s:
             jobs = tuple(mark.read())
             if mark.since_s == since_s:  # it is still the same one
                 return Overdue(model, phase, jobs)
@@ -115,6 +127,7 @@ class CrashWatch:
     ) -> None:
         self._rows = [[board.row(worker, index) for index in range(len(models))] for worker in range(workers)]
         self._look_s = [0.0] * workers
+        self._waits: dict[tuple[int, Mark], tuple[float, float]] = {}
         self._models = tuple(models)
         self._clock = clock
         self._deaths: list[deque[tuple[float, float]]] = [deque(maxlen=DEATHS) for _ in models]
@@ -135,8 +148,18 @@ class CrashWatch:
             slot.note_memory(working=working)
         if slot.stopped:  # by a signal: its lease runs out
             return None
-        looked = (overdue(row, index, now_s, slot.resumed_s) for index, row in enumerate(rows))
+        waited = partial(self._waited, slot)
+        looked = (overdue(row, index, now_s, slot.resumed_s, waited) for index, row in enumerate(rows))
         return next((late for late in looked if late is not None), None)
+
+    def _waited(self, slot: Slot, mark: Mark) -> float:
+        """How long what is marked has waited for a processor, since this was first asked of it."""
+        so_far_s = waited_s(slot.pid or 0, mark.thread)
+        since_s, before_s = self._waits.get((slot.number, mark), (0.0, 0.0))
+        if since_s != mark.since_s:
+            self._waits[slot.number, mark] = (mark.since_s, so_far_s)
+            return 0.0
+        return max(0.0, so_far_s - before_s)
 
     def note_death(self, slot: int) -> None:
         """A worker died of its own native code: count it for each model whose network it was running.

@@ -57,10 +57,10 @@ def listed(jobs: Iterable[str]) -> bytes:
 class Mark:
     """The jobs that one thread's native code works on, as lane:entry, and since when, in a piece of shared memory.
 
-    One thread sets and clears it. The memory begins at a multiple of 8 bytes: the moment, the length, the names.
+    One thread sets and clears it. The memory begins at a multiple of 8 bytes: the moment, the length, which thread, the names.
     """
 
-    HEAD_BYTES = 16
+    HEAD_BYTES = 24
     _SINCE, _LENGTH = struct.Struct("<d"), struct.Struct("<q")
 
     def __init__(self, memory: memoryview) -> None:
@@ -70,10 +70,11 @@ class Mark:
     def set(self, names: bytes) -> None:
         """Write who is in there from now on. More than there is room for are left out: `ALONE_FROM_ATTEMPT` is for them."""
         if len(names) > self._room:
-            names = names[: self._room].rpartition(b" ")[0]
+            names = names[: self._room + 1].rpartition(b" ")[0]
         self._LENGTH.pack_into(self._memory, 8, 0)
         self._memory[self.HEAD_BYTES : self.HEAD_BYTES + len(names)] = names
         self._LENGTH.pack_into(self._memory, 8, len(names))
+        self._LENGTH.pack_into(self._memory, 16, threading.get_native_id())
         self._SINCE.pack_into(self._memory, 0, time.monotonic())
 
     def clear(self) -> None:
@@ -85,6 +86,11 @@ class Mark:
     def since_s(self) -> float:
         """When it was set, by `time.monotonic`; 0 while nobody is in there."""
         return float(self._SINCE.unpack_from(self._memory, 0)[0])
+
+    @property
+    def thread(self) -> int:
+        """The kernel's number of the thread that set it."""
+        return int(self._LENGTH.unpack_from(self._memory, 16)[0])
 
     def read(self) -> list[str]:
         """Who was in there when the writer died."""

@@ -36,6 +36,15 @@ def usage_of(pid: int) -> Usage | None:
     )
 
 
+def waited_s(pid: int, thread: int) -> float:
+    """How many seconds a thread has been ready to run so far while others had the processor; 0 where that is not known."""
+    try:
+        fields = (PROC / str(pid) / "task" / str(thread) / "schedstat").read_text(encoding="ascii").split()
+        return int(fields[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def open_files_of(pid: int) -> int | None:
     """How many file descriptors a process has open; None where there is none, or where it is not ours to look at."""
     try:

@@ -20,6 +20,8 @@ from convq.settings import VARIABLES
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
+LOG_PIPE_BYTES = 4096
+"""The least that Linux has: so that a log that nobody reads is soon full."""
 
 # Runs the service so that it ends when this process does, even by SIGKILL; elsewhere than on Linux only in good order.
 _LAUNCH = """
@@ -51,9 +53,12 @@ class ChildService:
             errors="replace",
             env={name: value for name, value in child_environment().items() if name not in VARIABLES},
             start_new_session=True,  # Ctrl-C must reach us first: we stop things in order
+            pipesize=LOG_PIPE_BYTES,
         )
         self._began_s = time.monotonic()
         self._told = threading.Event()
+        self._reading = threading.Event()
+        self._reading.set()
         self._facts: dict[str, Any] = {}
         self.last_words = "it said nothing"
         self.ready_s = 0.0
@@ -89,6 +94,13 @@ class ChildService:
         if not self._told.wait(READY_WITHIN_S) or not self.is_ready:
             raise ServiceFailed(f"the service did not start: {self.last_words}")
 
+    def read_log(self, reading: bool) -> None:
+        """Whether its log is read from now on. Where not, it must go on all the same."""
+        if reading:
+            self._reading.set()
+        else:
+            self._reading.clear()
+
     def leave(self) -> None:
         """SIGTERM; `wait` for the end."""
         self._process.terminate()
@@ -113,15 +125,17 @@ class ChildService:
             raise ServiceFailed(f"the service ended with {status}: {self.last_words}")
 
     def _forget(self) -> None:
+        self._reading.set()
         self._process.wait()
         self._listener.join(timeout=5.0)
         if self._process.stderr is not None and not self._listener.is_alive():
             self._process.stderr.close()
 
     def _listen(self) -> None:
-        """Read its log to the end, so that it never blocks on a full pipe."""
+        """Read its log to the end, and at the pace of whoever asked us to stop reading."""
         assert self._process.stderr is not None  # noqa: S101 - by PIPE above
         for line in self._process.stderr:
+            self._reading.wait()
             try:
                 entry: dict[str, Any] = json.loads(line)
             except ValueError:

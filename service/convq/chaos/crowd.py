@@ -36,6 +36,11 @@ class Crowd:
         for load in self._loads:
             load.start()
 
+    def mix_in(self, pictures: Sequence[Digit]) -> None:
+        """Have these submitted besides; each is answered under its own result key."""
+        for number, load in enumerate(self._loads):
+            load.mix_in(pictures[number :: len(self._loads)])
+
     def submit_no_more(self) -> None:
         """From now on answers are read, and nothing new is asked."""
         self._flowing.clear()

@@ -32,6 +32,12 @@ class Kind(StrEnum):
     """SCRIPT FLUSH."""
     GUEST = "guest"
     """A second service joins and leaves by SIGTERM."""
+    PICTURES = "pictures"
+    """Pictures of 15 MB come at once, as jobs among the others."""
+    LOG = "log"
+    """Nobody reads the service's log while damaged pictures fill it."""
+    KEYS = "keys"
+    """Bytes that are no text, no number and no name stand in convq's own keys, and go again."""
 
 
 DEFAULT_MIX: Mapping[Kind, int] = {
@@ -42,6 +48,9 @@ DEFAULT_MIX: Mapping[Kind, int] = {
     Kind.CONNECTIONS: 2,
     Kind.SCRIPTS: 1,
     Kind.GUEST: 1,
+    Kind.PICTURES: 1,
+    Kind.LOG: 1,
+    Kind.KEYS: 1,
 }
 
 
@@ -104,6 +113,8 @@ def _lasts_s(rng: random.Random, kind: Kind, lease_s: float) -> float:
         Kind.SERVICE: (0.0, 0.5),
         Kind.SERVER: (0.0, 1.0),
         Kind.GUEST: (1.0, 5.0),
+        Kind.LOG: (1.0, 4.0),
+        Kind.KEYS: (0.5, 2.0),
     }
     return rng.uniform(*ranges.get(kind, (0.0, 0.0)))
 

@@ -99,7 +99,7 @@ class Ledger:
     # -- jobs -----------------------------------------------------------------------------------------------------
 
     def open(self, label: str) -> Ticket:
-        """A new job, whose right answer is `label`; not submitted yet."""
+        """A new job, whose right answer is `label`, a class or an error code; not submitted yet."""
         with self._lock:
             ticket = Ticket(f"{self._prefix}{self._opened}", label)
             self._opened += 1
@@ -132,7 +132,7 @@ class Ledger:
             self._waiting.pop(ticket.id, None)
             self._answered += 1
             self._recover(ticket.id, now_s)
-            if said["status"] != "ok" or said["predictions"][0]["label"] != ticket.label:
+            if _answer_in(said) != ticket.label:
                 self._wrong += 1
                 self._offend(ticket.id, f"wrong answer, {ticket.label} expected", said)
         elif not (again and checksum == ticket.checksum):
@@ -250,3 +250,10 @@ class Ledger:
     def worst_recovery_s(self) -> float:
         """The longest of all recoveries; infinite where one has not ended."""
         return max((recovery.took_s for recovery in self.recoveries), default=0.0)
+
+
+def _answer_in(said: dict[str, Any]) -> str:
+    """The first class, or the error code where the job was refused."""
+    if said["status"] == "ok":
+        return str(said["predictions"][0]["label"])
+    return str(said.get("error", {}).get("code", said["status"]))

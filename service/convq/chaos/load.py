@@ -24,6 +24,8 @@ IN_FLIGHT = 1024
 """More than two workers hold, so that a killed service does not bring everything to a stop until its leases run out."""
 CHUNK = 64
 PAGE = 512
+EXTRA_CHUNK = 4
+"""Of what is mixed in: a submission of large pictures must stay below what the server takes at once."""
 SINGLES = 8
 """One chunk in so many is answered under result keys; the others share inboxes."""
 PRIORITIES = (Priority.NORMAL,) * 6 + (Priority.HIGH, Priority.LOW)
@@ -107,6 +109,7 @@ class Load(threading.Thread):
         self._pages: list[_Page] = []
         self._singles: deque[Ticket] = deque()
         self._unsure: list[tuple[Ticket, Submission]] = []
+        self._extra: deque[Digit] = deque()
         self._rubbish: set[str] = set()
 
     # -- for the main thread --------------------------------------------------------------------------------------
@@ -128,6 +131,10 @@ class Load(threading.Thread):
     def read_again(self) -> None:
         """The server may have gone back in time: read again what was read."""
         self._reread.set()
+
+    def mix_in(self, pictures: Sequence[Digit]) -> None:
+        """Submit these besides, as soon as may be, however many jobs are in flight."""
+        self._extra.extend(pictures)
 
     def unsure(self) -> bool:
         """Whether jobs were submitted of which it is not known whether they were taken."""
@@ -153,13 +160,21 @@ class Load(threading.Thread):
 
     def _submit(self) -> bool:
         if not self._unsure:
-            if not self._flowing.is_set() or self._ledger.in_flight() > IN_FLIGHT - CHUNK:
+            if self._extra:
+                self._unsure = [self._single(self._extra.popleft()) for _ in range(min(EXTRA_CHUNK, len(self._extra)))]
+            elif not self._flowing.is_set() or self._ledger.in_flight() > IN_FLIGHT - CHUNK:
                 return False
-            self._unsure = self._next_chunk()
+            else:
+                self._unsure = self._next_chunk()
         entries = at_once(self._producer.submit([submission for _, submission in self._unsure]))
         self._ledger.accept([ticket for ticket, _ in self._unsure], entries, time.monotonic())
         self._unsure = []
         return True
+
+    def _single(self, picture: Digit) -> tuple[Ticket, Submission]:
+        ticket = self._ledger.open(picture.label)
+        self._singles.append(ticket)
+        return ticket, Submission(picture.job(ticket, None, as_tensor=False), Priority.NORMAL)
 
     def _next_chunk(self) -> list[tuple[Ticket, Submission]]:
         number, self._chunks = self._chunks, self._chunks + 1

@@ -15,27 +15,38 @@ from typing import Any
 from convq.chaos.crowd import Crowd
 from convq.chaos.faults import Fault, Kind
 from convq.chaos.ledger import Ledger, Recovery
+from convq.chaos.load import Digit
 from convq.chaos.stage import Stage, children_of, wait_for
 from convq.child import ChildService
 from convq.errors import ConvqError, RedisUnavailable
-from convq.queue import BlockingWire, at_once
+from convq.queue import BlockingWire, Shard, at_once
+from convq.queue.keys import MODELS
 from convq.queue.link import understood
 
 TARGET_WITHIN_S = 20.0
 """A service that was just started has no workers for a moment."""
 REACH_WITHIN_S = 10.0
 RETRY_S = 0.02
+PICTURES = 12
+BAD_JOBS = 200
+"""Enough lines to fill the pipe of the log many times over."""
+DAMAGED = Digit("bad_image", b"\x89PNG\r\n\x1a\n", b"")
+NO_TEXT = b"\xff\xfe\x00\x1b[2J"
 
 
 class Nemesis:
     """Strikes on time: call `strike_due` often. `troubles` says what ended that should not have."""
 
-    def __init__(self, plan: Sequence[Fault], stage: Stage, ledger: Ledger, crowd: Crowd) -> None:
+    def __init__(
+        self, plan: Sequence[Fault], stage: Stage, ledger: Ledger, crowd: Crowd, large: Sequence[Digit], shard: Shard
+    ) -> None:
         self.troubles: list[str] = []
         self.struck: list[Kind] = []
         self._stage = stage
         self._ledger = ledger
         self._crowd = crowd
+        self._large = large
+        self._shard = shard
         self._wire = BlockingWire(stage.url)
         self.began_s = time.monotonic()
         self._number = count()
@@ -82,6 +93,9 @@ class Nemesis:
             Kind.CONNECTIONS: self._kill_connections,
             Kind.SCRIPTS: self._flush_scripts,
             Kind.GUEST: self._invite,
+            Kind.PICTURES: self._send_pictures,
+            Kind.LOG: self._leave_log,
+            Kind.KEYS: self._scribble,
         }
         strikes[fault.kind](fault)
         self.struck.append(fault.kind)
@@ -167,6 +181,40 @@ class Nemesis:
         status = self._stage.dismiss(guest)
         if status != 0:
             self.troubles.append(f"a service that was told to go ended with {status}: {guest.last_words}")
+
+    def _send_pictures(self, fault: Fault) -> None:
+        self._note(fault)
+        self._crowd.mix_in([self._large[number % len(self._large)] for number in range(PICTURES)])
+
+    def _leave_log(self, fault: Fault) -> None:
+        service = self._stage.service
+        self._note(fault)
+        service.read_log(False)
+        self._crowd.mix_in([DAMAGED] * BAD_JOBS)
+        self._after(fault.lasts_s, lambda: service.read_log(True))
+
+    def _scribble(self, fault: Fault) -> None:
+        """What no program of ours would write; none of it belongs to a job."""
+        shard, stranger = self._shard, Shard("stranger")
+        self._note(fault)
+        self._ask("HSET", MODELS, NO_TEXT, NO_TEXT)
+        self._ask("ZADD", shard.leases, "inf", NO_TEXT)
+        self._ask("SADD", shard.cancelled, NO_TEXT)
+        self._ask("HSET", shard.suspects, NO_TEXT, NO_TEXT)
+        self._ask("HSET", shard.cfg, "heard_ms", "soup", "grace_ms", NO_TEXT, "drain_per_s", "-1")
+        self._ask("SET", stranger.leases, NO_TEXT)
+        self._after(fault.lasts_s, lambda: self._wipe(stranger))
+
+    def _wipe(self, stranger: Shard) -> None:
+        if self._server_away:
+            self._after(RETRY_S, lambda: self._wipe(stranger))
+            return
+        shard = self._shard
+        self._ask("HDEL", MODELS, NO_TEXT)
+        self._ask("ZREM", shard.leases, NO_TEXT)
+        self._ask("SREM", shard.cancelled, NO_TEXT)
+        self._ask("HDEL", shard.suspects, NO_TEXT)
+        self._ask("DEL", stranger.leases)
 
     # -- targets --------------------------------------------------------------------------------------------------
 

@@ -142,6 +142,7 @@ class Outcome:
 def run(
     terms: Terms,
     digits: Sequence[Digit],
+    large: Sequence[Digit],
     models: Path,
     *,
     started: Callable[[Started], None],
@@ -152,6 +153,7 @@ def run(
     Args:
         terms: what is asked.
         digits: what is submitted, in turn; those that the network reads wrong while all is well are left out.
+        large: pictures of many megabytes, for the faults that bring them; the same holds.
         models: the model repository, with lenet.
         started: called once when the service is ready.
         advance: called many times a second.
@@ -164,12 +166,14 @@ def run(
     ):
         stage.service.wait_ready()
         started(Started(stage.version, terms.workers, len(faults)))
-        crowd = Crowd(stage.url, Shard(MODEL), ledger, _legible(stage.url, digits), quarantine_s=2 * terms.lease_s + 1)
+        shard = Shard(MODEL)
+        large = _legible(stage.url, large)
+        crowd = Crowd(stage.url, shard, ledger, _legible(stage.url, digits), quarantine_s=2 * terms.lease_s + 1)
         watch = _Watch(ledger, crowd, advance, terms.duration_s)
         crowd.start()
         try:
             undisturbed_per_s = watch.measure(min(max(terms.duration_s / 10, UNDISTURBED_S[0]), UNDISTURBED_S[1]))
-            nemesis = Nemesis(faults, stage, ledger, crowd)
+            nemesis = Nemesis(faults, stage, ledger, crowd, large, shard)
             try:
                 disturbed_per_s = watch.disturb(nemesis)
             finally:

@@ -26,6 +26,9 @@ REDRAW_S = 0.2
 LINE_EVERY_S = 5.0
 INPUT_SIDE = 32
 DIGITS = 300
+LARGE_DIGITS = 3
+ENLARGED = 140
+"""Times as wide and as high: 28 pixels become 3,920, and a file has 15 MB."""
 MIX = ",".join(f"{kind}={share}" for kind, share in DEFAULT_MIX.items())
 
 
@@ -76,6 +79,9 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
     connections  CLIENT KILL of some of all connections
     scripts      SCRIPT FLUSH
     guest        a second service joins and leaves by SIGTERM
+    pictures     pictures of 15 MB come at once, among the others
+    log          nobody reads the service's log, and damaged pictures fill it
+    keys         strange bytes in convq's own keys, for a while
 
     The recovery of a fault is the time from it until all jobs that were in flight are answered. The seed decides which
     faults come when; the machine decides what they meet.
@@ -99,7 +105,14 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
     console.print(f"seed {terms.seed}")
     root = default_root()
     with _live(console) as advance:
-        outcome = run(terms, _digits(root), root, started=lambda facts: _greet(console, facts), advance=advance)
+        outcome = run(
+            terms,
+            _digits(root),
+            _large_digits(root),
+            root,
+            started=lambda facts: _greet(console, facts),
+            advance=advance,
+        )
     if as_json:
         print_json([outcome.document()])
     else:
@@ -113,6 +126,22 @@ def _digits(root: Any) -> list[Digit]:
 
     images, labels = read_sample(root / "lenet" / "sample")
     return [Digit(label, encode(rows), _padded(rows)) for rows, label in zip(images[:DIGITS], labels, strict=False)]
+
+
+def _large_digits(root: Any) -> list[Digit]:
+    """The same, each as a picture that is as large as one may be; of no use as a tensor."""
+    from convq.chaos.load import Digit  # noqa: PLC0415 - heavy
+
+    images, labels = read_sample(root / "lenet" / "sample")
+    return [
+        Digit(label, encode(_enlarged(rows), level=0), b"")
+        for rows, label in zip(images[:LARGE_DIGITS], labels, strict=False)
+    ]
+
+
+def _enlarged(rows: list[bytes]) -> list[bytes]:
+    wide = (b"".join(row[x : x + 1] * ENLARGED for x in range(len(row))) for row in rows)
+    return [row for row in wide for _ in range(ENLARGED)]
 
 
 def _padded(rows: list[bytes]) -> bytes:

@@ -138,7 +138,7 @@ def test_the_doctor_shows_nothing_that_a_terminal_would_obey(tmp_path: Path) -> 
 
 def test_programs_get_every_sign_of_it(url: str, letter: str) -> None:
     command = [sys.executable, "-m", "convq", "dead", "show", letter, "--redis", url, "--model", "lenet"]
-    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=50, check=True)
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=250, check=True)
 
     assert EVIL == json.loads(done.stdout)["fields"][EVIL]
 
@@ -147,7 +147,7 @@ def test_programs_get_every_sign_of_it(url: str, letter: str) -> None:
 def test_programs_get_it_in_every_encoding(encoding: str, url: str, letter: str) -> None:
     command = [sys.executable, "-m", "convq", "dead", "show", letter, "--redis", url, "--model", "lenet"]
     variables = {"PYTHONIOENCODING": encoding}
-    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT | variables, timeout=50, check=True)
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT | variables, timeout=250, check=True)
 
     assert EVIL == json.loads(done.stdout.decode(encoding))["fields"][EVIL]
 

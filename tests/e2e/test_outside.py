@@ -291,7 +291,7 @@ def test_files_that_may_not_grow_are_one_clear_line(
 
     where = ("--data", str(tmp_path)) if own else ("--redis", server.url)
     with serving(*where, stderr=subprocess.PIPE, preexec_fn=limit) as service:
-        _, said = service.process.communicate(timeout=50)
+        _, said = service.process.communicate(timeout=250)
 
     lines = [line for line in said.decode().splitlines() if not line.startswith("{")]
     assert service.process.returncode in (1, 4)
@@ -338,7 +338,7 @@ def trapped(tmp_path: Path) -> Path:
 
 
 def test_the_traps_work(trapped: Path) -> None:
-    subprocess.run([sys.executable, "-c", "import redis"], cwd=trapped, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", "import redis"], cwd=trapped, check=True, timeout=250)
 
     assert "redis " == (trapped / "ran").read_text(encoding="utf-8")
 
@@ -367,7 +367,7 @@ def test_no_command_runs_a_file_of_the_working_folder(arguments: str, trapped: P
         [sys.executable, "-m", "convq", *words],
         cwd=trapped,
         check=False,
-        timeout=55,
+        timeout=250,
         capture_output=True,
         env=ENVIRONMENT,
     )
@@ -380,7 +380,7 @@ def test_whoever_only_imports_convq_keeps_the_working_folder(trapped: Path) -> N
         [sys.executable, "-c", "import sys; sys.path.append(sys.path.pop(0)); import convq, sys; import convq_extra"],
         cwd=trapped,
         check=True,
-        timeout=30,
+        timeout=250,
     )
 
     assert "convq_extra" in (trapped / "ran").read_text(encoding="utf-8").split()

@@ -209,10 +209,12 @@ def test_an_interrupted_call_loses_no_result(server: OwnServer, plain: Plain) ->
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         with Client(server.url, model="lenet") as client:
-            publish(plain, "first")
-            began = time.monotonic()
-            client.result("first", timeout=60)
-            takes_s = time.monotonic() - began
+            takes_s = 60.0
+            for n in range(20):  # the quickest: a call that the machine held up would aim the signals behind most calls
+                publish(plain, f"before-{n}")
+                began = time.monotonic()
+                client.result(f"before-{n}", timeout=60)
+                takes_s = min(takes_s, time.monotonic() - began)
             for n in range(1000):
                 name = f"interrupted-{n}"
                 publish(plain, name)

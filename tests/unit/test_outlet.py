@@ -146,7 +146,7 @@ outlet.put(b"next\\n")
 assert outlet.flush(30)
 """
     file = f"{tmp_path}/log"
-    subprocess.run([sys.executable, "-c", program, file], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program, file], check=True, timeout=250)
 
     with open(file, "rb") as written:  # noqa: PTH123
         assert [LINE, LINE, b"x" * 50 + b"\n", b"3 missing\n", b"next\n"] == written.readlines()
@@ -160,7 +160,7 @@ os.set_blocking(2, False)
 Outlet(2, lambda _: b"").put(b"last words\\n")
 os.kill(os.getpid(), 9)
 """
-    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False, timeout=250)
 
     assert b"last words\n" == ended.stderr
 
@@ -175,6 +175,6 @@ for _ in range(10_000):
 sys.exit(7)
 """
     with pipe(full=True) as (_, descriptor):
-        ended = subprocess.run([sys.executable, "-c", program], stderr=descriptor, check=False, timeout=50)
+        ended = subprocess.run([sys.executable, "-c", program], stderr=descriptor, check=False, timeout=250)
 
     assert 7 == ended.returncode

@@ -82,7 +82,11 @@ class Settings(BaseModel):
         "--only", "ONLY", "a,b", (), "serve only these models; unset: every model of the folder"
     )
     workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
-        "--workers", "WORKERS", "N", None, "worker processes; unset: one a core on CPU, one a GPU on CUDA"
+        "--workers",
+        "WORKERS",
+        "N",
+        None,
+        "worker processes; unset: one a core on CPU, as far as the quota of the container goes, one a GPU on CUDA",
     )
     worker_memory: Annotated[int, Field(ge=64 << 20, le=1 << 44)] | None = _setting(
         "--worker-memory",

@@ -127,3 +127,19 @@ def test_a_worker_that_held_large_pictures_is_killed_and_the_next_one_takes_them
 
     assert [] == watcher.killed
     assert {(Status.OK, 2)} == {(answer.status, answer.attempt) for answer in found}
+
+
+def test_a_picture_that_no_worker_survives_is_condemned_and_its_neighbours_are_answered(
+    server: OwnServer, plain: Plain
+) -> None:
+    with RunningService(server.url, workers=1) as service:
+        base_bytes = resident_bytes(service.worker_pids()[0])
+        answers(plain, in_bursts(plain, small(3)))
+        with Watcher(service, base_bytes + (24 << 20)) as watcher:
+            killer, *others = plain.burst([{"image": noise("png")}, *small(10)])
+            found, (condemned,) = answers(plain, others), answers(plain, [killer])
+
+    assert Status.POISONED == condemned.status
+    assert digit_labels()[:10] == [label_of(answer) for answer in found]
+    assert 1 == plain.redis.xlen("convq:{lenet}:dead")
+    assert 3 <= len(watcher.killed)

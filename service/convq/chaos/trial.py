@@ -182,10 +182,27 @@ def run(
         finally:
             crowd.halt()
             crowd.close()
+    rates = undisturbed_per_s, disturbed_per_s
+    return _outcome(terms, stage.version, ledger, nemesis, rates, troubles)
+
+
+def check(outcome: Outcome) -> None:
+    """Raise ServiceFailed, with the command to replay it, where the promise was broken."""
+    if outcome.clean:
+        return
+    counts = outcome.counts
+    said = [f"{count} {what}" for what in ("lost", "duplicated", "wrong") if (count := getattr(counts, what))]
+    raise ServiceFailed(f"{'; '.join([*said, *outcome.troubles])}. To replay: {outcome.replay()}")
+
+
+def _outcome(
+    terms: Terms, server: str, ledger: Ledger, nemesis: Nemesis, rates: tuple[float, float], troubles: Sequence[str]
+) -> Outcome:
+    """What the books say. `rates`: answers per second undisturbed, and under faults."""
     alone, met = _split(ledger.recoveries)
     return Outcome(
         terms=terms,
-        server=stage.version,
+        server=server,
         counts=ledger.counts(),
         faults=len(nemesis.struck),
         kinds=tuple(
@@ -196,21 +213,12 @@ def run(
             Struck(one.kind, one.began_s - nemesis.began_s, one.alone, one.in_flight, one.took_s)
             for one in ledger.recoveries
         ),
-        undisturbed_per_s=undisturbed_per_s,
-        disturbed_per_s=disturbed_per_s,
+        undisturbed_per_s=rates[0],
+        disturbed_per_s=rates[1],
         worst_recovery_s=ledger.worst_recovery_s(),
         offences=tuple(ledger.offences),
         troubles=tuple(troubles),
     )
-
-
-def check(outcome: Outcome) -> None:
-    """Raise ServiceFailed, with the command to replay it, where the promise was broken."""
-    if outcome.clean:
-        return
-    counts = outcome.counts
-    said = [f"{count} {what}" for what in ("lost", "duplicated", "wrong") if (count := getattr(counts, what))]
-    raise ServiceFailed(f"{'; '.join([*said, *outcome.troubles])}. To replay: {outcome.replay()}")
 
 
 def _settle(terms: Terms, stage: Stage, crowd: Crowd, watch: _Watch) -> list[str]:

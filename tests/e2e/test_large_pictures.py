@@ -70,7 +70,7 @@ def in_all_lanes(plain: Plain, jobs: Sequence[Fields]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "push"), [("png", 62, in_bursts), ("jpeg", 60, in_bursts), ("png", 30, in_all_lanes)]
+    ("kind", "count", "push"), [("png", 62, in_bursts), ("jpeg", 60, in_bursts), ("png", 15, in_all_lanes)]
 )
 def test_a_backlog_of_large_pictures_is_answered_within_the_memory_of_one_worker(
     server: OwnServer, plain: Plain, kind: str, count: int, push: Callable[[Plain, Sequence[Fields]], list[str]]
@@ -93,7 +93,7 @@ def test_large_pictures_that_come_at_once_to_a_worker_that_waits_and_after_many_
     with RunningService(server.url, workers=1) as service, Watcher(service, LIMIT_BYTES) as watcher:
         tensor: Fields = {"tensor": tensor_of(digits()[0]), "dtype": "uint8", "shape": "1,32,32"}
         answers(plain, in_bursts(plain, [tensor] * 500))
-        found = answers(plain, plain.burst([*small(5), *[{"image": noise("png")}] * 40, *small(5)]))
+        found = answers(plain, plain.burst([*small(5), *[{"image": noise("png")}] * 20, *small(5)]))
 
     assert [] == watcher.killed
     assert {Status.OK} == {answer.status for answer in found}
@@ -119,8 +119,8 @@ def test_a_worker_that_held_large_pictures_is_killed_and_the_next_one_takes_them
 ) -> None:
     dead = "nobody-1-00000000"
     plain.redis.xgroup_create(JOBS, "workers", 0, mkstream=True)
-    ids = in_bursts(plain, [{"image": noise("png")}] * 40)
-    plain.redis.xreadgroup("workers", dead, {JOBS: ">"}, count=40, noack=False)
+    ids = in_bursts(plain, [{"image": noise("png")}] * 20)
+    plain.redis.xreadgroup("workers", dead, {JOBS: ">"}, count=20, noack=False)
 
     with RunningService(server.url, workers=1) as service, Watcher(service, LIMIT_BYTES) as watcher:
         found = answers(plain, ids)

@@ -86,6 +86,7 @@ class Batcher(Generic[T]):
         with self._changed:
             last: Hashable = None
             group: _Group[T] | None = None
+            put_bytes = 0
             for item in items:
                 key = self._key(item)
                 if group is None or key != last:  # most often all have one
@@ -94,8 +95,9 @@ class Batcher(Generic[T]):
                         group = self._groups[key] = _Group(self._weight(item))
                     waiting, item_bytes = group.waiting, group.item_bytes
                 waiting.append((now, item))
-                self._waiting_bytes += item_bytes
+                put_bytes += item_bytes
             self._waiting += len(items)
+            self._waiting_bytes += put_bytes
             self._changed.notify_all()
 
     def room(self, timeout_s: float) -> int:

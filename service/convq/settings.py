@@ -93,7 +93,7 @@ class Settings(BaseModel):
         "WORKER_MEMORY",
         "BYTES",
         None,
-        "memory that one worker may take, like 2G; unset: 480M, or its share of the container where that is less",
+        "memory that one worker may take, like 2G; unset: it plans with 480M, or its share of the container where that is less, and refuses pictures that take more than 384M to decode",
     )
     device: Literal["auto", "cpu", "cuda"] = _setting(
         "--device",

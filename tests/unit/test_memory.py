@@ -56,9 +56,19 @@ def test_a_picture_that_a_limit_has_no_room_for_is_refused_and_the_setting_named
         pass
 
 
-def test_without_a_limit_no_picture_is_refused() -> None:
-    with memory(planned=BASE_BYTES + 32 * MIB).decoding(picture(7000)):
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("JPEG", "L")])
+def test_without_a_limit_photographs_of_fifty_megapixels_are_decoded(kind: str, mode: str) -> None:
+    image = encoded(Image.new(mode, (7071, 7071)), kind)
+
+    with memory(planned=BASE_BYTES + 32 * MIB).decoding(image + bytes((16 << 20) - len(image))):
         pass
+
+
+def test_without_a_limit_what_takes_more_to_decode_than_those_is_refused() -> None:
+    image = encoded(Image.new("RGB", (7071, 7071)), "WebP")
+
+    with pytest.raises(ImageTooLarge, match="--worker-memory"), memory().decoding(image):
+        raise AssertionError
 
 
 def test_two_large_pictures_wait_for_each_other_and_small_ones_for_nobody() -> None:

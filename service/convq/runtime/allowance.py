@@ -9,7 +9,9 @@ from convq.cgroups import ROOT, memory_limit_bytes
 
 MIB = 1 << 20
 DEFAULT_BYTES = 480 * MIB
-"""What a worker makes do with where nothing says how much it may have. One large picture may take it beyond."""
+"""What a worker plans with where nothing says how much it may have."""
+DECODE_BYTES = 384 * MIB
+"""What one picture may take then, beside the models: as a JPEG or PNG file of 50 megapixels does."""
 OTHERS_BYTES = 96 * MIB
 """Of a container's limit: for the supervisor."""
 USABLE = 0.9
@@ -18,7 +20,10 @@ USABLE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one worker may have: how much it plans with, and what it may never go beyond, where anything says so."""
+    """What one worker may have: how much it plans with, and what it may never go beyond, where anything says so.
+
+    Where nothing does, one picture may take `DECODE_BYTES`, however much the models do.
+    """
 
     planned_bytes: int
     limit_bytes: int | None

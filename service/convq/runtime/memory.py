@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from convq.errors import ImageTooLarge
 from convq.inference.formats import estimate
 from convq.queue import Bounds
-from convq.runtime.allowance import MIB, Allowance
+from convq.runtime.allowance import DECODE_BYTES, MIB, Allowance
 from convq.runtime.serving import Serving
 
 CLAIM_SHARE, WAITING_SHARE = 10, 8
@@ -35,7 +35,8 @@ class Memory:
         self.waiting_bytes = max(MIB, spare // WAITING_SHARE // models)
         """Prepared inputs of one model that wait for its network; only a single one may be larger."""
         self._decode_bytes = max(LARGE_BYTES, spare // 2)
-        self._limit_bytes = None if allowance.limit_bytes is None else allowance.limit_bytes - base_bytes
+        limit_bytes = allowance.limit_bytes
+        self._most_bytes = DECODE_BYTES if limit_bytes is None else max(0, limit_bytes - base_bytes)
         self._changed = threading.Condition()
         self._decoding_bytes = 0
 
@@ -59,10 +60,10 @@ class Memory:
         if need < LARGE_BYTES:
             yield
             return
-        if self._limit_bytes is not None and need + len(image) > self._limit_bytes:
+        if need + len(image) > self._most_bytes:
             raise ImageTooLarge(
                 f"the image takes about {need // MIB} MiB to decode; with --worker-memory as it is, "
-                f"{max(0, self._limit_bytes - len(image)) // MIB} MiB are left for that"
+                f"{max(0, self._most_bytes - len(image)) // MIB} MiB are left for that"
             )
         with self._changed:
             self._changed.wait_for(

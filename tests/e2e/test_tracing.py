@@ -92,6 +92,9 @@ def test_a_batch_has_a_span_of_its_own_with_a_link_to_each_traced_job(
     fresh_server: OwnServer, fresh: Plain, collector: Collector
 ) -> None:
     with traced(fresh_server.url, collector.url):
+        fresh.answer(
+            fresh.push({"image": seven(), "traceparent": UNWANTED})
+        )  # from now on it is known how large jobs are
         ids = fresh.burst([{"image": seven(), "traceparent": WANTED if i % 2 else UNWANTED} for i in range(8)])
         for job_id in ids:
             fresh.answer(job_id)

@@ -107,6 +107,27 @@ def test_a_jpeg_of_very_many_segments_and_fill_bytes_is_read() -> None:
     np.testing.assert_array_equal(expected, decode(data[:-2] + b"\xff" * 500_000 + data[-2:], RGB, Limits()))
 
 
+def test_a_jpeg_of_millions_of_segments_is_refused_before_or_behind_its_first_scan() -> None:
+    data, many = pillow(COLOUR, "JPEG"), segment(0xE5, b"") * 110_000
+    begun = data.index(b"\xff\xda")
+    scan = data[begun:-2]
+
+    for hostile in (data[:2] + many + data[2:], data[:begun] + scan + many + scan + data[-2:]):
+        with pytest.raises(BadImage, match="more than 100000 segments"):
+            decode(hostile, RGB, Limits())
+
+
+def test_a_png_of_a_million_chunks_is_refused() -> None:
+    with pytest.raises(BadImage, match="more than 200000 chunks"):
+        decode(png(COLOUR.astype(np.int64), PNG_RGB, 8, before=chunk(b"tEXt", b"") * 210_000), RGB, Limits())
+
+
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1), (50_000_000, 1)])
+def test_a_side_that_no_decoder_should_keep_rows_of_is_too_long(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageTooLarge, match="longer than 65535"):
+        decode(pillow(np.zeros((*size, 1), dtype=np.uint8), "PNG"), RGB, Limits())
+
+
 def test_tiles_far_larger_than_their_picture_are_refused_before_they_are_unpacked() -> None:
     tiff = written(COLOUR, photometric="rgb", tile=(16, 16), compression="lzw")
     huge = with_tags(tiff, {322: 1 << 22})

@@ -81,10 +81,16 @@ def decode(data: bytes, spec: Input, limits: Limits) -> Pixels:
         raise BadImage(f"the {name} image {_reason(err)}") from None
 
 
+MAX_SIDE = 65_535
+"""As in JPEG and BMP of old: a decoder keeps some bytes for every row and column, besides those of the pixels."""
+
+
 def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise BadImage(f"the {name} image is {width} x {height} pixels; expected at least 1 x 1")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(f"the {name} image is {width} x {height} pixels; no side may be longer than {MAX_SIDE}")
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
             f"the {name} image is {width} x {height} = {width * height} pixels; at most {limits.max_pixels} are accepted"

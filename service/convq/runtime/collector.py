@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from convq.errors import SettingsError
 from convq.masking import echoed
+from convq.printable import excerpt
 
 PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 SAMPLERS = {"parentbased_always_on": 1.0, "parentbased_always_off": 0.0, "parentbased_traceidratio": None}
@@ -42,7 +43,7 @@ def own_ratio(environment: Mapping[str, str]) -> float:
     """
     sampler = environment.get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
     if sampler not in SAMPLERS:
-        raise SettingsError(f"OTEL_TRACES_SAMPLER is {echoed(sampler)}: convq knows {', '.join(SAMPLERS)}")
+        raise SettingsError(f"OTEL_TRACES_SAMPLER is {excerpt(sampler, 40)!r}: convq knows {', '.join(SAMPLERS)}")
     fixed = SAMPLERS[sampler]
     if fixed is not None:
         return fixed

@@ -49,7 +49,10 @@ class SlowLane:
 
     @property
     def payload_bytes(self) -> int:
-        """How many bytes these jobs hold until they are decoded."""
+        """How many bytes those hold that are not begun: they take room for claims, and what is being decoded takes none.
+
+        It may be as large as a claim, and would keep everybody out for as long as it takes.
+        """
         return self._payload_bytes
 
     @property
@@ -88,7 +91,6 @@ class SlowLane:
 
     def _work(self) -> None:
         while (ticket := self._next()) is not None:
-            held_bytes = ticket.payload_bytes
             self._wait_for_room()
             with self._gate.slowly():
                 self._since_s = time.monotonic()
@@ -97,8 +99,6 @@ class SlowLane:
             self._busy = (
                 False  # before it is handed on: counted nowhere it is safe, counted twice it would seem answered
             )
-            with self._changed:
-                self._payload_bytes -= held_bytes
             self._done(ticket)
             del ticket  # while this waits for the next one
 
@@ -108,4 +108,6 @@ class SlowLane:
             if not self._waiting:
                 return None
             self._busy = True
-            return self._waiting.popleft()
+            ticket = self._waiting.popleft()
+            self._payload_bytes -= ticket.payload_bytes
+            return ticket

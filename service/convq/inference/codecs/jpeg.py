@@ -25,6 +25,9 @@ SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 200
 """Encoders write about ten. One that says nothing takes libjpeg 20 ms for 50 megapixels."""
 
+MAX_SEGMENTS = 100_000
+"""Before the first scan, and again from there on. The longest profile has 255; each takes us some microseconds."""
+
 TRUNCATED = "the JPEG image is truncated: the bytes end before the picture does"
 
 _SOI, _EOI, _SOS, _SOF0, _PROGRESSIVE = 0xD8, 0xD9, 0xDA, 0xC0, 0xC2
@@ -187,10 +190,12 @@ def _note(found: JpegHeader, marker: int, body: bytes, segment: bytes, *, named:
 
 def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
     """Marker, where its length stands, and where it ends, up to the first scan or the end."""
+    count = 0
     while match := _MARKER.search(data, at):
         marker, at = match[1][0], match.end()
         if marker == _EOI:
             return
+        count = _counted(count)
         if marker in _ALONE:
             continue
         end = at + int.from_bytes(data[at : at + 2], "big")
@@ -203,9 +208,10 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 def _scans(data: bytes, start: int) -> tuple[list[_Scan], int, bool]:
     """The scans, as far as they may count; where the last one ends; and whether the mark of the end follows there."""
     scans: list[_Scan] = []
-    at = start
+    at, count = start, 0
     while match := _MARKER.search(data, at):
         marker, begin = match[1][0], match.end()
+        count = _counted(count)
         if marker == _EOI or len(scans) > MAX_SCANS:
             return scans, _without_fill(data, match.start()), True
         at = begin
@@ -216,6 +222,13 @@ def _scans(data: bytes, start: int) -> tuple[list[_Scan], int, bool]:
             first, last, bits = segment[3 + 2 * count : 6 + 2 * count]
             scans.append(_Scan(segment[3 : 3 + 2 * count : 2], first, last, bits >> 4 > 0, bits & 15))
     return scans, _without_fill(data, len(data)), False
+
+
+def _counted(segments: int) -> int:
+    """One more. Raises BadImage for more than any encoder writes."""
+    if segments >= MAX_SEGMENTS:
+        raise BadImage(f"the JPEG image has more than {MAX_SEGMENTS} segments; encoders write some hundred at most")
+    return segments + 1
 
 
 def _without_fill(data: bytes, end: int) -> int:

@@ -25,6 +25,8 @@ _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 3, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}
 _HEAD_BYTES = 33
 """The signature and IHDR."""
 _BYTE, _WIDE = 8, 16
+MAX_CHUNKS = 200_000
+"""16 MiB in chunks of 84 bytes; encoders write them of some kilobytes."""
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _TRUNCATED = "the PNG image is truncated: the bytes end before the picture does"
 _TEXT_KEYS = {b"XML:com.adobe.xmp", b"Raw profile type exif"}
@@ -103,8 +105,10 @@ def header(data: bytes) -> PngHeader:
 
 def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the contents of every chunk after IHDR. The last one may be cut off."""
-    at, size = _HEAD_BYTES, len(data)
+    at, size, count = _HEAD_BYTES, len(data), 0
     while at + 8 <= size:
+        if (count := count + 1) > MAX_CHUNKS:
+            raise BadImage(f"the PNG image has more than {MAX_CHUNKS} chunks; encoders write some thousand at most")
         kind, start = data[at + 4 : at + 8], at + 8
         at = start + int.from_bytes(data[at : at + 4], "big") + 4
         yield kind, start, at - 4

@@ -100,7 +100,11 @@ class RunningService:
             assert found or not ended, f"the service ended without saying {message!r}: {self.log}"
             return found
 
-        found = wait_until(said, timeout_s)
+        try:
+            found = wait_until(said, timeout_s)
+        except AssertionError as error:
+            error.add_note(f"the service said: {self.log}")
+            raise
         assert found is not None
         return found
 

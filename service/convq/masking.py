@@ -7,6 +7,7 @@ known, and masked wherever it stands: servers repeat what they did not understan
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import quote, unquote, unquote_plus
 
@@ -15,6 +16,10 @@ HIDDEN = "***"
 _START = re.compile(r"(?:(?<![^\s'\"<(\[{,;=|`])[A-Za-z][A-Za-z0-9+.-]*:)?//")
 """Where a URL may begin; inside a password such a beginning follows a letter or a sign of the password."""
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*\]|[\w.-]*)(?::[0-9]+)?(?:[/?#\s'\"<>,;)\]}]|$)")
+_PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*)(?::(?P<port>[^/]*))?(?P<path>/.*)?", re.DOTALL)
+_PORT = re.compile(r"[0-9]{0,6}")
+_DATABASE = re.compile(r"/?[0-9]{0,9}")
+_PATH = re.compile(r"/[\w./+~-]*")
 _PLAIN = re.compile(r"[\w.~+%-]*")
 _OPTIONS = re.compile(r"[?#][^\s'\"<>]*")
 _SECRET_NAME = re.compile(r"pass|secret|token|key|auth|credential|sig", re.IGNORECASE)
@@ -34,7 +39,9 @@ _NO_SECRET = re.compile(
     r"|(?:/[A-Za-z]{1,5})+"
     r"|[A-Za-z]{1,5}(?:,[A-Za-z]{0,5})+"
     r"|[A-Za-z]{0,5}:[A-Za-z]{1,5}"
+    r"|[-+]?[0-9][0-9_.]{0,11}[A-Za-z]{1,3}"  # with its unit, or what was taken for one
     r"|[A-Za-z.-]{1,40}:[0-9]{4,6}"  # HOST:PORT
+    r"|(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.]{2,39}\])(?::[0-9]{1,6})?"
 )
 
 
@@ -69,11 +76,11 @@ def masked_url(url: str) -> str:
 def echoed(value: str) -> str:
     """A value that was refused, in quotes, for the message that says so; hidden where it may be a secret.
 
-    Numbers, short words and HOST:PORT are shown, and URLs without their secrets.
+    Numbers with or without a unit, short words, HOST:PORT and names of files that exist are shown, and URLs without secrets.
     """
     if "://" in value:
         return repr(masked_url(value))
-    return repr(value if _NO_SECRET.fullmatch(value) else HIDDEN)
+    return repr(value if _NO_SECRET.fullmatch(value) or os.path.exists(value) else HIDDEN)  # noqa: PTH110 - never raises
 
 
 def password_of(url: str) -> str | None:
@@ -124,13 +131,37 @@ def _masked_rest(scheme: str, rest: str, *, whole: bool) -> str:
         return HIDDEN  # which of both the @ belongs to cannot be told
     user, colon, _ = info.partition(":")
     known = user if _PLAIN.fullmatch(user) else HIDDEN
+    if whole and not _is_place(scheme, after):
+        return HIDDEN  # the @ is one of the password's, and what follows is the rest of it
     return f"{known}{':' + HIDDEN if colon else ''}@{_masked_options(scheme, after, whole=whole)}"
+
+
+def _is_place(scheme: str, after: str) -> bool:
+    """Whether what follows an @ can say where a server is: HOST, HOST:PORT, HOST:PORT/DB, or the path of a socket."""
+    before, _, _ = _partition_at(after)
+    if scheme.startswith("unix:"):
+        return _PATH.fullmatch(before) is not None
+    place = _PLACE.fullmatch(before)
+    return bool(place and _PORT.fullmatch(place["port"] or "") and _DATABASE.fullmatch(place["path"] or ""))
+
+
+def _masked_place(before: str) -> str:
+    """Of a URL without an @: its host, and port and database where they are numbers."""
+    place = _PLACE.fullmatch(before)
+    if place is None:
+        return HIDDEN
+    port, path = place["port"], place["path"] or ""
+    if port is not None and not _PORT.fullmatch(port):
+        return f"{place['host']}:{HIDDEN}"
+    shown_path = path if _DATABASE.fullmatch(path) else f"/{HIDDEN}"
+    return place["host"] + (f":{port}" if port is not None else "") + shown_path
 
 
 def _masked_options(scheme: str, rest: str, *, whole: bool) -> str:
     is_redis = scheme.startswith(_REDIS_SCHEMES)
-    if whole and is_redis:
+    if whole and not scheme.startswith(("http:", "https:")):
         before, mark, options = _partition_at(rest)
+        before = before if scheme.startswith("unix:") else _masked_place(before)
         return before + (mark + _masked_pairs(mark, options) if mark else "")
     return _OPTIONS.sub(lambda found: found[0][0] + _masked_some(is_redis, found[0][0], found[0][1:]), rest)
 

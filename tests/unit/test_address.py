@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from convq import Address, Client
 from convq.errors import SettingsError
-from convq.queue.address import redis_cli, shown
+from convq.queue.address import password_in, redis_cli, shown
 from convq.queue.link import Link
 
 TLS = "rediss://redis.example:6380/0"
@@ -144,6 +144,11 @@ def test_certificates_for_a_server_without_tls_are_an_error(pem: Path, url: str)
         (b"", "it must hold one line"),
         (b"\n", "it must hold one line"),
         (b"one\ntwo\n", "it must hold one line"),
+        (b"one\n\n", "of at most 4096 bytes, and it has 2"),
+        (b"\none\n", "of at most 4096 bytes, and its first is blank"),
+        (b"\r\none\r\n", "of at most 4096 bytes, and its first is blank"),
+        (b" \t\n", "of at most 4096 bytes, and its first is blank"),
+        (b"\xef\xbb\xbf\n", "of at most 4096 bytes, and its first is blank"),
         (b"x" * 5000, "of at most 4096 bytes"),
         (b"\xff\xfe", "text in UTF-8"),
         (None, "No such file"),
@@ -155,6 +160,12 @@ def test_a_file_without_a_password_is_an_error(tmp_path: Path, held: bytes | Non
         file.write_bytes(held)
 
     assert expected in wrong("redis://u@h", password_file=file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_password(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"\xef\xbb\xbfs\xc3\xa9same\r\n")
+
+    assert "sésame" == password_in(tmp_path / "password")
 
 
 def test_what_can_be_read_only_once_is_no_password_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -119,6 +120,72 @@ def test_a_password_in_the_place_of_its_file_is_not_shown(secret: str) -> None:
         Client(Address("redis://u@h", password_file=secret))
 
     assert secret not in str(error.value)
+
+
+@given(passwords, users, schemes, st.text(st.sampled_from('[]"<>^`{|} §!$,;=\\'), min_size=1, max_size=6))
+@example(HALVES[0], "w", "redis", '[]"<>^`{|}~ §')
+def test_what_follows_the_last_at_is_shown_where_it_can_be_a_place_alone(
+    password: str, user: str, scheme: str, tail: str
+) -> None:
+    url = f"{scheme}://{user}:{password}@{tail}{HALVES[1]}"
+
+    assert_hidden(masked_url(url))
+    assert_hidden(str(Address(url)))
+    try:
+        Link(url)
+    except SettingsError as error:
+        assert_hidden(str(error))
+
+
+@given(passwords.filter(lambda one: "@" not in one), st.sampled_from(["redis", "rediss", "rdis"]))
+@example(HALVES[0], "redis")
+def test_without_an_at_port_and_database_are_shown_as_numbers_alone(password: str, scheme: str) -> None:
+    for url in (f"{scheme}://127.0.0.1:1/{password}", f"{scheme}://u:{password}", f"{scheme}://h:1/0/{password}"):
+        assert_hidden(masked_url(url))
+        with pytest.raises(SettingsError) as error:
+            Client(url)
+        assert_hidden(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://127.0.0.1:1/hunter2secret", "redis://127.0.0.1:1/***"),
+        ("redis://w:hunter2", "redis://w:***"),
+        ("redis://w:a@[]x", "redis://***"),
+        ("redis://w:a@h:99999/0", "redis://w:***@h:99999/0"),
+        ("redis://w:a@[::1]:6379/2", "redis://w:***@[::1]:6379/2"),
+        ("unix://w:a@/run/s?db=3", "unix://w:***@/run/s?db=3"),
+        ("http://127.0.0.1:4318/v1/traces", "http://127.0.0.1:4318/v1/traces"),
+    ],
+)
+def test_a_place_is_shown(url: str, expected: str) -> None:
+    assert expected == masked_url(url)
+
+
+@pytest.mark.parametrize(
+    "typo", ["2x", "1K", "512MB", "4GiB", "127.0.0.1:99999", "10.0.0.5:0", "[::1]:99999", "localhost:99999", "-1", "8s"]
+)
+def test_a_typo_in_a_number_or_a_place_can_be_seen(typo: str) -> None:
+    assert repr(typo) == echoed(typo)
+
+
+@pytest.mark.parametrize(
+    ("setting", "typo"), [("WORKERS", "2x"), ("HTTP", "127.0.0.1:99999"), ("WORKER_MEMORY", "1K"), ("LEASE", "4sec")]
+)
+def test_a_setting_shows_its_typo(setting: str, typo: str) -> None:
+    with pytest.raises(SettingsError, match=f"CONVQ_{setting} is '{typo}'"):
+        load_settings({}, {f"CONVQ_{setting}": typo})
+
+
+def test_the_name_of_a_file_that_exists_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "redis-password2").write_bytes(b"one\ntwo\n")
+
+    with pytest.raises(SettingsError, match="--redis-password-file redis-password2: it must hold one line"):
+        Client(Address("redis://u@h", password_file="redis-password2"))  # noqa: S106 - the name of its file
+    for strange in ("no-such-file1", "a\0b-secret1", "x" * 5000, "\ud800-secret1"):
+        assert "'***'" == echoed(strange)
 
 
 def test_a_password_that_is_used_is_known_without_its_url() -> None:

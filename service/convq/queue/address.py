@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shlex
 import ssl
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,7 +152,7 @@ def _refuse(name: str, path: str | Path | None, why: str) -> NoReturn:
 
 
 def _named(path: str | Path | None) -> str:
-    """The path where it is one: what lies in no folder may be the password itself, given where its file belongs."""
+    """The path where it is one: it exists, or its folder does; what lies in no folder may be the password itself, given where its file belongs."""
     text = str(path)
     if "/" in text and (Path(text).parent.is_dir() and Path(text).parent != Path("/")):
         return text
@@ -163,15 +164,22 @@ def _reason(error: OSError) -> str:
 
 
 def password_in(file: Path) -> str:
-    """The one line of that file. Raises OSError where it cannot be read, ValueError where it holds anything else."""
+    """The one line of that file, without a byte order mark. Raises OSError where it cannot be read, ValueError where it holds anything else."""
     if not file.is_file():
         file.stat()
         raise ValueError("it is no regular file, and a password is read again at every connect")
     with file.open("rb") as opened:
         held = opened.read(MAX_PASSWORD_BYTES + 1)
-    lines = held.splitlines()
-    if len(lines) != 1 or not lines[0] or len(held) > MAX_PASSWORD_BYTES:
-        raise ValueError(f"it must hold one line, the password, of at most {MAX_PASSWORD_BYTES} bytes")
+    lines = held.removeprefix(BOM_UTF8).splitlines() or [b""]
+    if len(lines) != 1 or not lines[0].strip() or len(held) > MAX_PASSWORD_BYTES:
+        seen = (
+            "its first is blank"
+            if not lines[0].strip()
+            else f"it has {len(lines)}"
+            if len(lines) > 1
+            else "it is longer"
+        )
+        raise ValueError(f"it must hold one line, the password, of at most {MAX_PASSWORD_BYTES} bytes, and {seen}")
     try:
         return lines[0].decode()
     except UnicodeDecodeError:

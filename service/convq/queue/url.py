@@ -94,9 +94,14 @@ def examine_url(url: str) -> None:
     if parts.fragment or url.endswith("#"):
         _unreadable(url)
     databases = [] if parts.scheme == "unix" or parts.path in ("", "/") else [parts.path[1:]]
+    _examine_database(url, databases)  # first: an option behind such a one may be the rest of a password
     databases += _options(url, parts)
     if len(databases) > 1:
         raise SettingsError(f"the URL {masked_url(url)} names a database twice; once is enough")
+    _examine_database(url, databases)
+
+
+def _examine_database(url: str, databases: list[str]) -> None:
     if databases and not _NUMBER.fullmatch(databases[0]):
         raise SettingsError(
             f"the URL {masked_url(url)} names a database that is no number; expected redis://HOST:PORT/0"

@@ -16,7 +16,6 @@ from typing import Any, Self
 
 from convq.errors import ServiceFailed
 from convq.interpreter import child_environment, python
-from convq.settings import VARIABLES
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
@@ -51,7 +50,7 @@ class ChildService:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env={name: value for name, value in child_environment().items() if name not in VARIABLES},
+            env=child_environment(),
             start_new_session=True,  # Ctrl-C must reach us first: we stop things in order
             pipesize=LOG_PIPE_BYTES,
         )

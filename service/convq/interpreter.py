@@ -19,7 +19,9 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for such a command.
+    """The environment for such a command, and for every other child.
+
+    None of our settings is in it: one may hold a password, and a child gets what it needs through a pipe.
 
     Its PYTHONPATH has whole paths alone, the working folder only where that is named so, and this package's as the last: it
     may have been found in the working folder.
@@ -31,7 +33,8 @@ def child_environment() -> dict[str, str]:
         folders = [one for one, folder in zip(whole, given, strict=True) if one != here or folder in folders]
     if not ROOT.endswith(("site-packages", "dist-packages")):  # before the standard library these have no place
         folders.append(ROOT)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONVQ_")}
+    return kept | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
 
 
 def leave_working_folder() -> None:

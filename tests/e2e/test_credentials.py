@@ -6,6 +6,8 @@ import asyncio
 import os
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -225,12 +227,26 @@ def test_a_password_of_a_url_is_shown_nowhere(guarded: Guarded, admin: Any, tmp_
         admin.execute_command("CLIENT", "KILL", "USER", "tester")
         wait_until(lambda: any("refused" in line["message"] for line in service.log[marks:]))
         found = everything_written(service, tmp_path)
+        inherited = [Path(f"/proc/{pid}/environ").read_bytes() for pid in children_of(service.process.pid)]
         admin.execute_command("ACL", "SETUSER", "tester", "on")
         wait_until(service.is_ready)
 
     assert "convq_jobs_total" in found
     assert password not in found
     assert password not in repr(service.log)
+    assert inherited
+    assert not [one for one in inherited if password.encode() in one or b"CONVQ_" in one]
+
+
+def test_a_url_is_looked_at_before_the_models(tmp_path: Path) -> None:
+    url = f"redis://worker:{WRONG}@{HOST}:port"
+    for given in ([url], [f"redis://{HOST}:1/{WRONG}"], [f"redis://{HOST}:1/0", "--redis-password-file", "/none"]):
+        line = [sys.executable, "-m", "convq", "serve", "--models", str(tmp_path / "none"), "--redis", *given]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+        assert 2 == done.returncode
+        assert "edis" in done.stderr
+        assert WRONG not in done.stderr
 
 
 def test_no_command_and_no_exception_repeats_a_password(

@@ -76,12 +76,13 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
 
     logs.set_up(settings.log)
     check(settings.otlp)
+    address = _address(settings)
     repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
     for name, reason in repository.passed_over.items():
         event(log, logging.WARNING, "passed over in the folder of models", name=name, reason=reason)
     if flags["redis"] and Address(flags["redis"]).holds_password:
         event(log, logging.WARNING, "the password in --redis can be read in the list of processes", instead=SAFER)
-    with _server(settings, repository) as server:
+    with _server(address, settings, repository) as server:
         supervisor = Supervisor(
             settings,
             server.address,
@@ -95,6 +96,15 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
 
 def _leave(*_: object) -> NoReturn:
     sys.exit(0)
+
+
+def _address(settings: Settings) -> Address | None:
+    """The server that was named, looked at before anything is done that takes time. Raises SettingsError."""
+    if settings.redis is None:
+        return None
+    address = Address(settings.redis, **{field: getattr(settings, name) for name, field in REDIS_FILES.items()})
+    address.examine()
+    return address
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +122,10 @@ class _Server:
 
 
 @contextmanager
-def _server(settings: Settings, repository: ModelRepository) -> Iterator[_Server]:
+def _server(address: Address | None, settings: Settings, repository: ModelRepository) -> Iterator[_Server]:
     """The server to use. Our own is stopped last, when no worker needs it any more."""
-    if settings.redis is not None:
-        files = {field: getattr(settings, name) for name, field in REDIS_FILES.items()}
-        yield _Server(Address(settings.redis, **files))
+    if address is not None:
+        yield _Server(address)
         return
     from convq.embedded import EmbeddedServer  # noqa: PLC0415 - only here
 

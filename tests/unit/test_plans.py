@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import Manifest
-from convq.runtime.plans import Plan, plan_of
-from convq.runtime.versions import next_step
+from convq.runtime.plans import Plan, next_step, plan_of
 
 
 def manifest(**tables: dict[str, object]) -> Manifest:

@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 def keeper(model: Path, *required: str) -> VersionKeeper:
     names = sorted(path.name for path in model.parent.iterdir())
 
-    def announce(_model: str, _description: Mapping[str, object]) -> None:
+    def announce(_model: str, _description: Mapping[str, object] | None) -> None:
         pass
 
     board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))

@@ -67,7 +67,7 @@ class Heartbeat:
         self._shards = [Shard(model) for model in models]
         self._mine: list[set[str]] = [set() for _ in models]
         self._slots = slots
-        self._descriptions: dict[str, Mapping[str, object]] = {}
+        self._descriptions: dict[str, Mapping[str, object] | None] = {}
         self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
         self._news = False
         self._announced: set[str] = set()
@@ -127,8 +127,8 @@ class Heartbeat:
             event(log, logging.WARNING, str(error), during="withdrawing the models")
         self._keeper.close()
 
-    def describe(self, model: str, description: Mapping[str, object]) -> None:
-        """What `convq:models` says of a model, from a worker that has loaded it; said at once, not at the next beat."""
+    def describe(self, model: str, description: Mapping[str, object] | None) -> None:
+        """What `convq:models` says of a model, from a worker that has loaded it, at once; None: no worker has it any more."""
         self._descriptions[model] = description
         self._beat_now()
 
@@ -286,6 +286,9 @@ class Heartbeat:
             ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
             self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
             self._announced.add(shard.model)
+        elif shard.model in self._descriptions:
+            self._announced.discard(shard.model)
+            self._keeper.withdraw([shard.model])
 
     def _export(self, shard: Shard) -> None:
         """Stand for election, and measure the queue where this service is the one that exports it."""
@@ -325,9 +328,7 @@ class Heartbeat:
             if nonce and slot.pid is not None and not slot.stopped:
                 owners[_incarnation(slot.pid, nonce)] = (slot.number, nonce)
         if not owners:
-            self._keeper.incarnations(
-                shard
-            )  # where there can be no leases, there are no owners either: said all the same
+            self._keeper.incarnations(shard)  # where there can be no leases, there are no owners: said all the same
             return
         self._mine[index].update(owners)
         for incarnation in self._keeper.renew(shard, list(owners)):

@@ -72,3 +72,12 @@ def plan_of(manifest: Manifest, versions: Sequence[int]) -> Plan:
     if rollout is None or tried not in versions:
         return Plan(serve=serve, kept=kept)
     return Plan(serve=serve, kept=kept, candidate=tried, percent=rollout.percent, shadow=rollout.shadow)
+
+
+def next_step(plan: Plan, target: Plan) -> Plan:
+    """The next plan on the way from one to the other: load beside, then switch, then release."""
+    missing = set(target.loaded) - set(plan.loaded)
+    if missing:
+        return plan.with_loaded(sorted(missing))
+    switched = target.with_loaded(plan.loaded)
+    return switched if switched != plan else target

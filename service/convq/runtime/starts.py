@@ -1,4 +1,4 @@
-"""Workers that were never ready: whether another plan helps, whether a model is passed over, or the service gives up."""
+"""Workers that died before they were ready: whether another plan helps, whether a model is passed over, or the service gives up."""
 
 from __future__ import annotations
 
@@ -23,24 +23,30 @@ class StartFailed(ServiceFailed):
 class Versions(Protocol):
     """What a start needs of the keeper of versions."""
 
-    def pass_over(self, model: str, version: int, reason: str) -> None:
-        """A version could not be loaded at the start: plan without it. Raises ModelBroken where the service needs it."""
+    def pass_over(self, name: str, version: int, reason: str, *, running: bool) -> None:
+        """A version could not be loaded by a worker: plan without it.
+
+        Raises ModelBroken where the service needs it and is not `running` yet.
+        """
         ...
 
 
-def judge(slot: Slot, ending: str, versions: Versions) -> bool:
-    """What a worker's death means while no worker of the service was ever ready: True where its next one starts at once.
+def judge(slot: Slot, ending: str, versions: Versions, *, running: bool) -> bool:
+    """What a worker's death means that was never ready: True where its next one starts at once.
 
-    A version that cannot be loaded is passed over. Raises StartFailed for what is final, ServiceFailed after a few tries
-    of anything else.
+    A version that cannot be loaded is passed over, whether the service is `running`, that is, was ready once, or not.
+    What runs never gives up: the rest is tried again later and later. Before, raises StartFailed for what is final, and
+    ServiceFailed after a few tries of anything else.
     """
     failure = slot.failure
     if failure is not None and failure.get("version") is not None:
         try:
-            versions.pass_over(failure["model"], failure["version"], failure["message"])
+            versions.pass_over(failure["model"], failure["version"], failure["message"], running=running)
         except ModelBroken as error:
             raise StartFailed(str(error), error.exit_code) from None
         return True
+    if running:
+        return False
     if failure is not None and failure["exit_code"] in FINAL:
         raise StartFailed(failure["message"], failure["exit_code"])
     if slot.failures >= TRIES_UNTIL_READY:

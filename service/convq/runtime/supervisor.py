@@ -263,8 +263,9 @@ class Supervisor:
             pid=process.pid,
             status=ending(status),
             next_s=delay_s,
+            **({"reason": slot.failure["message"]} if slot.failure else {}),
         )
-        if was_ready is None and not self._was_ready and judge(slot, ending(status), self._versions):
+        if was_ready is None and judge(slot, ending(status), self._versions, running=self._was_ready):
             slot.failures, slot.start_at_s = 0, time.monotonic()
 
     def _note_ready(self) -> None:
@@ -285,13 +286,15 @@ class Supervisor:
     def _ready(self) -> tuple[bool, str]:
         if self._draining_since_s is not None:
             return False, "draining"
+        unserved = self._versions.unserved() | self.heartbeat.unserved
+        whys = "".join(f"; not {model}: {why}" for model, why in unserved.items())
         missing = [slot.number for slot in self._slots if slot.ready_since_s is None]
         if missing:
-            return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready"
+            return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready{whys}"
         if not self.heartbeat.beats:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
-        unserved = self.heartbeat.unserved
-        whys = "".join(f"; not {model}: {why}" for model, why in unserved.items())
+        if not self._versions.plans():
+            return False, f"no model can be served; files that are put right are{whys}"
         if not self.heartbeat.has_announced(self._versions.expected()):
             return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
         served = [model for model in self._versions.plans() if model not in unserved]

@@ -21,7 +21,7 @@ from convq.inference.repository import versions_in
 from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import Change
-from convq.runtime.plans import Plan, plan_of
+from convq.runtime.plans import Plan, next_step, plan_of
 from convq.runtime.served_models import ServedModel, Stamp, stamp_of
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
@@ -36,6 +36,8 @@ LOAD_WITHIN_S = 60.0
 """A worker that has not followed by then is told again."""
 RELEASE_AFTER_S = 5.0
 """A version that was replaced answers jobs that pin it for so much longer: clients may have just read that it is served."""
+LOST = "a model is passed over: none of its versions can be served"
+FOUND = "a model that was passed over can be served now"
 SLOW = "; warm-up runs a whole batch: a smaller limits.max_batch makes that shorter"
 HALF_FOR_S = 30.0
 """A version that has been the same and not whole for so long is no copy under way: it is said to be refused."""
@@ -51,7 +53,7 @@ class VersionKeeper:
         settings: Settings,
         slots: Sequence[Slot],
         board: Board,
-        announce: Callable[[str, Mapping[str, object]], None],
+        announce: Callable[[str, Mapping[str, object] | None], None],
         watch: Watch,
     ) -> None:
         """Raises ModelBroken where nothing can be served, or nothing of a model that the settings name."""
@@ -88,39 +90,41 @@ class VersionKeeper:
         """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
         return [model.name for model in self._models.values() if not model.lost and not model.found_again]
 
+    def unserved(self) -> dict[str, str]:
+        """Model -> why nothing of it can be served, for those of which that is so."""
+        return {model.name: model.without_root(model.why_lost()) for model in self._models.values() if model.lost}
+
     def states(self) -> dict[str, dict[int, str]]:
         """Model -> version -> what it is: serving, candidate, shadow, kept or refused."""
         return {model.name: model.states() for model in self._models.values()}
 
     # -- the start ------------------------------------------------------------------------------------------------
 
-    def pass_over(self, name: str, version: int, reason: str) -> None:
-        """A version cannot be served, which shows before any worker was ready: what is left of the model is.
+    def pass_over(self, name: str, version: int, reason: str, *, running: bool = False) -> None:
+        """A version cannot be served, which shows when a worker starts: what is left of the model is.
 
-        Raises ModelBroken where nothing is left of a model that is required, or nothing of any.
+        Raises ModelBroken where nothing is left of a model that is required, or nothing of any; but never for a service
+        that is `running`, which tries again once the files have been looked at anew.
         """
         model = self._models[name]
+        if running:
+            model.look_anew(version)
         if not model.is_refused(version):
-            model.refuse(version, _without_root(model, reason))
-            model.checked.pop(version, None)
+            with self._lock:
+                model.refuse(version, model.without_root(reason))
+            model.uncheck(version)
             event(log, logging.ERROR, "a version is passed over", model=name, version=version, reason=reason)
         if not model.lost and version in model.plan.loaded:
             model.plan_without_trial()
             if model.lost:
-                self._do_without(model)
+                self._do_without(model, running=running)
 
-    def _do_without(self, model: ServedModel) -> None:
+    def _do_without(self, model: ServedModel, *, running: bool = False) -> None:
         """Nothing of a model can be served: the others are, if it is not required and there are any."""
-        why = model.why_lost()
-        if model.name in self._required or not self.plans():
+        why = model.because = model.why_lost()
+        if not running and (model.name in self._required or not self.plans()):
             raise ModelBroken(why)
-        event(
-            log,
-            logging.ERROR,
-            "a model is passed over: none of its versions can be served",
-            model=model.name,
-            reason=why,
-        )
+        event(log, logging.ERROR, LOST, model=model.name, reason=why)
 
     # -- what workers say -----------------------------------------------------------------------------------------
 
@@ -154,7 +158,11 @@ class VersionKeeper:
             for model in self._models.values():
                 try:
                     self._look_after(model)
-                except OSError as error:  # a folder that cannot be read now changes nothing
+                except OSError as error:  # a folder that cannot be read now changes nothing of what is served
+                    if model.lost:
+                        model.see_nothing()
+                        model.next_look_s = time.monotonic() + LOOK_EVERY_S
+                        continue
                     event(log, logging.WARNING, f"the folder of {model.name} cannot be read: {error.strerror}")
                     model.next_look_s = time.monotonic() + LOAD_WITHIN_S
 
@@ -164,6 +172,7 @@ class VersionKeeper:
             model.next_look_s = now_s + LOOK_EVERY_S
             self._look(model)
         if model.lost:
+            self._withdraw(model)
             self._find_again(model)
             return
         self._judge(model)
@@ -177,19 +186,19 @@ class VersionKeeper:
         if target is not None:
             self._step(model, target, at_once=broken)
 
+    def _withdraw(self, model: ServedModel) -> None:
+        """Clients are told once no worker serves it any more: one that has loaded it goes on."""
+        if model.announced and not any(slot.process and model.name in slot.plans for slot in self._slots):
+            model.announced = False
+            self._announce(model.name, None)
+
     def _find_again(self, model: ServedModel) -> None:
-        """A model that was passed over at the start is served as soon as something of it can be."""
+        """A model that was passed over is served as soon as something of it can be."""
         target = self._target(model)
         if target is not None:
             model.plan, model.since_s = target, time.monotonic()
             model.lost, model.found_again = False, True
-            event(
-                log,
-                logging.INFO,
-                "a model that was passed over can be served now",
-                model=model.name,
-                serve=target.serve,
-            )
+            event(log, logging.INFO, FOUND, model=model.name, serve=target.serve)
 
     def _look(self, model: ServedModel) -> None:
         """What lies in the folder now; a manifest that cannot be read leaves the old one in force."""
@@ -198,6 +207,7 @@ class VersionKeeper:
         model.present = {version: stamp for version, stamp in whole.items() if model.glimpsed.get(version) == stamp}
         model.glimpsed = whole
         self._look_at_halves(model, {version: stamp for version, stamp in seen.items() if version not in whole})
+        model.beside = model.stamps_beside()
         stamp = stamp_of(model.folder, FILE)
         if stamp and stamp != model.manifest_stamp:
             model.manifest_stamp = stamp
@@ -235,11 +245,11 @@ class VersionKeeper:
         return None
 
     def _is_checked(self, model: ServedModel, version: int) -> bool:
-        return version in model.checked and model.checked[version][0] == model.present[version]
+        return version in model.present and model.checked.get(version, ((), ""))[0] == model.present[version]
 
     def _try(self, model: ServedModel, version: int) -> bool:
         """Load a version in a process of its own."""
-        stamp = model.present[version]
+        stamp = model.present.get(version, ())
         if version in model.checked and version in model.plan.loaded and not model.lost:
             self._refuse(model, version, "its files were changed in place; versions are immutable: add another number")
             return False
@@ -252,7 +262,7 @@ class VersionKeeper:
         return True
 
     def _refuse(self, model: ServedModel, version: int, reason: str) -> None:
-        reason = _without_root(model, reason)
+        reason = model.without_root(reason)
         with self._lock:
             model.refuse(version, reason)
         event(
@@ -320,7 +330,7 @@ class VersionKeeper:
     def _tell_clients(self, model: ServedModel) -> None:
         """Renew what `convq:models` says, where all workers agree: what clients read there holds wherever a job goes."""
         with self._lock:
-            reports = [slot.models[model.name] for slot in self._slots if model.name in slot.models]
+            reports = [slot.models[model.name] for slot in self._slots if model.name in slot.plans]
             plans = [slot.plans[model.name] for slot in self._slots if model.name in slot.plans]
             refused = {str(version): reason for version, reason in model.reasons().items()}
         if not reports or len(set(plans)) != 1:
@@ -331,18 +341,5 @@ class VersionKeeper:
             said["candidate"] = {"version": plan.candidate, "percent": plan.percent, "shadow": plan.shadow}
         if refused:
             said["refused"] = refused
+        model.announced = True
         self._announce(model.name, said)
-
-
-def next_step(plan: Plan, target: Plan) -> Plan:
-    """The next plan on the way from one to the other: load beside, then switch, then release."""
-    missing = set(target.loaded) - set(plan.loaded)
-    if missing:
-        return plan.with_loaded(sorted(missing))
-    switched = target.with_loaded(plan.loaded)
-    return switched if switched != plan else target
-
-
-def _without_root(model: ServedModel, reason: str) -> str:
-    """Clients read it too."""
-    return reason.replace(f"{model.folder.parent}/", "")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import convq
+from convq.cli.models.folder import BrokenModel, open_models, passed_over
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import BadField, ConvqError, ModelBroken, RedisRefused, RedisUnavailable
@@ -90,30 +91,48 @@ def _version(package: str) -> str | None:
 
 
 def _models(root: Path | None) -> Iterator[Finding]:
-    """Every model, loaded and warmed up as a worker does it."""
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - needs the engine
-
+    """Every folder that is meant as a model, loaded and warmed up as a worker does it; and what lies beside them."""
     try:
-        repository = ModelRepository.open(root or default_root())
+        for folder in open_models(root):
+            if isinstance(folder, BrokenModel):
+                check, code = f"model {folder.name}", ModelBroken.exit_code
+                yield Finding("problem", check, folder.reason, f"put {folder.name} right, or move it away", code)
+            else:
+                yield from _model(folder)
+        for name, reason in passed_over(root).items():
+            yield Finding("warning", name, reason, "make a model of it with convq models add, or move it away")
     except ModelBroken as error:
-        yield Finding(
-            "problem", "models", str(error), "mend that file, or name another folder with --models", error.exit_code
-        )
+        mend = "convq models add makes a model of a graph; or name another folder with --models"
+        yield Finding("problem", "models", str(error), mend, error.exit_code)
+
+
+def _model(folder: ModelFolder) -> Iterator[Finding]:
+    """The newest version that can be loaded, and a warning for each newer one: a service passes those over."""
+    check, refused = f"model {folder.name}", []
+    required = folder.manifest.versions.require
+    for candidate in reversed(folder.versions) if required is None else (required,):
+        try:
+            found = _loaded(folder, candidate)
+        except ModelBroken as error:
+            refused.append((candidate, str(error)))
+            continue
+        for number, reason in refused:
+            said = f"version {number} is passed over, version {candidate} is served: {reason}"
+            yield Finding("warning", check, said, f"put version {number} right, or move it away")
+        yield found
         return
-    for folder in repository.models.values():
-        yield _model(folder)
+    remedy = "put what it names back as it was, or move the model away"
+    yield Finding("problem", check, refused[0][1], remedy, ModelBroken.exit_code)
 
 
-def _model(folder: ModelFolder) -> Finding:
+def _loaded(folder: ModelFolder, version: int) -> Finding:
+    """Raises ModelBroken."""
+    from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
+
     check = f"model {folder.name}"
     began = time.monotonic()
-    try:
-        from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
-
-        engine = Engine.load(folder.path, folder.newest, device="cpu")
-        engine.warm_up()
-    except ModelBroken as error:
-        return Finding("problem", check, str(error), "mend that file, or put the model's folder back", error.exit_code)
+    engine = Engine.load(folder.path, version, device="cpu")
+    engine.warm_up()
     spent_ms = (time.monotonic() - began) * 1e3
     labels = f"{len(engine.labels)} labels, " if engine.labels else ""
     return Finding(

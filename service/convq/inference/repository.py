@@ -82,6 +82,12 @@ def names_in(root: Path) -> list[str]:
     return list(_found(_entries(root), root))
 
 
+def rubbish_in(root: Path) -> dict[str, str]:
+    """What lies under `root` and somebody may have taken for a model -> why it is none. Raises ModelBroken without models."""
+    entries = _entries(root)
+    return _rubbish(entries, _found(entries, root))
+
+
 def default_root() -> Path:
     """`models` of the checkout that this file belongs to, or else the copy inside the installed package."""
     here = Path(__file__).resolve()
@@ -138,6 +144,8 @@ def _rubbish(entries: Sequence[Path], found: Mapping[str, Path]) -> dict[str, st
             continue
         if path.suffix == ".onnx":
             said[path.name] = f"{path}: is no folder with a {FILE}; `convq models add` makes one of a graph"
+        elif path.is_symlink() and not path.exists():
+            said[path.name] = f"{path}: is a link to what is not there"
         elif path.is_dir():
             readable = os.access(path, os.R_OK | os.X_OK)
             said[path.name] = f"{path}: {f'holds no {FILE}' if readable else 'cannot be read: Permission denied'}"

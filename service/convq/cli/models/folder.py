@@ -74,14 +74,14 @@ def open_models(root: Path | None) -> Iterator[ModelFolder | BrokenModel]:
 
 def passed_over(root: Path | None) -> dict[str, str]:
     """What lies in the repository and is no model, or no version of one -> why."""
-    from convq.inference.repository import ModelRepository, default_root, names_in  # noqa: PLC0415 - as above
+    from convq.inference.repository import ModelRepository, default_root, names_in, rubbish_in  # noqa: PLC0415 - as above
 
     root = root or default_root()
     models = names_in(root)
     with contextlib.suppress(ModelBroken):
         said = ModelRepository.open(root).passed_over
         return {name: reason for name, reason in said.items() if name not in models}
-    return {}
+    return rubbish_in(root)  # no model of it can be served
 
 
 def newest_whole(folder: ModelFolder) -> tuple[int, dict[int, str]]:
@@ -127,6 +127,15 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
         "limits": manifest.limits.model_dump(),
         **{key: version.report.get(key) for key in ("parameters", "accuracy", "sha256")},
     }
+
+
+def check_sample(folder: ModelFolder) -> None:
+    """Raises ModelBroken where the warm-up sample that the manifest names cannot be read."""
+    from convq.inference.model_files import read_sample  # noqa: PLC0415 - brings the engine's parts
+
+    warmup = folder.manifest.warmup
+    if warmup is not None:
+        read_sample(folder.path / warmup.sample, folder.path)
 
 
 def _look_at(folder: ModelFolder, number: int) -> Version:

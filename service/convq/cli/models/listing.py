@@ -13,6 +13,7 @@ from convq.cli.models.folder import (
     OK,
     BrokenModel,
     accuracy_text,
+    check_sample,
     document_of,
     input_text,
     inside,
@@ -66,11 +67,14 @@ def _document(model: ModelFolder | BrokenModel) -> dict[str, Any]:
         return {"name": model.name, "state": model.reason, "versions": []}
     versions = versions_of(model)
     said = [{"version": one.number, "state": one.state} for one in versions]
+    whole = next((one for one in reversed(versions) if one.state == OK), None)
     try:
-        document = document_of(model, versions[-1])
+        document = document_of(model, whole or versions[-1])
+        check_sample(model)
     except ModelBroken as error:
         return {"name": model.name, "state": inside(model.path, error), "versions": said}
-    return {**document, "state": versions[-1].state, "versions": said}
+    usable = whole.number if whole is not None else None
+    return {**document, "state": versions[-1].state, "newest_whole": usable, "versions": said}
 
 
 def _with_served(documents: list[dict[str, Any]], address: Address) -> list[dict[str, Any]]:
@@ -108,7 +112,8 @@ def _state_text(one: Mapping[str, Any]) -> str:
     if one["state"] == OK:
         return "; ".join([OK, *broken])
     newest_is_broken = one["versions"] and one["versions"][-1]["state"] != OK
-    return "BROKEN " + "; ".join(broken if newest_is_broken else [one["state"], *broken])
+    older = [f"{one['newest_whole']} can be served"] if one.get("newest_whole") else []
+    return "BROKEN " + "; ".join([*broken, *older] if newest_is_broken else [one["state"], *broken])
 
 
 def _served_text(served: Mapping[str, Any] | None) -> str:

@@ -133,21 +133,93 @@ def test_a_model_whose_keys_are_strange_is_named_and_the_other_is_ready(
     client.execute_command(command[0], name, *command[1:])
     beats(client, 4)
     assert answered(client, GOOD)
-    status, said = service.get("/readyz")
 
-    assert 200 == status
+    assert 200 == service.get("/readyz")[0]
     if key == "leases":
         wait_until(lambda: f"not {HARMED}: {name} holds a string, and must hold a zset" in service.get("/readyz")[1])
         wait_until(lambda: [GOOD.encode()] == client.hkeys(MODELS))
         assert any(name in line["message"] and HARMED == line.get("model") for line in service.log[told:])
         assert 3 > sum(line.get("step") == "leases" for line in service.log[told:]), "said once, not at each beat"
     else:
-        assert said.endswith(f"serve {HARMED}, {GOOD}\n")
+        wait_until(lambda: f"serve {HARMED}, {GOOD}; though {name} holds a " in service.get("/readyz")[1], EACH_TIME_S)
         assert answered(client, HARMED)
     client.delete(name)
     wait_until(lambda: harmed_works(client), EACH_TIME_S)
     wait_until(lambda: client.hlen(MODELS) == 2, EACH_TIME_S)
     wait_until(lambda: "not " not in service.get("/readyz")[1], EACH_TIME_S)
+    wait_until(lambda: f"serve {HARMED}, {GOOD}\n" in service.get("/readyz")[1], EACH_TIME_S)
+
+
+def foreign_keys(service: RunningService, model: str) -> float:
+    return service.metrics()["convq_foreign_keys"][(("model", model),)]
+
+
+@pytest.mark.parametrize("lane", ["jobs:high", "jobs", "jobs:low"])
+def test_a_job_stream_that_is_none_is_named_though_the_model_is_served_from_the_others(
+    service: RunningService, client: Any, lane: str
+) -> None:
+    name, others = f"convq:{{{HARMED}}}:{lane}", {"jobs:high", "jobs", "jobs:low"} - {lane}
+    client.delete(name)
+    client.set(name, "x")
+    said = f"serve {HARMED}, {GOOD}; though {name} holds a string, and must hold a stream: rename or delete"
+
+    wait_until(lambda: said in service.get("/readyz")[1], EACH_TIME_S)
+    assert 200 == service.get("/readyz")[0]
+    assert (1, 0) == (foreign_keys(service, HARMED), foreign_keys(service, GOOD))
+    assert all(answered(client, HARMED, other) for other in others)
+    client.delete(name)
+    wait_until(lambda: f"serve {HARMED}, {GOOD}\n" in service.get("/readyz")[1], EACH_TIME_S)
+    assert 0 == foreign_keys(service, HARMED)
+    wait_until(lambda: harmed_works(client), EACH_TIME_S)
+
+
+def test_a_model_of_which_no_job_can_be_read_is_not_served_until_one_can(service: RunningService, client: Any) -> None:
+    names = [f"convq:{{{HARMED}}}:{lane}" for lane in ("jobs:high", "jobs", "jobs:low")]
+    client.delete(*names)
+    for name in names:
+        client.set(name, "x")
+
+    wait_until(
+        lambda: f"serve {GOOD}; not {HARMED}: {names[0]} holds a string" in service.get("/readyz")[1], EACH_TIME_S
+    )
+    assert all(name in service.get("/readyz")[1] for name in names)
+    assert 200 == service.get("/readyz")[0]
+    wait_until(lambda: [GOOD.encode()] == client.hkeys(MODELS), EACH_TIME_S)
+    assert answered(client, GOOD)
+    client.delete(names[1])
+    wait_until(lambda: f"serve {HARMED}, {GOOD}; though {names[0]} holds" in service.get("/readyz")[1], EACH_TIME_S)
+    client.delete(*names)
+    wait_until(lambda: f"serve {HARMED}, {GOOD}\n" in service.get("/readyz")[1], EACH_TIME_S)
+    wait_until(lambda: harmed_works(client), EACH_TIME_S)
+
+
+def test_a_service_none_of_whose_models_can_be_served_is_not_ready(fresh_server: OwnServer) -> None:
+    names = [f"convq:{{{HARMED}}}:{lane}" for lane in ("jobs:high", "jobs", "jobs:low")]
+    with (
+        redis.Redis.from_url(fresh_server.url) as client,
+        RunningService(fresh_server.url, "--only", HARMED, workers=1) as service,
+    ):
+        wait_until(service.is_ready, EACH_TIME_S)
+        client.delete(*names)
+        client.mset(dict.fromkeys(names, "x"))
+        wait_until(lambda: 503 == service.get("/readyz")[0], EACH_TIME_S)
+        assert f"not {HARMED}: {names[0]} holds a string" in service.get("/readyz")[1]
+        client.delete(*names)
+        wait_until(service.is_ready, EACH_TIME_S)
+        wait_until(lambda: harmed_works(client), EACH_TIME_S)
+
+
+def test_a_list_of_models_that_is_no_hash_is_named_and_jobs_are_answered(service: RunningService, client: Any) -> None:
+    client.delete(MODELS)
+    client.set(MODELS, "x")
+    said = f"serve {HARMED}, {GOOD}; though {MODELS} holds a string, and must hold a hash"
+
+    wait_until(lambda: said in service.get("/readyz")[1], EACH_TIME_S)
+    assert answered(client, GOOD)
+    assert 0 == foreign_keys(service, HARMED)
+    client.delete(MODELS)
+    wait_until(lambda: f"serve {HARMED}, {GOOD}\n" in service.get("/readyz")[1], EACH_TIME_S)
+    wait_until(lambda: client.hlen(MODELS) == 2, EACH_TIME_S)
 
 
 def test_a_service_that_starts_on_strange_keys_serves_the_other_model_and_then_both(

@@ -150,15 +150,15 @@ class LeaseKeeper:
         names: list[bytes] = self._link.call("ZRANGE", shard.leases, 0, MOST_LEASES - 1)
         return [name.decode() for name in names if name.isascii()]
 
-    def strange_keys(self, shard: Shard) -> list[str]:
-        """Which keys of the shard, and of the list of models, hold something else, in words; nothing where TYPE is refused."""
+    def strange_keys(self, shard: Shard) -> dict[str, str]:
+        """Which keys of the shard, or the list of models, hold something else: key -> words; none where TYPE is refused."""
         wanted = {**shard.types, MODELS: "hash"}
         found = self._link.flush([("TYPE", key) for key in wanted])
-        return [
-            f"{key} holds a {text_of(kind)}, and must hold a {wanted[key]}"
+        return {
+            key: f"{key} holds a {text_of(kind)}, and must hold a {wanted[key]}"
             for key, kind in zip(wanted, found, strict=True)
             if isinstance(kind, bytes) and text_of(kind) not in (wanted[key], "none")
-        ]
+        }
 
     def fence(self, shard: Shard, incarnation: str, suspects: Sequence[str | Accusation] = (), points: int = 0) -> int:
         """End the lease of a worker that is dead; return how many jobs it held. Others find them at once.

@@ -15,10 +15,11 @@ from typing import Any
 
 from convq.errors import ConvqError, RedisRefused, RedisUnavailable, StrangeKey
 from convq.queue import Accusation, Address, LeaseKeeper, Shard
-from convq.queue.leases import FAR_AHEAD_S, ShardDepth
+from convq.queue.leases import ShardDepth
 from convq.runtime import caution
 from convq.runtime.board import Board
 from convq.runtime.crashes import Overdue, accusations
+from convq.runtime.foreign_keys import ForeignKeys
 from convq.runtime.logs import event
 from convq.runtime.orders import is_gone, worker_name
 from convq.runtime.slots import Slot
@@ -32,8 +33,6 @@ ANNOUNCED_FOR_LEASES = 3
 """The list of served models outlives the last heartbeat by this many leases."""
 LOOK_EVERY_S = 30.0
 """How often the server is asked again what it is: an operator may have changed its settings, or another took its place."""
-AHEAD_S = 5.0
-"""A stream whose ids are so far ahead of the server's clock is told of."""
 LEASES, LIST = "leases", "the list of models"
 """Steps of a beat that more depends on than the step itself."""
 FIRST_ANSWER_WITHIN_S = 5.0
@@ -72,6 +71,7 @@ class Heartbeat:
         self._news = False
         self._announced: set[str] = set()
         self._troubles = Troubles(log, "heartbeat")
+        self.foreign_keys = ForeignKeys(self._keeper, self._troubles, log, self._shards)
         self._stopping = False
         self._draining = False
         self._remarks: set[str] = set()
@@ -90,8 +90,11 @@ class Heartbeat:
     @property
     def unserved(self) -> dict[str, str]:
         """Model -> why this service cannot serve it now, though its workers could."""
-        whys = {shard.model: self._troubles.of(shard.model, LEASES) for shard in self._shards}
+        whys = {shard.model: self._why_unserved(shard) for shard in self._shards}
         return {model: why for model, why in whys.items() if why is not None}
+
+    def _why_unserved(self, shard: Shard) -> str | None:
+        return self._troubles.of(shard.model, LEASES) or self.foreign_keys.unserved(shard)
 
     def depths(self) -> dict[str, ShardDepth]:
         """Model -> how much its queue holds, for the models whose queue this service exports at this moment."""
@@ -234,6 +237,7 @@ class Heartbeat:
             self._step(shard.model, LEASES, self._renew, index, shard)
             self._step(shard.model, "leases of dead services", self._fence_gone, index, shard)
         for shard in self._shards:
+            self._step(shard.model, "types of keys", self.foreign_keys.look, shard)
             self._step(shard.model, LIST, self._announce, shard)
             self._step(shard.model, "export", self._export, shard)
         if self._draining:
@@ -252,18 +256,13 @@ class Heartbeat:
         except RedisUnavailable:
             raise
         except StrangeKey as error:
-            self._troubles.note(model, step, self._strange(model) or str(error))
+            self._troubles.note(model, step, self.foreign_keys.why(model) or str(error))
         except ConvqError as error:
             self._troubles.note(model, step, str(error))
         except Exception as error:  # noqa: BLE001 - a defect, or bytes that nobody has thought of; said, and not for all
             self._troubles.note(model, step, f"a step failed: {error!r}", error=error)
         else:
             self._troubles.over(model, step)
-
-    def _strange(self, model: str) -> str:
-        """Which keys hold something else, in words."""
-        keys = [key for shard in self._shards if shard.model == model for key in self._keeper.strange_keys(shard)]
-        return f"{'; '.join(keys)}: rename or delete what a stranger has put there" if keys else ""
 
     def _withdraw_others(self) -> None:
         """Take models that nobody serves out of the list. What stands there beside models is left, and said."""
@@ -276,8 +275,8 @@ class Heartbeat:
             self._troubles.over("", "names")
 
     def _announce(self, shard: Shard) -> None:
-        """Say that a model is served; where its workers cannot have leases, it is not."""
-        if self._troubles.of(shard.model, LEASES) is not None:
+        """Say that a model is served; where its workers can have no leases, or no job can be read, it is not."""
+        if self._why_unserved(shard) is not None:
             self._announced.discard(shard.model)
             self._keeper.unlist(shard.model)
             return
@@ -298,21 +297,7 @@ class Heartbeat:
         others = {model: kept for model, kept in self._depths.items() if model != shard.model}
         self._depths = others if depth is None else {**others, shard.model: depth}  # replaced as one: a scrape reads it
         if depth is not None:
-            self._look_ahead(shard, depth)
-
-    def _look_ahead(self, shard: Shard, depth: ShardDepth) -> None:
-        """Say where entry ids are from the future, and exchange a stream that is empty and far ahead."""
-        for stream, lane in zip(shard.streams, depth.lanes, strict=True):
-            if lane.ahead_s <= AHEAD_S:
-                self._troubles.over(shard.model, f"ids of {stream}")
-                continue
-            text = (
-                f"an entry id of {stream} is ahead of the server's clock, and so is every later one; see convq doctor"
-            )
-            self._troubles.note(shard.model, f"ids of {stream}", text)
-        if any(lane.ahead_s > FAR_AHEAD_S for lane in depth.lanes):
-            for stream in self._keeper.mend(shard):
-                event(log, logging.WARNING, "a new stream takes the place of one from the future", key=stream)
+            self.foreign_keys.look_ahead(shard, depth)
 
     def _export_nothing(self) -> None:
         """Let others be elected at once."""

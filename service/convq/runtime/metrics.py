@@ -221,6 +221,7 @@ SERVICE_FAMILIES: dict[str, Family] = {
     "convq_model_suspended": Family(
         "1 while the model claims nothing, because its network kills worker after worker.", _PER_MODEL
     ),
+    "convq_foreign_keys": Family("Keys of the model in Redis that hold another type than convq's.", _PER_MODEL),
     "convq_worker_restarts_total": Family("Workers that died and were started again.", _PER_WORKER),
     "convq_worker_cpu_seconds_total": Family("Processor time of all processes that this worker was.", _PER_WORKER),
     "convq_worker_resident_memory_bytes": Family("Resident memory of each worker process.", _PER_WORKER),

@@ -24,15 +24,17 @@ def service_families(
     depths: Mapping[str, ShardDepth],
     slots: Sequence[Slot],
     suspended: Collection[str],
+    foreign_keys: Mapping[str, int],
     versions: Mapping[str, Mapping[int, str]],
 ) -> list[Metric]:
-    """Every family of the supervisor, as of now. `versions`: model -> version -> state."""
+    """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state."""
     models = tuple(versions)
     return [
         *queue_families(depths),
         _per_model("convq_exporter", {model: model in depths for model in models}),
         _per_model("convq_workers", dict.fromkeys(models, sum(slot.ready_since_s is not None for slot in slots))),
         _per_model("convq_model_suspended", {model: model in suspended for model in models}),
+        _per_model("convq_foreign_keys", {model: foreign_keys.get(model, 0) for model in models}),
         *_process_families(slots),
         _model_info(slots),
         _states(versions),

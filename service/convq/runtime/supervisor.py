@@ -99,7 +99,11 @@ class Supervisor:
         registry.register(
             FunctionCollector(
                 lambda: service_families(
-                    self.heartbeat.depths(), self._slots, self._crashes.suspended(), self._versions.states()
+                    self.heartbeat.depths(),
+                    self._slots,
+                    self._crashes.suspended(),
+                    self.heartbeat.foreign_keys.counts(),
+                    self._versions.states(),
                 )
             )
         )
@@ -295,9 +299,11 @@ class Supervisor:
             return False, f"Redis does not answer: {self.heartbeat.trouble}"
         if not self._versions.plans():
             return False, f"no model can be served; files that are put right are{whys}"
+        served = [model for model in self._versions.plans() if model not in unserved]
+        named = self.heartbeat.foreign_keys.named(served)
+        whys += named and f"; though {named}"
         if not self.heartbeat.has_announced(self._versions.expected()):
             return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
-        served = [model for model in self._versions.plans() if model not in unserved]
         return True, f"{len(self._slots)} workers serve {', '.join(served)}{whys}"
 
     # -- end ------------------------------------------------------------------------------------------------------

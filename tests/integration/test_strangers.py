@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import redis
 
 from convq.queue import LeaseKeeper, Shard
-from convq.queue.address import Address
-from convq.queue.strangers import look_for_strangers
+from convq.queue.address import Address, redis_cli
+from convq.queue.strangers import look_for_strangers, take_out
 from faults.strangers import Stranger
 
 SHARD = Shard("lenet")
@@ -42,7 +43,7 @@ def test_the_doctor_names_each_strange_key_and_what_mends_it(strangers: Any, red
     assert f"{SHARD.leases} holds a string, and must hold a zset" in remarks
     assert f"{SHARD.dead} holds a list, and must hold a stream" in remarks
     assert f"{SHARD.streams[0]} holds a string, and must hold a stream" in remarks
-    assert r"convq:models has a field that names no model: '\\xff\x1b[2J'" in remarks
+    assert r"convq:models has a field that names no model: '\xff\x1b[2J'" in remarks
     assert f"{SHARD.streams[1]} has an entry id" in said
     assert f"{SHARD.streams[2]} has an entry id" in said
     assert "DEL 'convq:{lenet}:leases'" in str(remarks[f"{SHARD.leases} holds a string, and must hold a zset"].remedy)
@@ -92,6 +93,105 @@ def test_a_list_of_models_that_is_no_hash_is_named(redis_url: str) -> None:
         assert "Traceback" not in done.stderr
         assert 0 != done.returncode
         assert "something else" in done.stdout + done.stderr or "convq:models holds a string" in done.stdout
+
+
+def bash(command: str) -> str:
+    """What a shell does with a command as it was printed."""
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dead", "list"],
+        ["dead", "show", "1-1"],
+        ["dead", "requeue", "--all"],
+        ["dead", "purge", "--all"],
+        ["jobs", "status", "mine"],
+        ["jobs", "cancel", "mine"],
+        ["models", "list"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_meets_a_key_of_another_type_names_it_and_the_command_that_mends_it(
+    redis_url: str, words: list[str]
+) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.set("convq:models", "x")
+
+        done = convq(redis_url, *words)
+
+        assert 4 == done.returncode, done.stderr
+        assert "convq:models holds a string, and must hold a hash; mend it: redis-cli" in done.stderr
+        assert 1 == len(done.stderr.splitlines())
+        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition(", or RENAME it")[0])
+        assert not connection.exists("convq:models")
+
+
+@pytest.mark.parametrize("model", [["--model", "lenet"], []], ids=["named", "the only one"])
+@pytest.mark.parametrize("words", [["list"], ["show", "1-1"], ["requeue", "--all"], ["purge", "--all"]], ids=" ".join)
+def test_dead_letters_that_are_no_stream_are_named_and_the_command_that_mends_it(
+    redis_url: str, words: list[str], model: list[str]
+) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.hset("convq:models", "lenet", "{}")
+        connection.rpush(SHARD.dead, "x")
+
+        done = convq(redis_url, "dead", *words, *model)
+
+        assert 4 == done.returncode, done.stderr
+        assert f"{SHARD.dead} holds a list, and must hold a stream; mend it: redis-cli" in done.stderr
+        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition(", or RENAME it")[0])
+        assert not connection.exists(SHARD.dead)
+
+
+NAMES = [
+    b"\xff\x1b[31m",
+    b"No Model",
+    b"it's",
+    b'"double"',
+    b"a\\x41",
+    b"",
+    b"\x00\n\t ",
+    b"$(echo x)`id`!",
+    b"-n",
+    b"--",
+]
+NAMES += [
+    "\u6570\u5b57".encode(),
+    b"\xe2\x80\xae",
+    b"x" * 79 + b"\xff",
+    b"y" * 81,
+    b"\x00" * 100_000,
+    bytes(range(256)),
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:12]))
+def test_the_command_that_the_doctor_prints_takes_that_field_out_and_no_other(redis_url: str, name: bytes) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.hset("convq:models", mapping={name: "x", "lenet": "{}", b"X" + name: "x"})
+        found = list(look_for_strangers(Address(redis_url), []))
+        (remark,) = (one for one in found if one.remedy and one.remedy == take_out(name, redis_cli(redis_url)))
+
+        assert str(remark.remedy).isascii()
+        assert str(remark.remedy).isprintable()
+        assert "1" == bash(str(remark.remedy))
+        assert {b"lenet", b"X" + name} == set(connection.hkeys("convq:models"))
+
+
+def test_the_doctors_remedy_for_a_strange_field_works_as_it_is_printed(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.hset("convq:models", b"\xff\x1b[31m", "x")
+
+        (finding,) = (
+            one for one in map(json.loads, convq(redis_url, "doctor").stdout.splitlines()) if "field" in one["found"]
+        )
+
+        assert finding["found"].endswith(r"'\xff\x1b[31m'")
+        assert "1" == bash(finding["remedy"])
+        assert not connection.exists("convq:models")
 
 
 def test_whatever_stands_in_the_keys_every_step_of_a_beat_ends_in_an_answer_or_a_refusal(redis_url: str) -> None:

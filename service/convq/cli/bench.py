@@ -84,7 +84,7 @@ def bench(
     load = Load(_payloads(images), seconds, rate, in_flight or IN_FLIGHT, timeout)
     signal.signal(signal.SIGTERM, _leave)
     programs = for_programs(as_json=as_json)
-    with connected(address) as client:
+    with connected(address, model) as client:
         chosen = choose_model(client, model)
         while True:
             report = run(address, chosen, load)

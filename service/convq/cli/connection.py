@@ -14,7 +14,7 @@ import click
 
 from convq.client import DEFAULT_URL, Client
 from convq.client.calls import meant
-from convq.errors import RedisUnavailable
+from convq.errors import BadField, RedisUnavailable, StrangeKey
 from convq.queue import Address
 from convq.settings import Settings, facts
 
@@ -84,13 +84,29 @@ def model_option(command: Command) -> Command:
 
 
 @contextmanager
-def connected(address: Address) -> Iterator[Client]:
-    """A client, whose failure to connect says which URL was tried and how to name another."""
+def connected(address: Address, model: str | None = None) -> Iterator[Client]:
+    """A client, whose failure to connect says which URL was tried and how to name another.
+
+    Where the server refuses because a key is of another type, the keys of `model` (None: of all that are listed) that are
+    so are named, each with the command that mends it. Raises StrangeKey then.
+    """
     with Client(address) as client:
         try:
             yield client
         except RedisUnavailable as error:
             raise RedisUnavailable(f"{error} (tried {address}; name another with --redis URL)") from None
+        except (BadField, StrangeKey) as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise StrangeKey(_strange_keys(address, model) or str(error)) from None
+
+
+def _strange_keys(address: Address, model: str | None) -> str:
+    """Which keys hold another type than convq's, and what mends each; empty where this user may not ask."""
+    from convq.queue.strangers import wrong_types  # noqa: PLC0415 - for a server where something is wrong
+
+    said = [str(remark) for remark in wrong_types(address, model)]
+    return f"a key that convq keeps holds something else: {'; '.join(said)}" if said else ""
 
 
 def choose_model(client: Client, model: str | None, *, must_be_served: bool = True) -> str:

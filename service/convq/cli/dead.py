@@ -58,7 +58,7 @@ def list_letters(address: Address, model: str | None, *, as_json: bool) -> None:
     convq dead list
     convq dead list --model lenet --json | jq -r .reason | sort | uniq -c
     """
-    with connected(address) as client:
+    with connected(address, model) as client:
         names = [model] if model else sorted(client.served()) or [choose_model(client, None)]
         programs, rows = for_programs(as_json=as_json), []
         for name in names:
@@ -194,7 +194,7 @@ def _letters(address: Address, model: str) -> Iterator[DeadLetters]:
 @contextmanager
 def _chosen(address: Address, model: str | None) -> Iterator[tuple[str, DeadLetters]]:
     """The model that is meant and its dead letters."""
-    with connected(address) as client:
+    with connected(address, model) as client:
         name = _name(client, model)
         with _letters(address, name) as letters:
             yield name, letters

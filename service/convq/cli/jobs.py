@@ -34,7 +34,7 @@ def status(ids: tuple[str, ...], address: Address, model: str | None, *, as_json
     convq jobs status 1763800000000-0
     convq jobs status order-17 --model lenet --json
     """
-    with connected(address) as client:
+    with connected(address, model) as client:
         chosen = choose_model(client, model, must_be_served=False)
         found = [{"id": one, "model": chosen, "state": str(client.status(one, chosen))} for one in ids]
     _show(found, as_json=as_json)
@@ -55,7 +55,7 @@ def cancel(ids: tuple[str, ...], address: Address, model: str | None, *, as_json
     convq jobs cancel 1763800000000-0
     convq jobs cancel order-17 order-18 --model lenet
     """
-    with connected(address) as client:
+    with connected(address, model) as client:
         chosen = choose_model(client, model, must_be_served=False)
         client.cancel(*ids, model=chosen)
         found = [

@@ -72,7 +72,7 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     programs = for_programs(as_json=given["as_json"])
     if given["save_maps"] is not None and not given["wait"]:
         raise click.UsageError("--save-maps needs the results: leave --no-wait out")
-    with connected(address) as client:
+    with connected(address, model) as client:
         chosen = choose_model(client, model, must_be_served=given["wait"])
         if not given["wait"]:
             _show_ids(_submit(client, files, chosen, given, options), programs=programs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,7 +13,15 @@ from convq.queue.keys import MODELS, Shard, is_model_name
 from convq.queue.leases import FAR_AHEAD_S, text_of
 from convq.queue.link import Link
 
+CHECK = "strange key"
 SHOWN_BYTES = 80
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;_-+*/=@#%&()[]{}<>!?|~^$`")
+"""What a name may hold that is written as it is inside the double quotes of redis-cli and the single ones of a shell."""
+_BY_DIGEST = (
+    'for _, name in ipairs(redis.call("HKEYS", KEYS[1])) do if redis.sha1hex(name) == ARGV[1] then '
+    'return redis.call("HDEL", KEYS[1], name) end end return 0'
+)
+"""Takes out a field by the digest of its name, which may be of any length."""
 
 
 def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Remark]:
@@ -30,13 +40,37 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
         link.close()
 
 
+def wrong_types(address: Address, model: str | None) -> list[Remark]:
+    """Remarks on keys of another type alone: the list of models, and what that model (None: each that is listed) has.
+
+    Raises RedisUnavailable.
+    """
+    link = Link(address)
+    try:
+        served = link.flush([("HGETALL", MODELS)])[0]
+    finally:
+        link.close()
+    listed = served[::2] if isinstance(served, list) else []
+    models = {name.decode() for name in listed if is_model_name(name)} if model is None else {model}
+    return [one for one in look_for_strangers(address, models) if one.level == "problem" and one.check == CHECK]
+
+
+def take_out(name: bytes, cli: str) -> str:
+    """The command that takes this field out of the list of models, in printable ASCII, for any shell."""
+    if len(name) > SHOWN_BYTES:
+        digest = hashlib.sha1(name, usedforsecurity=False).hexdigest()
+        return f"{cli} EVAL {shlex.quote(_BY_DIGEST)} 1 {MODELS} {digest}"
+    quoted = "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in name)
+    return f"{cli} --quoted-input HDEL {MODELS} '\"{quoted}\"'"
+
+
 def _list(kind: Any, served: Any, cli: str) -> Iterator[Remark]:
     if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
         yield _wrong_type(MODELS, kind, "hash", cli)
     for name in served[::2] if isinstance(served, list) else ():
         if not is_model_name(name):
-            found = f"{MODELS} has a field that names no model: {text_of(name[:SHOWN_BYTES])!r}"
-            yield Remark("warning", "strange key", found, f"whoever wrote it takes it out: {cli} HDEL {MODELS} FIELD")
+            found = f"{MODELS} has a field that names no model: {repr(name[:SHOWN_BYTES])[1:]}"
+            yield Remark("warning", CHECK, found, take_out(name, cli))
 
 
 def _shard(link: Link, shard: Shard, now_s: int, cli: str) -> Iterator[Remark]:
@@ -63,7 +97,7 @@ def _last_ms(facts: Any) -> int:
 
 def _wrong_type(key: str, kind: bytes, good: str, cli: str) -> Remark:
     mend = f"{cli} DEL '{key}', or RENAME it; its model is served again within seconds"
-    return Remark("problem", "strange key", f"{key} holds a {text_of(kind)}, and must hold a {good}", mend)
+    return Remark("problem", CHECK, f"{key} holds a {text_of(kind)}, and must hold a {good}", mend)
 
 
 def _ahead(stream: str, ahead_s: float) -> Remark:

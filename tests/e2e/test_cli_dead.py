@@ -213,6 +213,28 @@ def test_serve_refuses_a_server_that_evicts(fresh_server: OwnServer) -> None:
     assert line.endswith(f"mend it: redis-cli -p {fresh_server.port} CONFIG SET maxmemory-policy noeviction")
 
 
+def test_requeue_of_all_passes_by_what_is_no_letter_and_says_how_to_delete_it(url: str, stored: Any) -> None:
+    first = stored.xadd(SHARD.dead, {"foreign": "x"})
+    bury(url, "a")
+    second = stored.xadd(SHARD.dead, {"dead_stream": SHARD.cfg, "dead_entry": "1-1"})
+    bury(url, "b")
+
+    done = convq("dead", "requeue", "--all", "--redis", url, "--model", "lenet")
+    again = convq("dead", "requeue", "--all", "--redis", url, "--model", "lenet")
+
+    assert ["no dead letter", "requeued", "no dead letter", "requeued"] == [line["state"] for line in lines(done)]
+    assert 1 == done.returncode
+    remedy = f"convq dead purge {first} {second} --model lenet"
+    assert "2 of 4 entries are no dead letters of convq" in done.stderr
+    assert remedy in done.stderr
+    assert 1 == again.returncode
+    assert "2 of 2 entries" in again.stderr
+    assert 2 == stored.xlen(SHARD.streams[1])
+    assert 0 == convq(*remedy.split()[1:], "--redis", url).returncode
+    nothing = convq("dead", "requeue", "--all", "--redis", url, "--model", "lenet")
+    assert (0, "") == (nothing.returncode, nothing.stdout)
+
+
 def test_serve_refuses_a_replica(fresh_server: OwnServer, server: OwnServer) -> None:
     with redis.Redis.from_url(fresh_server.url) as connection:
         connection.replicaof("127.0.0.1", server.port)

@@ -19,6 +19,8 @@ from convq.queue import Address, Shard
 from convq.queue.dead import DeadLetters, Letter
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+NAMED = 10
+"""So many entries are named in a message."""
 IDS = click.argument("ids", nargs=-1, metavar="[ID...]")
 
 
@@ -117,7 +119,8 @@ def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every:
     """Put dead letters back into the queue, as the same jobs: id, priority, fields and image.
 
     An old answer that nobody has read is taken back, and the time to live starts anew. The limits of the queue don't
-    count here. Of two who requeue the same letter, one does.
+    count here. Of two who requeue the same letter, one does. An entry that convq has not written is left and named, and
+    the command ends with 1.
 
     \b
     convq dead requeue 1763800000000-0
@@ -127,21 +130,26 @@ def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every:
     with _chosen(address, model) as (name, letters):
         # All that is there now, the oldest first; what dies again meanwhile is a new letter, and not requeued twice.
         wanted = [letter.id for letter in letters.newest_first()][::-1] if every else list(dict.fromkeys(ids))
-        programs, rows, missing = for_programs(as_json=as_json), [], []
+        missing: list[str] = []
+        foreign: list[str] = []
+        programs, rows = for_programs(as_json=as_json), []
         for done in progress(letters.requeue(wanted), len(wanted), "requeueing"):
-            state = "requeued" if done.entry else "not there"
+            state = "requeued" if done.entry else "no dead letter" if done.foreign else "not there"
             if programs:
-                print_json([asdict(done) | {"model": name, "state": state}])
+                print_json([{"id": done.id, "job": done.job, "entry": done.entry, "model": name, "state": state}])
             else:
                 rows.append([done.id, done.job or "", done.entry or "", state])
             if not done.entry:
-                missing.append(done.id)
+                (foreign if done.foreign else missing).append(done.id)
     if rows:
         print_table(["letter", "job", "entry", "state"], rows)
     elif not programs:
         print_line(f"no dead letters of {name}", err=True)
+    wrong = [_foreign(foreign, len(wanted), name)] if foreign else []
     if missing and not every:  # with --all another requeue was quicker, and all is as it was asked for
-        raise click.ClickException(_not_there(missing, len(wanted), name))
+        wrong.append(_not_there(missing, len(wanted), name))
+    if wrong:
+        raise click.ClickException("; ".join(wrong))
 
 
 @dead.command()
@@ -218,6 +226,15 @@ def _not_there(missing: list[str], wanted: int, model: str) -> str:
         else f"{len(missing)} of {wanted} dead letters, like {missing[0]}, are"
     )
     return f"{which} not there: requeued or purged, or of another model; convq dead list --model {model} shows what is"
+
+
+def _foreign(ids: list[str], wanted: int, model: str) -> str:
+    some = " ".join(ids[:NAMED]) + (" …" if len(ids) > NAMED else "")
+    what = "is no dead letter" if len(ids) == 1 else "are no dead letters"
+    return (
+        f"{len(ids)} of {wanted} entries {what} of convq but written by somebody else, and left: "
+        f"convq dead purge {some} --model {model} deletes {'it' if len(ids) == 1 else 'them'}"
+    )
 
 
 def _when(letter: Letter) -> str:

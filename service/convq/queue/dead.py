@@ -23,6 +23,8 @@ PAGE = 20
 """Letters that one script looks at: their images pass through the server's memory, not through the wire."""
 SHOWN_BYTES = 1024
 """How much of a field's value is shown; the image never is."""
+NO_LETTER = "is no dead letter of convq"
+"""How `requeue.lua` refuses an entry that somebody else has written."""
 OWN_FIELDS = 4
 """How many fields at the head of a letter are ours: dead_reason, dead_message, dead_stream, dead_entry."""
 
@@ -55,6 +57,8 @@ class Requeued:
     id: str
     job: str | None = None
     entry: str | None = None
+    foreign: bool = False
+    """It is no letter of convq but what somebody else has written there, and was left as it is."""
 
 
 class DeadLetters:
@@ -96,7 +100,7 @@ class DeadLetters:
         """Put letters back into the streams that they came from, each wholly or not at all, and only once.
 
         A job keeps its id, priority, fields and payload; its time to live starts anew; an unread answer that it had is
-        taken back. The queue's limits don't count here. Raises QueueFull where the server is at its maxmemory.
+        taken back. What is no letter of convq is left and told. The queue's limits don't count here. Raises QueueFull where the server is at its maxmemory.
         """
         shard = self._shard
         keys = [shard.dead, shard.suspects, shard.cfg, *shard.streams]
@@ -105,11 +109,14 @@ class DeadLetters:
             page = letter_ids[first : first + PAGE]
             replies = self._run_all([REQUEUE.call(keys, (_entry_id(one), *rest)) for one in page])
             for letter_id, reply in zip(page, replies, strict=True):
-                if not isinstance(reply, Exception):
+                if _is_foreign(reply):
+                    yield Requeued(letter_id, foreign=True)
+                elif not isinstance(reply, Exception):
                     entry, job = reply or (None, None)
                     yield Requeued(letter_id, job and job.decode(), entry and entry.decode())
             for reply in replies:
-                _checked(reply)
+                if not _is_foreign(reply):
+                    _checked(reply)
 
     def _run_all(self, calls: list[Command]) -> list[Any]:
         """Run calls of `requeue` in one write; a server that lost the script is sent it."""
@@ -160,6 +167,10 @@ def _entry_id(text: str) -> str:
     if milliseconds.isascii() and milliseconds.isdigit() and (not dash or (number.isascii() and number.isdigit())):
         return text if dash else f"{text}-0"
     raise BadField(f"the id of a dead letter looks like 1763800000000-0, not {text!r}; convq dead list shows them")
+
+
+def _is_foreign(reply: Any) -> bool:
+    return isinstance(reply, Exception) and NO_LETTER in str(reply)
 
 
 def _checked(reply: Any) -> Any:

@@ -129,6 +129,19 @@ def test_a_command_that_meets_a_key_of_another_type_names_it_and_the_command_tha
         assert not connection.exists("convq:models")
 
 
+def test_who_may_not_ask_for_types_is_told_of_the_list_of_models_all_the_same(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.set("convq:models", "x")
+        connection.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-type")
+        try:
+            done = convq(redis_url.replace("://", "://reader:secret@", 1), "models", "list")
+        finally:
+            connection.execute_command("ACL", "DELUSER", "reader")
+
+    assert 4 == done.returncode, done.stderr
+    assert "convq:models holds a value of another type, and must hold a hash; mend it: redis-cli" in done.stderr
+
+
 @pytest.mark.parametrize("model", [["--model", "lenet"], []], ids=["named", "the only one"])
 @pytest.mark.parametrize("words", [["list"], ["show", "1-1"], ["requeue", "--all"], ["purge", "--all"]], ids=" ".join)
 def test_dead_letters_that_are_no_stream_are_named_and_the_command_that_mends_it(

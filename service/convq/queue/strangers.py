@@ -67,6 +67,8 @@ def take_out(name: bytes, cli: str) -> str:
 def _list(kind: Any, served: Any, cli: str) -> Iterator[Remark]:
     if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
         yield _wrong_type(MODELS, kind, "hash", cli)
+    elif isinstance(served, Exception) and "WRONGTYPE" in str(served):  # a client may read it, and not ask for its type
+        yield _wrong_type(MODELS, b"value of another type", "hash", cli)
     for name in served[::2] if isinstance(served, list) else ():
         if not is_model_name(name):
             found = f"{MODELS} has a field that names no model: {repr(name[:SHOWN_BYTES])[1:]}"

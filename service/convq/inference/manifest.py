@@ -26,6 +26,13 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
 
 
+def _as_list_of_tables(value: Any) -> Any:
+    """`[[outputs]]` as a tuple. One table is no list of one: whoever writes `[outputs]` may have meant its keys as names."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("[[outputs]], once for each output")  # noqa: TRY004  (pydantic takes no TypeError)
+    return tuple(value)
+
+
 def _inside(value: str) -> str:
     """A file of the model's own folder; a folder that is copied elsewhere must still be whole."""
     path = PurePosixPath(value)
@@ -252,7 +259,7 @@ class Manifest(_Table):
 
     description: str = ""
     input: Input = Input()
-    outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_tuple)] = ()
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_list_of_tables)] = ()
     """Left out: every output of the graph, as tensors."""
     feature_maps: dict[str, str] = {}
     """Name that a job asks for -> output of the graph, or of `features.onnx` of the version where it has one: the same

@@ -32,13 +32,18 @@ def _line_of(text: str, keys: Sequence[int | str]) -> int | None:
     tables: dict[str, int] = {}
     current: tuple[int | str, ...] = ()
     best: int | None = None
+    dotted = re.compile(rf"\s*{re.escape(str(keys[0]))}\s*\." if len(keys) == 1 else r"(?!)")
     for number, line in enumerate(text.splitlines(), start=1):
+        if not current and dotted.match(line):
+            return number
         if header := re.match(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]", line):
             name = header[2]
             tables[name] = tables.get(name, -1) + 1
             current = (name, tables[name]) if header[1] == "[[" else (name,)
             if tuple(keys[: len(current)]) == current:
                 best = number
+            elif len(keys) == 1 and name.startswith(f"{keys[0]}."):
+                return number
         elif (entry := re.match(r"\s*([\w-]+)\s*=", line)) and (*current, entry[1]) == tuple(keys[: len(current) + 1]):
             return number
     return best

@@ -44,6 +44,7 @@ from convq.errors import ConvqError
 from convq.inference.manifest import FILE
 from convq.inference.repository import NAME
 from convq.inference.workshop import workshop
+from convq.protocol import LAST_VERSION, VERSION_DIGITS
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130  # as shells say it
@@ -77,7 +78,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--weights", type=Path, metavar="FILE", help=".safetensors, .pth or .pt; not for networks with fixed weights")
     add("--untrained", action="store_true", help="export the random weights of the constructor")
     add("--name", help="the model's name and folder; default: the folder of FILE.py, or the name of the class")
-    add("--version", type=int, metavar="N", help="default: the next one")
+    add("--version", type=version, metavar="N", help="default: the next one")
     add("--models", type=Path, default=HERE, metavar="DIR", help="the model repository; default: that of this file")
     add("--force", action="store_true", help="replace a version that exists")
     add("--data", type=Path, metavar="DIR", help="IDX files: measures the accuracy on the whole test set")
@@ -95,6 +96,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     draft("--labels", type=Path, metavar="FILE", help="one class name a line; makes it a classifier")
     draft("--image", action="store_true", help="its first output is an image")
     return parser.parse_args(given)
+
+
+def version(text: str) -> int:
+    """A number that the folder of a version may have."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[: VERSION_DIGITS + 1]) <= LAST_VERSION:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected a number from 1 to {LAST_VERSION}")
+    return int(text)
 
 
 def size(text: str) -> tuple[int, int] | None:

@@ -20,6 +20,10 @@ VERSION = 1
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
+VERSION_DIGITS = 9
+LAST_VERSION = 10**VERSION_DIGITS - 1
+"""A version of a model is a number from 1 to this one, written without zeros before it."""
+
 DEFAULT_TOP_K = 5
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.inference.rehearsal import rehearse
+from convq.inference.repository import ModelRepository
 from convq.protocol import Output
 from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, turned
 from servers import OwnServer, wait_until
@@ -244,6 +245,8 @@ def two_inputs() -> Odd:
         (BUILDERS["fixed_batch"], ("--size", "9"), 2, "'9' is no size; expected HxW"),
         (BUILDERS["fixed_batch"], ("--mean", "1,2"), 2, "expected one number, or three such as"),
         (BUILDERS["opset_17"], ("--labels", "labels.txt"), 2, "--labels has 2 names, which fit no output: y has 5"),
+        (BUILDERS["opset_17"], ("--version", "1000000000"), 2, "is not in the range 1<=x<=999999999"),
+        (BUILDERS["opset_17"], ("--version", "9" * 22), 2, "is not in the range 1<=x<=999999999"),
         (BUILDERS["gray_28"], ("--name", "Gray"), 2, "'Gray'; expected [a-z0-9]"),
     ],
 )
@@ -275,6 +278,16 @@ def test_a_next_version_that_contradicts_the_manifest_changes_nothing(tmp_path: 
     assert f"{place}: the graph's input is input:0; the manifest says input.name = x" in line
     assert "its manifest holds for this version too; no --color" in flag
     assert before == {path: path.stat().st_mtime_ns for path in sorted(repository.rglob("*"))}
+
+
+def test_after_the_last_version_that_there_can_be_comes_none(tmp_path: Path) -> None:
+    file, repository = file_of(BUILDERS["fixed_batch"](), tmp_path / "brought"), tmp_path / "models"
+    models("add", file, "--name", "mine", "--models", repository, "--version", "999999999").document()
+
+    line = models("add", file, "--name", "mine", "--models", repository).complaint(2)
+
+    assert "mine has the last version that there can be, 999999999" in line
+    assert (999999999,) == ModelRepository.open(repository)["mine"].versions
 
 
 def test_of_two_that_add_the_same_name_at_once_one_wins(tmp_path: Path) -> None:

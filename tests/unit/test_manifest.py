@@ -82,6 +82,10 @@ WRONG = {
     "short side of stretch": ("[input]\nshort_side = 9", ":1: input: expected short_side only together with"),
     "start of a crop": ("[input]\nresize = 'crop'\nalign = 'start'", ":1: input: expected align = 'start' only"),
     "unknown align": ("[input]\nalign = 'center'", ":2: input.align: expected 'centre' or 'start', found 'center'"),
+    "a version that no folder can be": (
+        "[versions]\nrequire = 1000000000",
+        ":2: versions.require: expected less than or equal to 999999999",
+    ),
     "a candidate that must answer": (
         "[versions]\nrequire = 2\n[rollout]\nversion = 2",
         ": the manifest: expected versions.require and rollout.version to be two versions",
@@ -204,13 +208,14 @@ def test_only_the_chosen_models_need_to_be_whole(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_passed_over_and_said(tmp_path: Path) -> None:
-    model(tmp_path, "whole", "1", "02", "2.bak", "old")
+    model(tmp_path, "whole", "1", "02", "2.bak", "1000000000", "old")
     model(tmp_path, "unbuilt")
     model(tmp_path, "Le Net", "1")
     model(tmp_path, "odd", "1")
     written(tmp_path / "odd", "[input]\nsize = 3")
     (tmp_path / "whole" / "02" / "model.onnx").touch()
     (tmp_path / "whole" / "2.bak" / "model.onnx").touch()
+    (tmp_path / "whole" / "1000000000" / "model.onnx").touch()
     (tmp_path / "pipe" / "1").mkdir(parents=True)
     os.mkfifo(tmp_path / "pipe" / "manifest.toml")
     for name in ("notes", "lost+found", ".git", "__pycache__", "empty"):
@@ -231,6 +236,7 @@ def test_what_cannot_be_served_is_passed_over_and_said(tmp_path: Path) -> None:
         "empty": "holds no manifest.toml",
         "resnet.onnx": "`convq models add` makes one",
         "whole/02": "is no version; expected a number",
+        "whole/1000000000": "is no version; expected a number of at most 9 digits",
         "whole/2.bak": "is no version; expected a number",
     }
     assert expected.keys() == repository.passed_over.keys()

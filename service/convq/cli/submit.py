@@ -14,6 +14,7 @@ import click
 from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.output import for_programs, json_option, print_json, print_line, print_table, progress
 from convq.cli.saving import MapSaver
+from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.printable import printable
 from convq.protocol import Output, Priority, Result
@@ -35,7 +36,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 @click.option("--ttl-ms", metavar="MS", type=click.IntRange(min=0), help="Don't compute what is older than this.")
 @click.option("--priority", type=click.Choice([str(lane) for lane in Priority]), default="normal", show_default=True)
 @click.option("--id", "job_id", metavar="ID", help="Your own id, for one image: may be submitted again, stays one job.")
-@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Pin a version of the model (the newest).")
+@version_option("Pin a version of the model (the newest).")
 @click.option("--outputs", metavar="A,B", help="Raw outputs or feature maps wanted besides the classes.")
 @click.option(
     "--save-maps",

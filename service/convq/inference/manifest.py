@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from convq.errors import ModelBroken
 from convq.inference.model_files import MOST_BYTES, MOST_LABELS_BYTES, labels_of, read_inside, text_of
 from convq.inference.toml_errors import explain
+from convq.protocol import LAST_VERSION
 
 FILE = "manifest.toml"
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
@@ -46,6 +47,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 PerChannel = Annotated[tuple[Number, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)]
 InnerPath = Annotated[str, Field(max_length=200)]
 Side = Annotated[int, Field(ge=1, le=65535)]
+VersionNumber = Annotated[int, Field(ge=1, le=LAST_VERSION)]
 
 
 class _Table(BaseModel):
@@ -229,14 +231,14 @@ class Versions(_Table):
 
     keep: Annotated[int, Field(ge=1, le=16)] = 1
     """The newest so many that are good: the newest of them answers, the others answer jobs that pin them."""
-    require: Annotated[int, Field(ge=1)] | None = None
+    require: VersionNumber | None = None
     """This one answers or none does. Left out: the newest good one, and what is not good is passed over."""
 
 
 class Rollout(_Table):
     """`[rollout]`: try one version on live jobs before it becomes the one that answers."""
 
-    version: Annotated[int, Field(ge=1)]
+    version: VersionNumber
     """The candidate. The newest good version but this one answers everything else."""
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Share of the jobs that pin no version and go to the candidate, sticky by job id."""

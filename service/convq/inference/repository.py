@@ -12,11 +12,12 @@ from typing import Final
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
+from convq.protocol import VERSION_DIGITS
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NEEDED: Final = ("model.onnx", "report.json")
 """The files without which a version is not whole; one that is being copied lacks them for a while."""
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(rf"[1-9][0-9]{{0,{VERSION_DIGITS - 1}}}")
 _NO_MODELS = frozenset({"lost+found", "__pycache__"})
 _SHOWN = 3
 
@@ -154,8 +155,9 @@ def _rubbish(entries: Sequence[Path], found: Mapping[str, Path]) -> dict[str, st
 
 def _no_versions(models: Mapping[str, ModelFolder]) -> dict[str, str]:
     """Folders of models that hold a graph, and whose names are not those of versions."""
+    expected = f"expected a number of at most {VERSION_DIGITS} digits without zeros before it"
     return {
-        f"{model.name}/{sub.parent.name}": f"{sub.parent}: is no version; expected a number without zeros before it"
+        f"{model.name}/{sub.parent.name}": f"{sub.parent}: is no version; {expected}"
         for model in models.values()
         for sub in sorted(model.path.glob(f"*/{NEEDED[0]}"))
         if not _VERSION.fullmatch(sub.parent.name) and not sub.parent.name.startswith(".")

@@ -17,7 +17,9 @@ import click
 from convq.cli.models.check import examined, show_examination, within_option
 from convq.cli.models.folder import models_option
 from convq.cli.output import for_programs, json_option, print_json, print_line, print_table
+from convq.cli.versions import version_option
 from convq.errors import ModelBroken, SettingsError
+from convq.protocol import LAST_VERSION
 
 if TYPE_CHECKING:
     from convq.inference.adoption import Wishes
@@ -59,7 +61,7 @@ def _per_channel(_context: click.Context, _option: click.Parameter, value: str |
 @click.argument("file", metavar="FILE.onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", metavar="NAME", required=True, help="What jobs call the model: a-z, 0-9, _ and -.")
 @models_option
-@click.option("--version", metavar="N", type=click.IntRange(min=1), help="The version's number (the next one).")
+@version_option("The version's number (the next one).")
 @click.option(
     "--labels",
     metavar="FILE",
@@ -131,6 +133,8 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
 def _next_version(file: Path, model: ModelFolder, version: int | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check FILE under a copy of the manifest that is there, then move the version in one step."""
     chosen = version or model.newest + 1
+    if chosen > LAST_VERSION:
+        raise click.UsageError(f"{model.name} has the last version that there can be, {LAST_VERSION}")
     if chosen in model.versions:
         raise click.UsageError(f"{model.name} has a version {chosen} already, and versions never change")
     for key in ("labels", *WISHES):

@@ -10,6 +10,7 @@ import click
 
 from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
+from convq.cli.versions import version_option
 from convq.errors import ModelBroken, SettingsError
 
 MIB = 1 << 20
@@ -30,7 +31,7 @@ def within_option(command: Any) -> Any:
 
 @click.command()
 @click.argument("name")
-@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Which version (the newest that is whole).")
+@version_option("Which version (the newest that is whole).")
 @click.option(
     "--image",
     metavar="FILE",

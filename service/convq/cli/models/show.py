@@ -23,6 +23,7 @@ from convq.cli.models.folder import (
     versions_of,
 )
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
+from convq.cli.versions import version_option
 from convq.errors import ModelBroken
 from convq.printable import printable
 
@@ -45,7 +46,7 @@ SAID_OF_VERSIONS = ("sha256", "date", "accuracy", "max_difference")
 
 @click.command()
 @click.argument("name")
-@click.option("--version", metavar="N", type=click.IntRange(min=1), help="Which version (the newest).")
+@version_option("Which version (the newest).")
 @models_option
 @json_option
 def show(name: str, version: int | None, root: Path | None, *, as_json: bool) -> None:

@@ -1,0 +1,48 @@
+"""Flags of the commands: the values that they take are those that the rest of convq takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from convq.cli import commands, main
+from convq.inference.repository import versions_in
+
+
+def options_called(flag: str, group: click.Group = commands, path: str = "") -> Iterator[tuple[str, click.Option]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from options_called(flag, command, f"{path} {name}")
+        for one in command.params:
+            if isinstance(one, click.Option) and flag in one.opts:
+                yield f"{path} {name}".strip(), one
+
+
+VERSIONS = dict(options_called("--version"))
+
+
+def test_these_commands_take_a_version() -> None:
+    assert {"submit", "models add", "models check", "models show"} == set(VERSIONS)
+
+
+@pytest.mark.parametrize("command", VERSIONS)
+@pytest.mark.parametrize("number", ["0", "-1", "1000000000", "9" * 22, "1.5", "one"])
+def test_a_version_that_no_folder_can_be_is_wrong_usage(
+    command: str, number: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == main([*command.split(), __file__, "--version", number])
+    assert "--version" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", VERSIONS)
+def test_the_last_version_that_a_flag_takes_is_the_last_that_a_folder_can_be(command: str, tmp_path: Path) -> None:
+    taken = VERSIONS[command].type
+    assert isinstance(taken, click.IntRange)
+    assert taken.max is not None
+    (tmp_path / str(taken.max)).mkdir()
+    (tmp_path / str(taken.max + 1)).mkdir()
+
+    assert (taken.max,) == versions_in(tmp_path)

@@ -225,6 +225,13 @@ def test_a_graph_of_uint8_gets_pixels_as_they_are() -> None:
         (["n", 7], FLOAT, {"scale": 2.0}, "this model takes tensors"),
         (["n", 3, 8, 8], FLOAT, {"color": "none", "std": (2.0,)}, "this model takes tensors"),
         (["n", 3, 8, 8], FLOAT, {"labels": 3}, "--labels has 3 names, which fit no output: no output has classes"),
+        (["n", 1, 8, 8], FLOAT, {"mean": (1.0, 2.0, 3.0)}, "--mean: expected one value each for mean, std"),
+        (
+            ["n", None, 8, 8],
+            FLOAT,
+            {"color": "gray", "std": (1.0, 2.0, 3.0)},
+            "--std, --color: expected one value each",
+        ),
     ],
 )
 def test_a_wish_that_contradicts_the_graph_is_refused(

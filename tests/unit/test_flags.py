@@ -46,3 +46,31 @@ def test_the_last_version_that_a_flag_takes_is_the_last_that_a_folder_can_be(com
     (tmp_path / str(taken.max + 1)).mkdir()
 
     assert (taken.max,) == versions_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--std", "0,0,0", "expected values above 0"),
+        ("--std", "1,0,1", "expected values above 0"),
+        ("--std", "-1", "expected values above 0"),
+        ("--std", "nan", "expected a finite number"),
+        ("--mean", "nan", "expected a finite number"),
+        ("--mean", "0,0,-inf", "expected a finite number"),
+        ("--mean", "1e999", "expected a finite number"),
+        ("--scale", "nan", "expected a finite number"),
+        ("--scale", "inf", "expected a finite number"),
+        ("--scale", "0", "expected a number other than 0"),
+        ("--size", "99999x3", "expected less than or equal to 65535"),
+    ],
+)
+def test_a_value_that_no_manifest_takes_is_wrong_usage(
+    flag: str, value: str, expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = main(["models", "add", __file__, "--name", "mine", "--models", str(tmp_path), f"{flag}={value}"])
+
+    said = capfd.readouterr().err
+    assert (2, 1) == (told, said.count("\n"))
+    assert f"convq: Invalid value for '{flag}': '" in said
+    assert expected in said
+    assert [] == list(tmp_path.iterdir())

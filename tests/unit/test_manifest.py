@@ -77,6 +77,7 @@ WRONG = {
     "not finite": ("[input]\nscale = inf", ":2: input.scale: expected a finite number, found 'inf'"),
     "two channels": ("[input]\nmean = [1, 2]", ":2: input.mean: expected one value, or one for each of three channels"),
     "zero std": ("[input]\nstd = 0", ":2: input.std: expected values above 0"),
+    "zero scale": ("[input]\nscale = 0.0", ":2: input.scale: expected a number other than 0, as pixels are"),
     "gray of three": ("[input]\ncolor = 'gray'\nmean = [1, 2, 3]", ":1: input: expected one value each"),
     "pad beyond height": ("[input]\nheight = 4\npad = 2", ":1: input: expected height above twice the pad of 2"),
     "short side of stretch": ("[input]\nshort_side = 9", ":1: input: expected short_side only together with"),

@@ -13,12 +13,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.inference.graph import DTYPES, IMAGE_RANK, NUMERIC, Node
 from convq.inference.image import normalise
 from convq.inference.manifest import Input
 from convq.inference.outputs import agrees
+from convq.inference.toml_errors import expectation
 
 Source = Literal["given", "graph", "measured", "assumed"]
 Value = str | int | float | tuple[float, ...] | None
@@ -272,8 +274,13 @@ def _no_picture(node: Node, wishes: Wishes) -> Finding:
 
 
 def _spec(found: Sequence[Finding]) -> Input:
-    """The manifest's `[input]` as found so far."""
-    return Input.model_validate({one.key: one.value for one in found if one.table == "input" and one.value is not None})
+    """The manifest's `[input]` as found so far. Raises SettingsError where wishes do not go together."""
+    values = {one.key: one.value for one in found if one.table == "input" and one.value is not None}
+    try:
+        return Input.model_validate(values)
+    except ValidationError as err:
+        flags = ", ".join(f"--{one.key}" for one in found if one.source == "given" and one.why == f"--{one.key}")
+        raise SettingsError(f"{flags or 'what was found'}: {expectation(err)}") from None
 
 
 def _shape_of(spec: Input) -> tuple[int | None, ...]:

@@ -10,11 +10,20 @@ import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from convq.errors import ModelBroken
 from convq.inference.model_files import MOST_BYTES, MOST_LABELS_BYTES, labels_of, read_inside, text_of
-from convq.inference.toml_errors import explain
+from convq.inference.toml_errors import expectation, explain
 from convq.protocol import LAST_VERSION
 
 FILE = "manifest.toml"
@@ -34,6 +43,13 @@ def _as_list_of_tables(value: Any) -> Any:
     return tuple(value)
 
 
+def _scales(value: float) -> float:
+    """Every level times 0 is the same: nothing of the picture would be left."""
+    if value == 0:
+        raise ValueError("a number other than 0, as pixels are multiplied by it")
+    return value
+
+
 def _inside(value: str) -> str:
     """A file of the model's own folder; a folder that is copied elsewhere must still be whole."""
     path = PurePosixPath(value)
@@ -44,6 +60,7 @@ def _inside(value: str) -> str:
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Factor = Annotated[Number, AfterValidator(_scales)]
 PerChannel = Annotated[tuple[Number, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)]
 InnerPath = Annotated[str, Field(max_length=200)]
 Side = Annotated[int, Field(ge=1, le=65535)]
@@ -91,7 +108,7 @@ class Input(_Table):
     pad_value: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
     background: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
     """What shows through transparent pixels: one level, or red, green and blue."""
-    scale: Number = 1.0
+    scale: Factor = 1.0
     mean: PerChannel = (0.0,)
     std: PerChannel = (1.0,)
     """For float32 graphs: value = (pixel * scale - mean) / std, with pixels 0 to 255."""
@@ -151,6 +168,15 @@ class Input(_Table):
         needs = {"stretch": ("height", "width"), "crop": ("height", "width"), "letterbox": ("height", "width")}
         sides = needs.get(self.resize, ("height",) if self.resize == "height" else ())
         return next((side for side in sides if getattr(self, side) is None), None)
+
+
+def objection(key: str, value: Any) -> str:
+    """Why `[input]` takes no such value for `key`, whatever else stands there: what it expects; empty where it takes it."""
+    try:
+        Input.model_validate({key: value})
+    except ValidationError as err:
+        return expectation(err)
+    return ""
 
 
 class Output(_Table):

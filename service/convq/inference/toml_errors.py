@@ -19,12 +19,18 @@ def explain(file: Path, text: str, err: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         what = "unknown key"
     else:
-        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        what = what if what.startswith("expected") else f"expected {what}"
+        what = expectation(err)
         if not isinstance(first["input"], dict | BaseModel) and first["type"] != "missing":
             what += f", found {str(first['input'])[:60]!r}"
     more = f" (and {len(rest)} more)" if rest else ""
     return f"{where}: {dotted}: {what}{more}"
+
+
+def expectation(err: ValidationError) -> str:
+    """What the first error of `err` says was expected, in words that go on after the value or its key."""
+    what = str(err.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    what = what.replace("Input should be", "expected")
+    return what if what.startswith("expected") else f"expected {what}"
 
 
 def _line_of(text: str, keys: Sequence[int | str]) -> int | None:

@@ -41,10 +41,13 @@ def _as_size(_context: click.Context, _option: click.Parameter, value: str | Non
     found = SIZE.fullmatch(value)
     if found is None:
         raise click.BadParameter(f"{value!r} is no size; expected HxW, height first, such as 224x224")
-    return int(found[1]), int(found[2])
+    height, width = int(found[1]), int(found[2])
+    _must_fit("height", height, value)
+    _must_fit("width", width, value)
+    return height, width
 
 
-def _per_channel(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def _per_channel(_context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """One number, or three with commas between them."""
     if value is None:
         return None
@@ -54,7 +57,22 @@ def _per_channel(_context: click.Context, _option: click.Parameter, value: str |
         numbers = ()
     if len(numbers) not in CHANNELS:
         raise click.BadParameter(f"{value!r}; expected one number, or three such as 0.485,0.456,0.406")
+    _must_fit(str(option.name), numbers, value)
     return numbers
+
+
+def _as_scale(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None:
+        _must_fit("scale", value, str(value))
+    return value
+
+
+def _must_fit(key: str, value: Any, said: str) -> None:
+    """What no manifest takes is wrong usage, before anything is opened."""
+    from convq.inference.manifest import objection  # noqa: PLC0415 - brings pydantic's models
+
+    if why := objection(key, value):
+        raise click.BadParameter(f"{said!r}; {why}")
 
 
 @click.command()
@@ -72,7 +90,9 @@ def _per_channel(_context: click.Context, _option: click.Parameter, value: str |
     "--color", type=click.Choice(["rgb", "bgr", "gray", "none"]), help="none: jobs bring tensors, not images."
 )
 @click.option("--size", metavar="HxW", callback=_as_size, help="Pixels, where the graph leaves its sides free.")
-@click.option("--scale", metavar="X", type=float, help="Pixels from 0 to 255 are multiplied by this first.")
+@click.option(
+    "--scale", metavar="X", type=float, callback=_as_scale, help="Pixels from 0 to 255 are multiplied by this first."
+)
 @click.option("--mean", metavar="A,B,C", callback=_per_channel, help="Then this is subtracted,")
 @click.option("--std", metavar="A,B,C", callback=_per_channel, help="then divided by this.")
 @click.option(

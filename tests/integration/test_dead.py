@@ -30,6 +30,7 @@ from convq.queue import (
     at_once,
 )
 from convq.queue.dead import PAGE, DeadLetters
+from servers import wait_until
 
 IMAGE = bytes(range(256)) * 10
 
@@ -280,6 +281,49 @@ def test_a_job_of_more_fields_than_lua_can_pass_on_is_buried_with_those_of_the_p
     (letter,) = ward.redis.xrange(ward.shard.dead)
     assert (b"png", b"wide") == (letter[1][b"image"], letter[1][b"id"])
     assert (0, [b"{}"]) == (ward.redis.xlen(stream), ward.redis.lrange(ward.shard.result("wide"), 0, -1))
+
+
+@pytest.mark.parametrize("name", ["id", "reply_to"])
+def test_an_expired_job_whose_address_is_given_twice_goes_to_the_worker_which_knows_the_words(
+    ward: Ward, name: str
+) -> None:
+    told = [name, ward.shard.inbox("a"), name, ward.shard.inbox("b"), "ttl_ms", "0", "image", b"png"]
+    entry = ward.redis.execute_command("XADD", ward.shard.streams[1], "*", *told).decode()
+    wait_until(lambda: ward.redis.time()[0] * 1000 > int(entry.partition("-")[0]) + 1)
+
+    expired, delivery = ward.work.expire(ward.lease, 1000, 60_000)
+
+    assert 0 == sum(expired)
+    assert [(entry, None, True)] == [(job.id, job.reply_to, job.problem is not None) for job in delivery.jobs]
+
+
+@pytest.mark.parametrize("name", ["id", "top_k", "image"])
+def test_a_job_of_more_known_fields_than_lua_can_pass_on_is_buried_too(ward: Ward, name: str) -> None:
+    entry = ward.redis.execute_command("XADD", ward.shard.streams[1], "*", "image", b"png", *[name, "1"] * 10_000)
+    (job,) = ward.work.claim(ward.lease, 1, 100).jobs
+
+    assert ward.commits.bury(ward.lease, Completion(job, b"{}"), "crash", "why")
+
+    assert 1 == len(ward.letters)
+    assert [b"{}"] == ward.redis.lrange(ward.shard.result(entry.decode()), 0, -1)
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), ("a", "a"), ("a", "no spaces"), ("no spaces",), ("x" * 2000,)])
+def test_a_letter_whose_id_is_unusable_goes_by_what_it_is_answered_under(ward: Ward, ids: tuple[str, ...]) -> None:
+    told = [part for one in ids for part in ("id", one)]
+    entry = ward.redis.execute_command("XADD", ward.shard.streams[1], "*", *told, "image", b"png").decode()
+    (job,) = ward.claim().jobs
+    document = f'{{"v":1,"entry":"{entry}","status":"poisoned"}}'.encode()
+    assert ward.commits.bury(ward.lease, Completion(job, document), "crash", "why")
+    (letter,) = ward.letters.newest_first()
+
+    (done,) = ward.letters.requeue([letter.id])
+    (after,) = ward.answer()
+
+    assert (entry, entry) == (job.id, letter.job)
+    assert (done.entry, done.entry) == (done.job, after.id)
+    assert 0 == ward.redis.llen(ward.shard.result(entry))
+    assert [] == list(ward.redis.scan_iter(f"{ward.shard.job_prefix}*"))
 
 
 def test_where_no_letter_can_be_written_the_job_is_answered_all_the_same(ward: Ward) -> None:

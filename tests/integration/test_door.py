@@ -320,6 +320,11 @@ def test_the_function_refuses_at_a_full_queue_and_says_until_when(door: Door) ->
         ([STREAM, "image", "x", "id", "a b"], "id must be 1 to 64 characters"),
         ([STREAM, "image", "x", "id", "x" * 65], "id must be 1 to 64 characters"),
         ([STREAM, "image", "x", "id", ""], "id must be 1 to 64 characters"),
+        ([STREAM, "id", "a", "image", "x", "id", "b"], "^convq_submit: id must be given once"),
+        ([STREAM, "id", "a", "id", "a", "image", "x"], "^convq_submit: id must be given once"),
+        ([STREAM, "image", "x", "image", "y"], "^convq_submit: image must be given once"),
+        ([STREAM, "image", "x", "top_k", "1", "novel", "x", "top_k", "1"], "^convq_submit: top_k must be given once"),
+        ([STREAM, *["novel", "x"] * 1001], "^convq_submit: a job has 1001 fields; 1000 may be"),
     ],
 )
 def test_a_wrong_call_says_what_was_expected(door: Door, arguments: list[str], hint: str) -> None:
@@ -329,6 +334,14 @@ def test_a_wrong_call_says_what_was_expected(door: Door, arguments: list[str], h
         door.fcall(*arguments)
 
     assert set() == set(door.redis.scan_iter("convq:{*"))
+
+
+def test_a_field_of_no_meaning_may_be_given_twice_at_the_door_as_in_xadd(door: Door) -> None:
+    door.keeper.keep_functions()
+
+    entry = door.fcall(STREAM, "novel", "x", "image", "x", *["novel", "y"] * 998)
+
+    assert [(entry.encode(), {b"novel": b"y", b"image": b"x"})] == door.redis.xrange(STREAM)
 
 
 def test_redis_cli_submits_with_one_line(door: Door) -> None:

@@ -347,3 +347,26 @@ def test_priorities_hold_for_large_jobs(bench: Bench) -> None:
     wait_until(all_came, 30)
     mean = [sum(at for at, lane in enumerate(order) if lane == one) / 8 for one in range(3)]
     assert mean[0] < mean[1] < mean[2]
+
+
+@pytest.mark.parametrize("fill", [0, 300])
+def test_an_id_given_twice_is_one_even_where_only_the_header_is_read(bench: Bench, fill: int) -> None:
+    work, lease = worker(bench)
+    inbox = bench.shard.inbox("me")
+    fields = [*["dtype", "uint8"] * fill, "id", "a", "id", "b", "reply_to", inbox, "image", b"L" * (4 * MIB)]
+    entry = bench.redis.execute_command("XADD", bench.shard.streams[1], "*", *fields).decode()
+
+    (job,) = work.claim(lease, 64, 1).jobs
+
+    assert (entry, inbox) == (job.id, job.reply_to)
+    assert isinstance(job.problem, BadField)
+
+
+def test_an_id_behind_many_other_fields_is_found_where_only_the_header_is_read(bench: Bench) -> None:
+    work, lease = worker(bench)
+    fields = [*["dtype", "uint8"] * 300, "id", "mine", "image", b"L" * (4 * MIB)]
+    bench.redis.execute_command("XADD", bench.shard.streams[1], "*", *fields)
+
+    (job,) = work.claim(lease, 64, 1).jobs
+
+    assert ("mine", "dtype must be given once; it is there more than once") == (job.id, str(job.problem))

@@ -116,6 +116,25 @@ def test_a_malformed_id_is_answered_under_the_entry_id_and_in_the_inbox() -> Non
     assert ("1763800000000-0", "convq:{lenet}:inbox:me") == (job.id, job.reply_to)
 
 
+@pytest.mark.parametrize("ids", [(b"a", b"b"), (b"a", b"a"), (b"a", b"no spaces"), (b"no spaces", b"a"), (b"a",) * 300])
+def test_an_id_given_twice_is_answered_under_the_entry_id_and_in_the_inbox(ids: tuple[bytes, ...]) -> None:
+    told = [part for one in ids for part in (b"id", one)]
+    job = receive(*told, b"image", b"x", b"reply_to", b"convq:{lenet}:inbox:me")
+
+    assert ("1763800000000-0", "convq:{lenet}:inbox:me") == (job.id, job.reply_to)
+    assert "id must be given once" in str(job.problem)
+
+
+@pytest.mark.parametrize("other", [b"convq:{lenet}:inbox:me", b"convq:{lenet}:inbox:you", b"elsewhere"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_reply_to_given_twice_is_answered_under_the_result_key(other: bytes, turned: bool) -> None:
+    inboxes = (other, b"convq:{lenet}:inbox:me")[:: -1 if turned else 1]
+    job = receive(b"reply_to", inboxes[0], b"image", b"x", b"id", b"mine", b"reply_to", inboxes[1])
+
+    assert ("mine", None) == (job.id, job.reply_to)
+    assert "reply_to must be given once" in str(job.problem)
+
+
 def test_an_unusable_reply_to_is_answered_under_the_result_key_of_the_clients_id() -> None:
     job = receive(b"image", b"x", b"id", b"mine", b"reply_to", b"elsewhere")
 

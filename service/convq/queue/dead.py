@@ -14,6 +14,7 @@ import redis
 from convq.errors import BadField
 from convq.protocol import DEDUP_WINDOW_S, Priority
 from convq.queue.address import Address
+from convq.queue.entries import JOB_ID
 from convq.queue.keys import LANES, Shard
 from convq.queue.link import Command, Link, Script, understood
 
@@ -145,11 +146,12 @@ class DeadLetters:
         own = dict(zip(texts[: 2 * OWN_FIELDS : 2], texts[1 : 2 * OWN_FIELDS : 2], strict=True))
         rest = texts[2 * OWN_FIELDS :]
         fields = dict(zip(rest[::2], rest[1::2], strict=True))
+        ids = [value for name, value in zip(rest[::2], rest[1::2], strict=True) if name == "id"]
         stream, entry = own.get("dead_stream", ""), own.get("dead_entry", "")
         lanes = dict(zip(self._shard.streams, LANES, strict=True))
         return Letter(
             id=letter_id,
-            job=fields.get("id", entry),
+            job=ids[0] if len(ids) == 1 and JOB_ID.match(ids[0]) else entry,  # under what it was answered
             model=self._shard.model,
             priority=str(lanes.get(stream, Priority.NORMAL)),
             reason=own.get("dead_reason", "not told"),

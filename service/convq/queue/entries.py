@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -118,6 +118,8 @@ _HEADER: dict[bytes, Any] = {
 }
 
 PAYLOADS = ("image", "tensor")
+ADDRESS = ("id", "reply_to")
+"""What says where the answer goes: given twice, it says nothing."""
 PROTOCOL_FIELDS = tuple(name.decode() for name in (*_OWN, *_HEADER))
 
 
@@ -154,8 +156,8 @@ class Receiver:
     def receive(self, entry: bytes, flat: Sequence[bytes], *, lane: int, attempt: int) -> Received:
         """Decode one entry: `flat` is name, value, name, value…. Never raises for what a client wrote.
 
-        A malformed `id` is answered under the entry id, an unusable `reply_to` under the result key; both leave a
-        `BadField` in `problem`, as everything else does that is wrong with the entry.
+        A malformed `id` is answered under the entry id, an unusable `reply_to` under the result key, and so is one that is
+        given twice; all leave a `BadField` in `problem`, as everything else does that is wrong with the entry.
         """
         names = tuple(flat[::2])
         layout = self._layouts.get(names)
@@ -224,16 +226,18 @@ class _Layout:
     @classmethod
     def of(cls, names: tuple[bytes, ...]) -> _Layout:
         known = [(2 * i + 1, name.decode()) for i, name in enumerate(names) if name in _OWN or name in _HEADER]
-        own = tuple((i, name, _OWN[name.encode()]) for i, name in known if name.encode() in _OWN)
-        header = {i: (name, _HEADER[name.encode()]) for i, name in known if name.encode() in _HEADER}
-        return cls(header, own, cls._problem([name for _, name in known]))
+        counts = Counter(name for _, name in known)
+        unclear = {name for name in ADDRESS if counts[name] > 1}  # nobody can say which of them the client looks at
+        read = [(i, name) for i, name in known if name not in unclear]
+        own = tuple((i, name, _OWN[name.encode()]) for i, name in read if name.encode() in _OWN)
+        header = {i: (name, _HEADER[name.encode()]) for i, name in read if name.encode() in _HEADER}
+        return cls(header, own, cls._problem(counts))
 
     @staticmethod
-    def _problem(names: Sequence[str]) -> JobError | None:
-        counts = Counter(names)
-        twice = sorted(name for name, count in counts.items() if count > 1)
+    def _problem(names: Mapping[str, int]) -> JobError | None:
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
-            return BadField(f"{twice[0]} must be given once; it is there {counts[twice[0]]} times")
+            return BadField(f"{twice[0]} must be given once; it is there more than once")
         if "image" in names and "tensor" in names:
             return BadField("exactly one of image and tensor must be there; both are")
         if "image" not in names and "tensor" not in names:

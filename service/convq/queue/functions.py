@@ -10,11 +10,12 @@ from typing import Any
 
 from convq.errors import QueueFull, RedisRefused
 from convq.protocol import DEDUP_WINDOW_S
+from convq.queue.entries import PROTOCOL_FIELDS
 from convq.queue.keys import GROUP
 from convq.queue.link import Link, lua
 
 LIBRARY = "convq"
-VERSION = 3
+VERSION = 4
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
 MISSED = "clients cannot call FCALL convq_submit; their XADD works as before"
@@ -25,6 +26,7 @@ SOURCE = "\n".join(
         f"-- library version {VERSION}, loaded by convq serve",
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
         f"local GROUP = '{GROUP}'",
+        f"local FIELDS = {{ {', '.join(f'{name} = true' for name in PROTOCOL_FIELDS)} }}",
         lua("door"),
         lua("whereabouts"),
         lua("functions"),

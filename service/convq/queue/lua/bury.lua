@@ -17,7 +17,7 @@
 -- Reply "FENCED", 1 buried, 0 somebody else has answered it, 2 answered, but there could be no letter (dead is no stream)
 --
 -- A dead letter is the job's own fields and, before them, dead_reason, dead_message, dead_stream, dead_entry. Of an entry with
--- more fields than Lua can pass on, those of the protocol are kept. The letter comes first: it is what can be refused.
+-- more fields than Lua can pass on, those of the protocol are kept, each at most twice, which is once too often. The letter comes first: it is what can be refused.
 
 if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
   return 'FENCED'
@@ -35,9 +35,11 @@ end
 local entry, kept = redis.call('XRANGE', KEYS[2], ARGV[4], ARGV[4])[1], 1
 if entry then
   local letter = { 'dead_reason', ARGV[8], 'dead_message', ARGV[9], 'dead_stream', KEYS[2], 'dead_entry', ARGV[4] }
-  local fields = entry[2]
+  local fields, seen = entry[2], {}
   for i = 1, #fields, 2 do
-    if #fields <= MOST_PARTS or PROTOCOL[fields[i]] then
+    local name = fields[i]
+    seen[name] = (seen[name] or 0) + 1
+    if #fields <= MOST_PARTS or (PROTOCOL[name] and seen[name] <= 2) then
       letter[#letter + 1] = fields[i]
       letter[#letter + 1] = fields[i + 1]
     end

@@ -47,8 +47,15 @@ local function convq_submit(keys, args)
   if #args == 0 or #args % 2 == 1 then
     return refused('convq_submit', 'the arguments are field and value in turn, without the * of XADD; there are ' .. #args)
   end
-  local id, bytes = '', 0
+  if #args > MOST_PARTS then
+    return refused('convq_submit', string.format('a job has %d fields; %d may be', #args / 2, MOST_PARTS / 2))
+  end
+  local id, bytes, seen = '', 0, {}
   for i = 1, #args, 2 do
+    if FIELDS[args[i]] and seen[args[i]] then
+      return refused('convq_submit', args[i] .. ' must be given once')
+    end
+    seen[args[i]] = true
     if args[i] == 'id' then
       id = args[i + 1]
       if not is_id(id) then

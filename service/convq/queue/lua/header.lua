@@ -6,9 +6,9 @@
 -- KEYS  the stream
 -- ARGV  entry id, the longest value, the names of the payload with a comma between, then the names of the protocol
 -- Reply nil where the entry is gone, or {bytes of all fields, bytes of all payloads, name, value, …}: fields of the protocol
---       alone, at most MOST of them, each cut to the longest value; payloads are empty
+--       alone, each name at most twice, which is once too often, each cut to the longest value; payloads are empty
 
-local MOST = 100
+local seen = {}
 local known, payload = {}, {}
 for i = 4, #ARGV do
   known[ARGV[i]] = true
@@ -28,7 +28,8 @@ for i = 1, #fields, 2 do
     payloads = payloads + #value
     value = ''
   end
-  if known[name] and #header < 2 * MOST then
+  if known[name] and (seen[name] or 0) < 2 then
+    seen[name] = (seen[name] or 0) + 1
     header[#header + 1] = name
     header[#header + 1] = string.sub(value, 1, ARGV[2])
   end

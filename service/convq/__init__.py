@@ -3,7 +3,8 @@
 What a program needs to push jobs and read results is here; the service itself is the command ``convq serve``.
 """
 
-import convq.interpreter  # noqa: F401 - before anything that the working folder could hold too
+import convq.interpreter  # before anything that the working folder could hold too
+import convq.interrupts  # noqa: F401 - before all that takes its time
 from convq.client import AsyncClient, Client
 from convq.errors import (
     ConvqError,

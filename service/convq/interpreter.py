@@ -43,7 +43,7 @@ def leave_working_folder() -> None:
     Python itself has put it there. Another program, which only imports convq, keeps its path; so does whoever names that
     folder in PYTHONPATH.
     """
-    if not _is_the_command():
+    if not (is_the_command("convq") or is_the_command("convq.")):
         return
     here = _working_folder()
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -58,16 +58,17 @@ def _working_folder() -> str:
         return ""
 
 
-def _is_the_command() -> bool:
-    """`python -m convq`, `python -m convq.…`, or the script of that name."""
+def is_the_command(name: str) -> bool:
+    """Whether this process is `python -m convq` or the script of that name; for `convq.`, `python -m convq.…`."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word.startswith("-m"):
-            return (word[2:] or next(words, "")).partition(".")[0] == "convq"
+            module = word[2:] or next(words, "")
+            return module == name or (name.endswith(".") and module.startswith(name))
         if word in ("-W", "-X"):
             next(words, "")
         elif not word.startswith("-"):
-            return os.path.basename(word) == "convq"  # noqa: PTH119
+            return os.path.basename(word) == name  # noqa: PTH119
     return False
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import click
 
 import convq
+from convq import interrupts
 from convq.cli.bench import bench
 from convq.cli.chaos import chaos
 from convq.cli.dead import dead
@@ -85,7 +86,11 @@ for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, doctor):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: those of this process) and return the exit code."""
     run = Run()
-    make_usable()
+    try:
+        interrupts.unwind()
+        make_usable()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     code = _run(arguments, run)
     trouble = end_output()
     if trouble:
@@ -97,7 +102,7 @@ def _run(arguments: Sequence[str] | None, run: Run) -> int:
     try:
         given = None if arguments is None else list(arguments)
         code = commands.main(given, prog_name="convq", standalone_mode=False, obj=run)
-    except click.Abort:  # click turns Ctrl-C into this
+    except (click.Abort, KeyboardInterrupt):  # click turns Ctrl-C into this, in most places
         return INTERRUPTED
     except (click.ClickException, ConvqError) as error:
         _complain(str(error) if isinstance(error, ConvqError) else _usage(error))

@@ -13,6 +13,7 @@ import click
 from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.digits import encode, read_sample
 from convq.cli.output import for_programs, json_option, print_facts, print_json
+from convq.interrupts import between_imports
 from convq.queue import Address
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def bench(
     if rate is not None and in_flight is not None:
         raise click.UsageError("--rate is the open loop and --in-flight the closed one: give one of them")
     load = Load(_payloads(images), seconds, rate, in_flight or IN_FLIGHT, timeout)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, between_imports(_leave))
     programs = for_programs(as_json=as_json)
     with connected(address, model) as client:
         chosen = choose_model(client, model)

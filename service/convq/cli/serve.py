@@ -21,6 +21,7 @@ import click
 from convq.cgroups import ROOT, cpu_limit
 from convq.cli.connection import REDIS_FILES
 from convq.client import DEFAULT_URL
+from convq.interrupts import between_imports
 from convq.queue import Address
 from convq.queue.address import redis_cli
 from convq.settings import Settings, facts, load_settings
@@ -63,9 +64,9 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     """
     settings = load_settings(flags, os.environ)
     # Until the supervisor takes over, SIGTERM must unwind like Ctrl-C does: temporary folders would stay behind.
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, between_imports(_leave))
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _leave)
+        signal.signal(signal.SIGHUP, between_imports(_leave))
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in the background of a terminal that stops who writes to it
 
     from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy

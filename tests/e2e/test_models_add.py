@@ -68,11 +68,10 @@ class Ended:
         return line
 
 
-def models(*arguments: str | Path) -> Ended:
+def models(*arguments: str | Path, cwd: Path | None = None) -> Ended:
     """Run `convq models …` to its end, its output in a pipe."""
-    done = subprocess.run(
-        [*PROGRAM, "models", *map(str, arguments)], capture_output=True, text=True, timeout=250, check=False
-    )
+    command = [*PROGRAM, "models", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, cwd=cwd)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -278,6 +277,18 @@ def test_a_next_version_that_contradicts_the_manifest_changes_nothing(tmp_path: 
     assert f"{place}: the graph's input is input:0; the manifest says input.name = x" in line
     assert "its manifest holds for this version too; no --color" in flag
     assert before == {path: path.stat().st_mtime_ns for path in sorted(repository.rglob("*"))}
+
+
+@pytest.mark.parametrize("folder", [".", "models", "../here/models"])
+def test_a_reason_names_a_file_where_it_would_lie_whatever_the_folder_is_called(folder: str, tmp_path: Path) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    first, other = (file_of(BUILDERS[name](), tmp_path / "brought") for name in ("fixed_batch", "names_with_colons"))
+    models("add", first, "--name", "mine", "--models", folder, cwd=place).document()
+
+    line = models("add", other, "--name", "mine", "--models", folder, cwd=place).complaint(3)
+
+    assert f" {folder}/mine/2/model.onnx: the graph's input is input:0" in line
 
 
 def test_after_the_last_version_that_there_can_be_comes_none(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convq.errors import ModelBroken
-from convq.inference.repository import default_root
+from convq.inference.repository import default_root, with_way
 from convq.runtime import versions
 from convq.runtime.board import Board
 from convq.runtime.metrics import LAYOUT
@@ -85,3 +85,39 @@ def test_with_no_model_left_the_last_reason_is_the_errors(model: Path) -> None:
 
     with pytest.raises(ModelBroken, match=r"lenet/1: is not whole: it has no report\.json"):
         keeper(model)
+
+
+def test_a_reason_names_files_from_the_model_on_where_the_folder_of_models_is_relative(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model / "1", model / "2")
+    monkeypatch.chdir(model.parent.parent)
+    found = keeper(Path("models") / "lenet")
+
+    found.pass_over("lenet", 2, f"{model}/2/model.onnx: is odd")
+
+    assert "lenet/2/model.onnx: is odd" == found._models["lenet"].reasons()[2]
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "expected"),
+    [
+        ("models", "models/lenet/1: is not whole", "lenet/1: is not whole"),
+        ("models", "/srv/models/lenet/1: is not whole", "/srv/models/lenet/1: is not whole"),
+        ("/models", "/srv/models/lenet/1: is not whole", "/srv/models/lenet/1: is not whole"),
+        ("/models", "no file '/models/lenet/1' (/models/a)", "no file 'lenet/1' (a)"),
+        ("/a/my models", "/a/my models/lenet/1: is odd", "lenet/1: is odd"),
+        (".", "cut at 1./2, ./lenet/1: is odd", "cut at 1./2, lenet/1: is odd"),
+    ],
+)
+def test_the_way_to_a_folder_is_left_out_where_a_path_begins_with_it(folder: str, text: str, expected: str) -> None:
+    assert expected == with_way(text, Path(folder), "")
+
+
+def test_the_way_to_a_relative_folder_is_known_by_its_absolute_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    for folder in ("models", "./models/../models"):
+        assert "here/m/1: is odd" == with_way(f"{tmp_path}/models/m/1: is odd", Path(folder), "here/")

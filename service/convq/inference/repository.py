@@ -112,6 +112,13 @@ def versions_in(path: Path) -> tuple[int, ...]:
     return tuple(sorted(int(sub.name) for sub in path.iterdir() if _VERSION.fullmatch(sub.name) and sub.is_dir()))
 
 
+def with_way(text: str, folder: Path, instead: str) -> str:
+    """`text` with `instead` for the way to `folder`, where a path begins with it: relative or absolute, never in its middle."""
+    ways = {str(folder), str(folder.absolute()), str(folder.resolve())}
+    either = "|".join(re.escape(way) for way in sorted(ways, key=len, reverse=True))
+    return re.sub(rf"(?<![^\s'\"(=:])(?:{either})/", lambda _: instead, text)
+
+
 def _entries(root: Path) -> list[Path]:
     try:
         return sorted(root.iterdir())

@@ -176,14 +176,15 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
 @contextmanager
 def _workshop(root: Path) -> Iterator[Path]:
     """A folder on the same file system, which no service looks into, for as long as it takes."""
-    from convq.inference.workshop import workshop  # noqa: PLC0415 - brings the engine's parts
+    from convq.inference.repository import with_way  # noqa: PLC0415 - brings the engine's parts
+    from convq.inference.workshop import workshop  # noqa: PLC0415 - as above
 
     try:
         with workshop(root, ".adding-") as made:
             try:
                 yield made
             except ModelBroken as error:
-                raise ModelBroken(str(error).replace(str(made), str(root))) from None
+                raise ModelBroken(with_way(str(error), made, f"{root}/")) from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise click.ClickException("somebody else has just added it; nothing was changed") from None

@@ -12,6 +12,7 @@ import pytest
 from convq import errors
 from convq.cli import commands
 from convq.errors import JOB_ERRORS
+from convq.inference.manifest import Manifest
 from convq.queue.keys import Shard
 from convq.runtime.metrics import documented_labels, documented_metrics
 from convq.settings import Settings, facts
@@ -123,3 +124,12 @@ def test_files_that_the_readme_uses_are_committed() -> None:
     committed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
     assert set() == set(re.findall(r"models/[\w./-]+\.\w+", README)) - set(committed)
+
+
+def test_the_page_of_models_says_how_large_images_the_filters_take() -> None:
+    page = " ".join((ROOT / "models" / "README.md").read_text().split())
+    found = re.search(r"Both filters take images of any size up to ([0-9.]+) million pixels", page)
+
+    assert found
+    for name in ("gaussian_blur", "edges"):
+        assert float(found[1]) * 1e6 == Manifest.read(ROOT / "models" / name).limits.max_pixels

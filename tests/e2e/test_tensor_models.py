@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from convq.client import Client
 from onnx_models import FLOAT, graph, model_folder
-from servers import OwnServer
+from servers import OwnServer, wait_until
 from services import RunningService, seven
 
 MANIFEST = "[input]\ncolor = 'none'\n[limits]\nmax_pixels = 1000\nmax_batch = 8\n"
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server where `sums` adds up the second axis of [4, length] numbers."""
-    root = tmp_path_factory.mktemp("models")
+def sums(root: Path, manifest: str = MANIFEST) -> Path:
+    """The folder of a model that adds up the second axis of [4, length] numbers."""
     nodes = [("ReduceSum", ["x", "axes"], ["y"], {"keepdims": 0})]
     axes = {"axes": np.array([2], dtype=np.int64)}
     model = graph(nodes, [("x", FLOAT, ["n", 4, "length"])], [("y", FLOAT, ["n", 4])], axes)
-    model_folder(root / "sums", MANIFEST, model)
+    return model_folder(root / "sums", manifest, model)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with `sums`."""
+    root = tmp_path_factory.mktemp("models")
+    sums(root)
     with OwnServer(tmp_path_factory.mktemp("server")) as server:
         with RunningService(server.url, "--models", str(root), "--only", "sums", workers=1):
             yield server.url
@@ -61,3 +68,38 @@ def test_clients_can_see_that_it_takes_no_images(url: str) -> None:
         (said,) = client.served()["sums"]["inputs"]
 
     assert {"name": "x", "dtype": "float32", "shape": [4, None], "color": "none"} == said
+
+
+@pytest.mark.parametrize("mode", ["percent = 100", "shadow = true"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_tensors_that_are_not_finite_do_not_count_against_a_candidate(
+    fresh_server: OwnServer, tmp_path: Path, mode: str, value: float
+) -> None:
+    folder = sums(tmp_path, f"{MANIFEST}[rollout]\nversion = 2\n{mode}\nmin_jobs = 20\n")
+    shutil.copytree(folder / "1", folder / "2")
+    role = "candidate" if "percent" in mode else "shadow"
+    bad = np.full((4, 2), 1, dtype=np.float32)
+    bad[3, 1] = value
+    good, too_large = np.ones((4, 2), dtype=np.float32), np.full((4, 2), 3e38, dtype=np.float32)
+    with (
+        RunningService(fresh_server.url, "--models", str(tmp_path), "--only", "sums", workers=1) as service,
+        Client(fresh_server.url) as client,
+    ):
+
+        def counted() -> list[float]:
+            known = service.metrics()["convq_version_jobs_total"]
+            outcomes = ("ok", "failed", "differs")
+            return [known[(("model", "sums"), ("outcome", outcome), ("role", role))] for outcome in outcomes]
+
+        results = list(client.map([*[bad] * 60, *[good] * 40, too_large]))
+
+        codes = [result.error.code if result.error else "" for result in results]
+        assert [*["non_finite"] * 60, *[""] * 40, "non_finite"] == codes
+        wait_until(lambda: [40, 1, 0] == counted(), 30)
+        assert {2: role} == {n: state for n, state in states(service).items() if n == 2}
+
+
+def states(service: RunningService) -> dict[int, str]:
+    """Version -> state."""
+    samples = service.metrics()["convq_model_version_state"]
+    return {int(dict(labels)["version"]): dict(labels)["state"] for labels in samples}

@@ -271,7 +271,10 @@ class Rollout(_Table):
     shadow: bool = False
     """The candidate runs beside what answers, on the same inputs; its answers are compared, never published."""
     max_failure_ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Above this share of failed jobs (`model_error`, `non_finite`, `internal`) the candidate is taken back."""
+    """Above this share of failed jobs (`model_error`, `non_finite`, `internal`) the candidate is taken back.
+
+    Those whose own tensor held NaN or infinity do not count.
+    """
     min_jobs: Annotated[int, Field(ge=1)] = 20
     """Not before it has had this many."""
 

@@ -32,7 +32,7 @@ from convq.inference.opening import (
 from convq.inference.outputs import agrees, check_outputs, finite, rank
 from convq.inference.pace import MARGIN, fitting_batch
 from convq.inference.pictures import Picture
-from convq.inference.tensors import Prepared, admit_slowly, largest_bytes, read_npy
+from convq.inference.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 
@@ -210,6 +210,10 @@ class Engine:
             # Past the named tuple's own constructor, which would be two thirds of the time of this whole method.
             return _new_tuple(Prepared, (tensor, self._shape))
         return admit_slowly(tensor, dtype, shape, self._graph, self.manifest.limits.max_pixels)
+
+    def takes_finite(self, prepared: Prepared) -> bool:
+        """Whether this input holds no NaN and no infinity: what comes of one that does is no fault of the network."""
+        return is_finite(prepared.data, self._dtype)
 
     def run(self, inputs: Sequence[Prepared], wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run one batch: outputs and feature maps by name, each [n, ...] in the order of `inputs`.

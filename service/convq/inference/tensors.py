@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,12 @@ def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels
     # A uint8 tensor for a float32 graph: a decoded image, of which only the last step of `prepare` is left to do.
     pixels = np.frombuffer(tensor, dtype=np.uint8).reshape(sides)
     return Prepared(normalise(pixels, graph.input), sides)
+
+
+def is_finite(data: bytes | NDArray[np.generic], dtype: str | np.dtype[Any]) -> bool:
+    """Whether a tensor's values, in C order, hold no NaN and no infinity. Integers hold none."""
+    values = np.frombuffer(data, dtype=dtype)
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def largest_bytes(graph: Graph, max_pixels: int) -> int:

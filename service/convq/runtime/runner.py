@@ -101,7 +101,7 @@ class Runner:
         return Answers(tickets, outputs, batch, engine, role, inputs=kept, names=names, ended_s=ended_s)
 
     def _refused(self, tickets: list[Ticket], error: ModelFault) -> Answers:
-        tickets[0].refuse(error)
+        tickets[0].fail(error)
         return Answers(tickets, engine=tickets[0].engine, role=self._role(tickets[0]))
 
     def _role(self, ticket: Ticket) -> Role | None:

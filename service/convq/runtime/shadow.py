@@ -43,24 +43,26 @@ class Shadow:
     def compare(self, answers: Answers, inputs: Sequence[Prepared], shadow: Engine) -> None:
         """Run `shadow` on what `answers` came from, and count how many jobs it answers alike. Never raises ModelFault."""
         began = time.perf_counter()
-        same = failed = 0
+        same = failed = differs = 0
         try:
             for first in range(0, len(inputs), shadow.max_batch):
                 part = inputs[first : first + shadow.max_batch]
                 with in_network(self._row, shadow, b""):  # its death accuses no job
                     outputs = shadow.run(part, ())
                 fine = finite(outputs)
-                failed += int((~fine).sum())
-                same += int((fine & agreement(answers, first, outputs, shadow)).sum())
+                alike = int((fine & agreement(answers, first, outputs, shadow)).sum())
+                same, differs = same + alike, differs + int(fine.sum()) - alike
+                failed += sum(shadow.takes_finite(one) for one, good in zip(part, fine, strict=True) if not good)
         except ModelFault as error:
-            self._row.add("convq_version_jobs", len(inputs), "shadow", "failed")
+            failed = sum(shadow.takes_finite(one) for one in inputs)
+            self._row.add("convq_version_jobs", failed, "shadow", "failed")
             facts = {"model": shadow.name, "version": shadow.version, "reason": str(error)}
             if self._complaints.take():
                 event(log, logging.WARNING, "the shadow version failed", **facts)
             return
         self._row.add("convq_version_jobs", same, "shadow", "ok")
         self._row.add("convq_version_jobs", failed, "shadow", "failed")
-        self._row.add("convq_version_jobs", len(inputs) - same - failed, "shadow", "differs")
+        self._row.add("convq_version_jobs", differs, "shadow", "differs")
         spent_s = time.perf_counter() - began
         self._row.observe_alike("convq_version_inference_seconds", spent_s, len(inputs), "shadow")
 

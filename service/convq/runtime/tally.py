@@ -93,11 +93,11 @@ class Tally:
         row.observe("convq_job_e2e_duration_seconds", queue_s + done_s - arrived_s)
 
     def _version_answered(self, answers: Answers, role: Role) -> None:
-        """What a version has done: bad input is no fault of it and does not come here."""
+        """What a version has done: bad input is no fault of it and does not come here, or is not counted."""
         row, tickets = self._row, answers.tickets
-        failed = sum(ticket.status is Status.ERROR for ticket in tickets)
-        row.add("convq_version_jobs", failed, role, "failed")
-        row.add("convq_version_jobs", len(tickets) - failed, role, "ok")
+        failed = [ticket for ticket in tickets if ticket.status is Status.ERROR]
+        row.add("convq_version_jobs", sum(not ticket.blameless for ticket in failed), role, "failed")
+        row.add("convq_version_jobs", len(tickets) - len(failed), role, "ok")
         row.observe_alike("convq_version_inference_seconds", tickets[0].infer_s, len(tickets), role)
 
     def trouble(self, error: ConvqError) -> None:

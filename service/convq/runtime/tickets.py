@@ -14,6 +14,7 @@ from convq.errors import InternalFault, JobError, NonFinite, UnknownOutput
 from convq.inference.formats import estimate
 from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine, Prepared
+from convq.inference.tensors import is_finite
 from convq.protocol import Status
 from convq.queue import Completion, Delivery, Lease, Received
 from convq.runtime.batcher import Batch, Batcher
@@ -58,6 +59,8 @@ class Ticket:
     alone: bool = False
     """A suspect: prepared and run with nobody else in native code."""
     status: Status = Status.OK
+    blameless: bool = False
+    """It failed, and its own tensor held NaN or infinity: no version is to blame."""
     fetch_s: float = 0.0
     decode_s: float = 0.0
     prepare_s: float = 0.0
@@ -69,6 +72,12 @@ class Ticket:
         """This job ends as an error; nobody needs its payload any more."""
         self.job.problem, self.status = problem.at_rest(), Status.ERROR
         self.job.image = self.job.tensor = None
+
+    def fail(self, problem: JobError) -> None:
+        """The network failed on this job. Looks at its tensor, which nobody did before: most are sound."""
+        tensor = self.job.tensor
+        self.blameless = tensor is not None and not is_finite(tensor, self.job.dtype)
+        self.refuse(problem)
 
     def condemn(self) -> None:
         """This job has killed its workers and is not run again."""
@@ -284,7 +293,7 @@ class Answerer:
         completions = []
         for i, ticket in enumerate(answers.tickets):
             if not usable[i]:
-                ticket.refuse(NonFinite("the network produced NaN or infinity for this input"))
+                ticket.fail(NonFinite("the network produced NaN or infinity for this input"))
                 completions.append(self.refusal(ticket))
                 continue
             job = ticket.job

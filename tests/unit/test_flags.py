@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +76,10 @@ def test_a_value_that_no_manifest_takes_is_wrong_usage(
     assert f"convq: Invalid value for '{flag}': '" in said
     assert expected in said
     assert [] == list(tmp_path.iterdir())
+
+
+def test_an_answer_that_goes_to_a_closed_standard_output_is_a_failure_in_one_line() -> None:
+    command = f"{sys.executable} -m convq --version >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+
+    assert (1, "convq: standard output cannot be written: Bad file descriptor\n") == (done.returncode, done.stderr)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from typing import Any
 
 from convq.outlet import say
 from convq.printable import printable_lines
@@ -25,13 +26,28 @@ def make_usable() -> None:
         except OSError:
             _open_nothing(descriptor, mode)
     for name, mode in zip(_NAMES, _MODES, strict=True):
-        if getattr(sys, name) is None:
+        if getattr(sys, name) is None and name == "stdout":
+            sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Nowhere()), encoding="utf-8")
+        elif getattr(sys, name) is None:
             kind = "r" if mode == os.O_RDONLY else "w"
             setattr(sys, name, open(_NAMES.index(name), kind, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.umask(os.umask(0o077) & 0o077)  # whatever it says of others, what is made here is ours
+
+
+class _Nowhere(io.RawIOBase):
+    """Standard output that was closed before the command began: nothing stops, and what was lost is known at the end."""
+
+    lost = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.lost = True
+        return len(data)
 
 
 def _open_nothing(descriptor: int, mode: int) -> None:
@@ -60,6 +76,10 @@ def end_output() -> str | None:
         return "" if error.errno == errno.EPIPE else error.strerror or str(error)
     except ValueError:  # closed by the command itself
         return None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Nowhere) and raw.lost:
+        raw.lost = False  # said once
+        return os.strerror(errno.EBADF)
     return None
 
 

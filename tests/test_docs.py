@@ -12,6 +12,7 @@ import pytest
 from convq import errors
 from convq.cli import commands
 from convq.errors import JOB_ERRORS
+from convq.inference.codecs import tiff
 from convq.inference.manifest import Manifest
 from convq.queue.keys import Shard
 from convq.runtime.metrics import documented_labels, documented_metrics
@@ -133,3 +134,9 @@ def test_the_page_of_models_says_how_large_images_the_filters_take() -> None:
     assert found
     for name in ("gaussian_blur", "edges"):
         assert float(found[1]) * 1e6 == Manifest.read(ROOT / "models" / name).limits.max_pixels
+
+
+def test_the_protocol_page_says_which_bits_of_a_tiff_are_read() -> None:
+    (row,) = [line for line in PROTOCOL.splitlines() if line.startswith("| TIFF |")]
+
+    assert tiff.READ in row

@@ -61,7 +61,7 @@ def _check(image: Any) -> None:
     if image.mode in REFUSED:
         raise BadImage(
             f"the image has {REFUSED[image.mode]} pixels (PIL mode {image.mode}); "
-            "expected gray, palette, RGB, CMYK or YCbCr with up to 16 bits a channel"
+            "expected gray of 1/2/4/8/12/16, palette of 1/2/4/8, RGB of 8/16, CMYK of 8/16, YCbCr of 8 bits a channel"
         )
     if image.mode not in AS_THEY_ARE and image.mode not in CONVERTED and image.mode not in WIDE:
         raise BadImage(f"the image has PIL mode {image.mode}, which no PNG file holds; convert it to RGB")

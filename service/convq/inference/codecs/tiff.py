@@ -37,7 +37,10 @@ _COLOURS = {
 _GRAY_BITS = (1, 2, 4, 8, 12, 16)
 _BITS = {_WHITE_IS_ZERO: _GRAY_BITS, _BLACK_IS_ZERO: _GRAY_BITS, _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _INKS: (8, 16)}
 _BITS |= {_YCBCR: (8,)}
-_EXPECTED = "expected gray, palette, RGB, CMYK or YCbCr with up to 16 bits a channel"
+_NAMED = {"gray": _BLACK_IS_ZERO, "palette": _PALETTE, "RGB": _RGB, "CMYK": _INKS, "YCbCr": _YCBCR}
+READ = ", ".join(f"{name} of {'/'.join(map(str, _BITS[kind]))}" for name, kind in _NAMED.items()) + " bits"
+"""Colours, each with the bits of a channel that are read."""
+_EXPECTED = f"expected {READ} a channel"
 _ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
 _MAX_SAMPLES = 16
 _FLOAT_BYTES, _SPREAD_BYTES = 100, 9

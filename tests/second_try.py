@@ -44,7 +44,8 @@ class SecondTry:
         if len(again) > MOST:
             return ended
         first, self._failed = self._failed, {}
-        for item, following in zip(again, [*again[1:], None], strict=True):
+        for number, item in enumerate(again, 1):
+            following = again[number] if number < len(again) else None
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if item.nodeid not in self._failed:
                 self._flaky += first[item.nodeid]

@@ -55,6 +55,13 @@ def test_what_passes_at_its_second_try_is_called_flaky_and_the_run_is_green(tmp_
     assert "2 passed, 1 flaky" in out
 
 
+def test_a_run_without_failures_is_as_it_was(tmp_path: Path) -> None:
+    status, out = ran(tmp_path, "def test_it(): passes_at(1)", flaky=tmp_path / "flaky")
+
+    assert (0, False) == (status, (tmp_path / "flaky").exists()), out
+    assert "1 passed in" in out
+
+
 def test_what_fails_twice_has_failed(tmp_path: Path) -> None:
     status, out = ran(tmp_path, "def test_it(): passes_at(3)", flaky=tmp_path / "flaky")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ _TRANSIENT = (
     redis.exceptions.MasterDownError,
     OSError,
 )
+_TRAILER = re.compile(r" script: [0-9a-f]{40}, on .*", re.DOTALL)
+"""Where in a script a command was refused; "ACL failure in script: …" goes on with what was."""
 _TRANSIENT_REPLIES = (
     "LOADING",
     "BUSY",
@@ -158,7 +161,7 @@ def understood(error: Exception) -> Exception:
         return RedisRefused(f"Redis refused the credentials or the rights: {text}")
     if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_REPLIES):
         return RedisUnavailable(f"Redis cannot answer now: {text or type(error).__name__}")
-    return _refusal(text.partition(" script: ")[0])
+    return _refusal(_TRAILER.sub("", text))
 
 
 def _refusal(text: str) -> ConvqError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
-from convq.inference.repository import missing_in, versions_in
+from convq.inference.repository import missing_in, versions_in, with_way
 from convq.runtime.plans import Plan, plan_of
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -137,7 +137,7 @@ class ServedModel:
 
     def without_root(self, reason: str) -> str:
         """A reason without the way to the folder of models: clients read it too."""
-        return reason.replace(f"{self.folder.parent}/", "")
+        return with_way(reason, self.folder.parent, "")
 
     def states(self) -> dict[int, str]:
         """Version -> what it is: serving, candidate, shadow, kept or refused."""

@@ -17,7 +17,7 @@ from typing import Any
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
 from convq.inference.rehearsal import rehearse
-from convq.inference.repository import versions_in, with_way
+from convq.inference.repository import versions_in
 from convq.runtime.board import Board
 from convq.runtime.logs import event
 from convq.runtime.orders import Change
@@ -343,8 +343,3 @@ class VersionKeeper:
             said["refused"] = refused
         model.announced = True
         self._announce(model.name, said)
-
-
-def _without_root(model: ServedModel, reason: str) -> str:
-    """Clients read it too."""
-    return with_way(reason, model.folder.parent, "")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from convq.runtime.orders import Change
+from convq.runtime.plans import Plan
 from convq.runtime.processes import open_files_of, usage_of
 from convq.runtime.slots import BACK_OFF_S, Slot
 from servers import skip_or_fail, wait_until
@@ -87,3 +89,16 @@ def test_a_worker_that_never_gets_ready_is_waited_for_longer_each_time_and_for_e
     assert {BACK_OFF_S[1]} == set(delays[10:])
     assert 0.0 == slot.delay_next(0.0, accused=True, killed=False)
     assert 2001 == slot.restarts
+
+
+def test_a_worker_that_ends_before_it_reads_its_orders_ends_nobody_else() -> None:
+    slot = Slot(0)
+    slot.process = process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    process.wait()
+
+    slot.tell(Change(model="lenet", plan=Plan(serve=1), checked={}))
+
+    assert process is slot.take_out()
+    assert slot.process is None
+    assert process.stdin is not None
+    assert process.stdin.closed

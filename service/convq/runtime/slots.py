@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convq.runtime.crashes import Overdue
-from convq.runtime.orders import Change
+from convq.runtime.orders import Change, Orders
 from convq.runtime.plans import Plan
 from convq.runtime.processes import usage_of
 
@@ -62,11 +62,22 @@ class Slot:
     def tell(self, change: Change) -> None:
         """Pass on a change of plan. A worker that is gone meanwhile is started with the new plan anyway."""
         self.told[change.model] = (change.plan, time.monotonic())
-        process = self.process
-        if process is not None and process.stdin is not None:
+        self.send(change)
+
+    def send(self, message: Orders | Change) -> None:
+        """Write a line to its worker; one that has ended needs none: the next tick finds it so."""
+        if self.process is not None and self.process.stdin is not None:
             with suppress(OSError, ValueError):
-                process.stdin.write(change.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
+                self.process.stdin.write(message.model_dump_json().encode() + b"\n")
+                self.process.stdin.flush()
+
+    def take_out(self) -> subprocess.Popen[bytes] | None:
+        """Its ended worker, which has this place no longer."""
+        process, self.process = self.process, None
+        if process is not None and process.stdin is not None:
+            with suppress(OSError):  # what it died too early to read is still in the buffer, and closing writes it
+                process.stdin.close()
+        return process
 
     def forget(self) -> None:
         """Its worker is another one now."""

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -214,12 +213,10 @@ class Supervisor:
         )
         slot.forget()
         process = slot.process
-        if process.stdin and process.stdout and process.stderr:
+        if process.stdout and process.stderr:
             self._voices.hear(slot.number, process.pid, process.stderr, orders.log_mark)
             self._watch.start(f"worker-{slot.number}", self._listen, slot, process.stdout)
-            with suppress(BrokenPipeError):  # it died at once: the next tick finds it so
-                process.stdin.write(orders.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
+            slot.send(orders)
 
     def _listen(self, slot: Slot, reports: IO[bytes]) -> None:
         """Take in what one worker reports, until it is gone."""
@@ -240,11 +237,9 @@ class Supervisor:
 
     def _bury(self, slot: Slot, status: int) -> None:
         """A worker ended: free its jobs for others at once, and decide when the next one starts."""
-        process, slot.process = slot.process, None
+        process = slot.take_out()
         if process is None:
             return
-        if process.stdin:
-            process.stdin.close()
         was_ready, slot.ready_since_s = slot.ready_since_s, None
         hung = slot.late is not None
         judged = hung or self._draining_since_s is None

@@ -146,6 +146,11 @@ class RunningService:
         """The process ids of its workers."""
         return children_of(self.process.pid)
 
+    def is_whole(self, without: int = 0) -> bool:
+        """Whether it is ready with all its workers, none of which is `without`; in one look, as workers come and go."""
+        pids = self.worker_pids()
+        return len(pids) == self._workers and without not in pids and self.is_ready()
+
     # -- how it ends ----------------------------------------------------------------------------------------------
 
     def signal(self, number: signal.Signals) -> None:

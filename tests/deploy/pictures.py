@@ -27,7 +27,6 @@ from deploy.story import (
     kill_a_worker,
     push_bad_input,
     push_poison,
-    whole,
 )
 from servers import wait_until
 from services import LANES, Plain, digits, image_of
@@ -57,7 +56,7 @@ def live_through(stand: Stand, plain: Plain) -> list[tuple[float, str]]:
             "90 jobs each 100 ms": lambda: setattr(load, "jobs", 90),
         }
         for name, step in steps.items():
-            wait_until(lambda: whole(stand), 20)
+            wait_until(stand.service.is_whole, 20)
             happened.append((time.time(), name))
             step()
             time.sleep(CALM_S)

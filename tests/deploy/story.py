@@ -69,8 +69,10 @@ def push_poison(plain: Plain) -> str:
 
 
 def kill_a_worker(stand: Stand) -> None:
-    """SIGKILL under load: its jobs are taken over."""
-    os.kill(stand.service.worker_pids()[0], signal.SIGKILL)
+    """SIGKILL under load, and another in its place: its jobs are taken over."""
+    victim = stand.service.worker_pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: stand.service.is_whole(without=victim), 20)
 
 
 @contextmanager
@@ -133,11 +135,6 @@ def fill_the_queue(stand: Stand, plain: Plain, until: Callable[[], bool]) -> Non
             return until()
 
         wait_until(refused_enough, 20, every_s=0.2)
-
-
-def whole(stand: Stand) -> bool:
-    """Whether both workers are there again."""
-    return len(stand.service.worker_pids()) == 2 and stand.service.is_ready()
 
 
 def run_down(plain: Plain) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.stand import Stand
-from deploy.story import push_poison, stopped_workers, whole
+from deploy.story import push_poison, stopped_workers
 from servers import wait_until
 from services import LANES, Plain, seven
 
@@ -64,7 +64,7 @@ def test_a_job_that_kills_its_workers_becomes_a_dead_letter(stand: Stand, plain:
     alert = fires(stand, "ConvqDeadLetters")
 
     assert ("lenet", "warning") == (alert["labels"]["model"], alert["labels"]["severity"])
-    wait_until(lambda: whole(stand), 20)
+    wait_until(stand.service.is_whole, 20)
     resolves(stand, "ConvqDeadLetters")
 
 
@@ -111,4 +111,4 @@ def test_a_server_that_is_gone_and_what_follows_from_it_is_said_once(stand: Stan
     assert [] == held["ConvqDeadLetters"]["status"]["inhibitedBy"]
     stand.server.start()
     resolves(stand, "ConvqRedisDown")
-    wait_until(lambda: whole(stand), 20)
+    wait_until(stand.service.is_whole, 20)

@@ -20,7 +20,6 @@ from deploy.story import (
     push_bad_input,
     push_poison,
     run_down,
-    whole,
 )
 from servers import wait_until
 from services import Plain
@@ -56,9 +55,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             wait_until(lambda: stand.value("sum(rate(convq_jobs_total[5s]))"), 10)
             push_poison(plain)
             wait_until(lambda: stand.value("sum(increase(convq_dead_letters_total[5s]))"), 20)
-            wait_until(lambda: whole(stand), 20)
+            wait_until(stand.service.is_whole, 20)
             kill_a_worker(stand)
-            wait_until(lambda: whole(stand), 20)
             freeze_one_in_the_middle(stand, plain)
             fill_the_queue(stand, plain, lambda: full_and_not_drained(stand))
             reconnect(stand, plain)

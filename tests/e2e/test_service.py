@@ -16,11 +16,6 @@ from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService,
 LEASES = "convq:{lenet}:leases"
 
 
-def whole(service: RunningService) -> bool:
-    """Whether both workers are there and ready."""
-    return len(service.worker_pids()) == 2 and service.is_ready()
-
-
 def consumers(plain: Plain) -> dict[str, int]:
     """Consumer -> jobs that it holds, over all streams that have the group."""
     held: dict[str, int] = {}
@@ -176,14 +171,14 @@ def test_metrics_hold_every_documented_name_and_count_each_job(service: RunningS
 
 
 def test_killed_workers_lose_nothing_double_nothing_and_are_replaced(service: RunningService, plain: Plain) -> None:
-    wait_until(lambda: whole(service))
+    wait_until(service.is_whole)
     before = {name: values for name, values in service.metrics().items() if name.endswith(("_total", "_count", "_sum"))}
     ledger = Ledger(plain, "killed")
     for turn in range(3):
-        pids = service.worker_pids()
-        stop_with_jobs(pids[turn % 2], ledger)
-        os.kill(pids[turn % 2], signal.SIGKILL)
-        wait_until(lambda: whole(service) and pids != service.worker_pids(), 15)  # noqa: B023 - called in this turn
+        victim = service.worker_pids()[turn % 2]
+        stop_with_jobs(victim, ledger)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: service.is_whole(without=victim), 15)  # noqa: B023 - called in this turn
     ledger.settle()
 
     after = service.metrics()

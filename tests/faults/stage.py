@@ -92,10 +92,6 @@ class Stage:
         entries = set(self.held().get(pid, ()))
         return [job_id for job_id, entry in dict(self.books.accepted).items() if entry in entries]
 
-    def whole(self, workers: int = 2) -> bool:
-        """Whether all workers are there and ready."""
-        return len(self.service.worker_pids()) == workers and self.service.is_ready()
-
     def count(self, metric: str) -> float:
         """The sum of all samples of one metric."""
         return sum(self.service.metrics().get(metric, {}).values())

@@ -126,7 +126,7 @@ def test_what_waits_behind_a_slow_decode_goes_to_an_idle_worker(on_stage: Staged
         for pid in stage.service.worker_pids():
             slay(pid)
         stage.redis.xdel("convq:{lenet}:jobs", stage.books.accepted.pop(slow))
-        wait_until(stage.whole, 20)
+        wait_until(stage.service.is_whole, 20)
 
 
 @pytest.mark.fault(29, "B1: drain during a slow decode", "SIGTERM while a decoder does not come back; drain 2 s")

@@ -163,5 +163,5 @@ def test_workers_that_have_their_model_go_on_while_its_file_is_broken(
         assert stage.service.process.poll() is None
         file.write_bytes(whole)
         fault.strike()
-        fault.recovered_when(stage.whole, within_s=15)
+        fault.recovered_when(stage.service.is_whole, within_s=15)
         stage.check()

@@ -30,7 +30,7 @@ def test_an_idle_worker_that_is_killed_leaves_neither_lease_nor_consumer(on_stag
             lambda: victim not in {pid_of(name) for name in stage.redis.zrange(LEASES, 0, -1)}, within_s=1
         )
         stage.books.submit(100)
-        wait_until(stage.whole, 20)
+        wait_until(stage.service.is_whole, 20)
         stage.check()
 
 
@@ -55,7 +55,7 @@ def test_jobs_of_a_worker_that_died_between_fetch_and_inference_run_elsewhere(on
 def test_a_worker_that_is_killed_with_jobs_in_hand_is_replaced_and_its_jobs_run(on_stage: Staged, fault: Fault) -> None:
     with on_stage() as stage:
         for _ in range(3):
-            wait_until(stage.whole, 20)
+            wait_until(stage.service.is_whole, 20)
             victim = stage.stop_a_holder()
             held = stage.in_flight_of(victim)
             os.kill(victim, signal.SIGKILL)
@@ -134,7 +134,7 @@ def test_workers_that_are_killed_while_they_start_are_not_waited_for_ever_longer
         stage.books.submit(200)
         wait_until(kill_the_next, 20)
         fault.strike()
-        fault.recovered_when(stage.whole, within_s=5)
+        fault.recovered_when(stage.service.is_whole, within_s=5)
         stage.check()
 
 

@@ -56,9 +56,13 @@ class Outlet:
             self._bytes += len(line)
             self._unsaid = 0
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
-                self._thread.start()
+                self._start()
             self._change.notify_all()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a thread writes what waits; there is none where the system lets us have no more."""
+        return self._thread is not None or not self._lines
 
     def flush(self, within_s: float = LAST_WORDS_S) -> bool:
         """Wait until all is written, for so many seconds at most; whether it is."""
@@ -66,6 +70,13 @@ class Outlet:
             return self._change.wait_for(lambda: not self._lines and not self._writing, within_s)
 
     # -- with the lock held ---------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """The thread; where the system lets us have no more, the next line tries again."""
+        thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines
@@ -147,5 +158,10 @@ def say(text: str, within_s: float = LAST_WORDS_S) -> None:
     with suppress(OSError, ValueError):
         stream.flush()
     outlet = Outlet(descriptor, lambda _: b"")
-    outlet.put(f"{text}\n".encode(stream.encoding or "utf-8", "backslashreplace"))
-    outlet.flush(within_s)
+    line = f"{text}\n".encode(stream.encoding or "utf-8", "backslashreplace")
+    outlet.put(line)
+    if outlet.is_served:
+        outlet.flush(within_s)
+    else:  # better to wait for a reader than to end without a word
+        with suppress(OSError):
+            os.write(descriptor, line)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +20,7 @@ from e2e.versions import add, not_fast, not_small, repository, write
 from servers import OwnServer
 from services import MODELS, SAMPLE, Plain, RunningService, digits, image_of
 
+PR_CAPBSET_DROP, CAP_SYS_RESOURCE = 24, 24
 LENET = MODELS / "lenet" / "1" / "model.onnx"
 
 
@@ -117,6 +121,48 @@ def test_a_machine_without_memory_for_any_trial_says_so(tmp_path: Path) -> None:
 
     assert not found.ok
     assert "it needs more than the 0.00 GiB of memory that it may take" in found.reason
+
+
+def _without_the_right_to_raise(kind: int, most: int) -> None:
+    """In a child: a limit that, unlike root, it cannot raise."""
+    resource.setrlimit(kind, (most, most))
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+@pytest.mark.parametrize(
+    ("kind", "most", "code", "expected"),
+    [
+        ("RLIMIT_DATA", 1 << 30, 0, ""),
+        ("RLIMIT_DATA", 3 << 25, 3, "of memory that it may take|it could not start a thread: ulimit"),
+        ("RLIMIT_AS", 1 << 28, 3, "needs more than the 0.25 GiB of memory|it could not start a thread: ulimit"),
+        ("RLIMIT_NOFILE", 32, 0, ""),
+        ("RLIMIT_NOFILE", 9, 3, "no process could be started for it: Too many open files"),
+        ("RLIMIT_FSIZE", 0, 0, ""),
+        ("RLIMIT_STACK", 1 << 20, 0, ""),
+    ],
+)
+def test_who_runs_under_a_limit_keeps_it_in_a_trial(kind: str, most: int, code: int, expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "convq", "models", "check", "lenet", "--models", MODELS],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        preexec_fn=lambda: _without_the_right_to_raise(getattr(resource, kind), most),
+    )
+
+    assert code == done.returncode, done.stderr
+    assert re.search(expected, done.stderr), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+def test_a_small_model_is_tried_in_little_memory(tmp_path: Path) -> None:
+    model = repository(tmp_path / "models")
+
+    found = rehearse(model, 1, memory_limit_bytes=1 << 29)
+
+    assert found.ok, found.reason
 
 
 def test_a_trial_that_is_killed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

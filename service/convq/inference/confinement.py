@@ -16,10 +16,11 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from convq.cgroups import memory_left_bytes
 from convq.errors import ConvqError, ModelBroken
 from convq.interpreter import child_environment, python
 
@@ -33,7 +34,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|failed to map segment",  # what the dynamic linker says
     re.IGNORECASE,
 )
-_CGROUP = Path("/sys/fs/cgroup")
+_NO_THREAD = re.compile(r"pthread_create failed|start new thread|thread_init", re.IGNORECASE)
+_TOO_TIGHT = "it could not start a thread: ulimit (-u, -v, -d) or the pids.max of the container leave it no room"
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -47,7 +49,7 @@ def ask(
     too short, `timed_out` is true. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
     machine or container has to spare now; enforced on Linux).
     """
-    limit = memory_limit_bytes or spare_memory_bytes()
+    limit = min(filter(None, (memory_limit_bytes or spare_memory_bytes(), *_of_the_user())), default=None)
     limits = {"within_s": within_s, "memory_limit_bytes": limit, "parent": os.getpid()}
     line = json.dumps({**question, "limits": limits}).encode() + b"\n"
     environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
@@ -95,9 +97,9 @@ def answer_once(handler: Handler) -> NoReturn:
 def spare_memory_bytes() -> int | None:
     """Memory that a new process could take without another having to give any; None where that is not known.
 
-    The machine's, or the container's where that is less (control groups, version 2).
+    The machine's, or the container's where that is less, or what `ulimit` leaves where that is less still.
     """
-    known = [size for size in (_of_the_machine(), _of_the_container()) if size is not None]
+    known = [size for size in (_of_the_machine(), memory_left_bytes(), *_of_the_user()) if size is not None]
     return min(known, default=None)
 
 
@@ -108,14 +110,16 @@ def _of_the_machine() -> int | None:
     return None
 
 
-def _of_the_container() -> int | None:
-    """None where there is no limit: then the file says "max", or is not there."""
-    with contextlib.suppress(OSError, ValueError):
-        most = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
-        return max(0, most - used + int(statistics.get("inactive_file", 0)))
-    return None
+def _of_the_user() -> Iterator[int]:
+    """The limits that a new process of this one's inherits (`ulimit -d` and `-v`), where there are any."""
+    if sys.platform == "linux":
+        for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+            yield from _known(resource.getrlimit(kind))
+
+
+def _known(limits: tuple[int, int]) -> list[int]:
+    """A soft and a hard limit, without those that are none."""
+    return [limit for limit in limits if limit != resource.RLIM_INFINITY]
 
 
 def _limit_itself(limits: Mapping[str, Any]) -> None:
@@ -129,6 +133,8 @@ def _limit_itself(limits: Mapping[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if most_bytes := limits.get("memory_limit_bytes"):
         # Private writable memory. RLIMIT_AS would count what is only reserved: CUDA reserves hundreds of GiB.
+        # What `ulimit -d` says stays where it is less, as only root could raise it.
+        most_bytes = min([most_bytes, *_known(resource.getrlimit(resource.RLIMIT_DATA))])
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
@@ -142,6 +148,8 @@ def _failure(error: Exception, limit: int | None) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return _too_large(text, limit)
+    if _NO_THREAD.search(text):
+        return _TOO_TIGHT
     return text if isinstance(error, ConvqError) else f"unexpected {type(error).__name__}: {text}"
 
 
@@ -149,6 +157,8 @@ def _death(status: int, words: str, limit: int | None) -> str:
     """What ended a child that gave no answer; `words` is what it left on standard error."""
     if _OUT_OF_MEMORY.search(words):
         return _too_large("", limit)
+    if _NO_THREAD.search(words):
+        return _TOO_TIGHT
     if status < 0:
         name = signal.Signals(-status).name
         hint = " (the kernel may have run out of memory)" if name == "SIGKILL" else ""

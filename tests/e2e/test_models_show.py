@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from convq.extras import install
 from onnx_models import FLOAT, blur, graph
 from servers import OwnServer, wait_until
 from services import MODELS, RunningService
@@ -143,10 +144,10 @@ def test_without_onnx_everything_else_is_shown_and_how_to_get_it(without_layers:
 
     assert "32 x 32 gray, uint8" in text
     assert report_of(without_layers)["sha256"] in text
-    (hint,) = [line for line in text.splitlines() if "convq[inspect]" in line]
+    (hint,) = [line for line in text.splitlines() if install("inspect") in line]
     assert hint.startswith("layers: ")
     assert (None, None) == (document["layers"], document["totals"])
-    assert "pip install 'convq[inspect]'" in document["layers_missing"]
+    assert "run: " + install("inspect") in document["layers_missing"]
 
 
 def test_a_table_in_the_report_that_is_none_is_read_from_the_graph(without_layers: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from convq.extras import install
 from otlp import Collector, Span
 from pace import Stopwatch
 from servers import OwnServer, wait_until
@@ -264,7 +265,7 @@ def test_traces_without_the_extra_are_refused_with_the_command_that_brings_it() 
     refused = serve("--otlp", "http://127.0.0.1:4318", PYTHONPATH=WITHOUT)
 
     assert 2 == refused.returncode
-    assert "pip install 'convq[otel]'" in refused.stderr
+    assert "run: " + install("otel") in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

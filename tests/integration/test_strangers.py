@@ -125,7 +125,7 @@ def test_a_command_that_meets_a_key_of_another_type_names_it_and_the_command_tha
         assert 4 == done.returncode, done.stderr
         assert "convq:models holds a string, and must hold a hash; mend it: redis-cli" in done.stderr
         assert 1 == len(done.stderr.splitlines())
-        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition(", or RENAME it")[0])
+        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition("; RENAME it")[0])
         assert not connection.exists("convq:models")
 
 
@@ -155,7 +155,7 @@ def test_dead_letters_that_are_no_stream_are_named_and_the_command_that_mends_it
 
         assert 4 == done.returncode, done.stderr
         assert f"{SHARD.dead} holds a list, and must hold a stream; mend it: redis-cli" in done.stderr
-        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition(", or RENAME it")[0])
+        assert "1" == bash(done.stderr.partition("mend it: ")[2].partition("; RENAME it")[0])
         assert not connection.exists(SHARD.dead)
 
 

@@ -28,6 +28,7 @@ from convq.cli.serve import serve
 from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
 from convq.errors import ConvqError
+from convq.extras import install
 from convq.masking import echoed, masked
 from convq.settings import check_variables
 
@@ -133,7 +134,7 @@ def _unexpected(error: Exception, run: Run) -> int:
     elif run.debug:
         complain(masked(traceback.format_exc().rstrip()))
     elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ENGINE:
-        _complain(f"this needs the engine, and {error.name} is not installed: run pip install 'convq[cpu]'")
+        _complain(f"this needs the engine, and {error.name} is not installed; run: {install('cpu')}")
     else:
         _complain(f"unexpected {type(error).__name__}: {error} (convq --debug … shows where)")
     return FAILED

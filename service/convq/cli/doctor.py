@@ -56,3 +56,5 @@ def _print(finding: Finding) -> None:
     terminal.print(mark, Text(printable(f"{finding.check:<14} {finding.found}")), soft_wrap=True)
     if finding.remedy:
         terminal.print(Text(printable(f"  {'':<14} → {finding.remedy}"), "bold"), soft_wrap=True)
+    if finding.then:
+        terminal.print(Text(printable(f"  {'':<14}   {finding.then}")), soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import onnxruntime
 
 from convq.errors import ModelBroken, SettingsError
+from convq.extras import install_anew
 from convq.inference.external_data import external_files
 from convq.inference.model_files import MOST_BYTES, read_inside
 from convq.printable import excerpt
@@ -65,7 +66,7 @@ def open_session(content: bytes, file: Path, device: str, threads: int, *, seldo
     there = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
     if device == "cuda" and not there:
         raise SettingsError(
-            "device cuda: this onnxruntime has no CUDA provider; install convq[cuda], or use device cpu"
+            f"device cuda: this onnxruntime has no CUDA provider; use device cpu, or run: {install_anew('cuda')}"
         )
     cuda = there and device != "cpu"
     options = onnxruntime.SessionOptions()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
+import shutil
 import ssl
 from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from typing import NoReturn
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from convq.errors import SettingsError
 from convq.masking import echoed, masked_url, password_of, remember
@@ -17,6 +18,10 @@ from convq.queue.url import examine_url
 
 MAX_PASSWORD_BYTES = 4096
 TLS_FILES = ("ca", "cert", "key")
+ADMIN, OPERATOR, WORKER = "admin", "operator", "worker"
+"""Users of deploy/redis/users.acl whom messages name: who may change the server, look after it, and serve."""
+USERS = ("producer", WORKER, OPERATOR, "exporter", "keda", ADMIN)
+"""All of them."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -191,29 +196,61 @@ def shown(url: str) -> str:
     return masked_url(url)
 
 
-def redis_cli(where: Address | str) -> str:
-    """How redis-cli is called to reach the same server. A password is left to the reader, or read from its file."""
+def redis_cli(where: Address | str, user: str | None = None) -> str:
+    """How redis-cli, or valkey-cli where only that is here, is called to reach the same server: for a shell, as it is.
+
+    A password is read from its file, or asked for on the terminal. `user`: another one than the address names; its password
+    is read from the file of that name beside the other one, where there is such a file.
+    """
     address = Address.of(where)
     parts = urlsplit(address.url)
-    command = ["redis-cli"]
+    command = [_client_program()]
     if parts.scheme == "unix":
-        command += ["-s", parts.path]
-    elif (
-        parts.scheme == "redis"
-        and parts.hostname == "127.0.0.1"
-        and parts.path in ("", "/", "/0")
-        and not _secret(parts)
-    ):
+        command += ["-s", parts.path, *_database(parts)]
+    elif parts.scheme == "redis" and parts.hostname == "127.0.0.1" and parts.path in ("", "/", "/0"):
         command += [] if parts.port in (None, 6379) else ["-p", str(parts.port)]
     else:
-        command += ["-u", address.without_user if address.password_file else shown(address.url)]
-    if address.password_file is not None and address.user is not None:
-        command += ["--user", address.user]
+        command += ["-u", Address(shown(address.url)).without_user]
+    name = user or address.user
+    command += ["--user", name] if name else []
+    file = address.password_file if user is None else _file_of(address, user)
+    command += ["--askpass"] if file is None and (user is not None or address.holds_password) else []
     for flag, path in (("--cacert", address.ca), ("--cert", address.cert), ("--key", address.key)):
         command += [flag, str(path)] if path is not None else []
-    secret = f'REDISCLI_AUTH="$(cat {shlex.quote(str(address.password_file))})" ' if address.password_file else ""
+    secret = f'REDISCLI_AUTH="$(cat {shlex.quote(str(file))})" ' if file else ""
     return secret + shlex.join(command)
 
 
-def _secret(parts: Any) -> bool:
-    return bool(parts.username or parts.password)
+def _client_program() -> str:
+    """Debian's valkey brings valkey-cli alone. Where there is neither, the better known name says what to install."""
+    return "valkey-cli" if shutil.which("valkey-cli") and not shutil.which("redis-cli") else "redis-cli"
+
+
+def _database(parts: SplitResult) -> list[str]:
+    number = dict(parse_qsl(parts.query)).get("db", "0")
+    return [] if number == "0" else ["-n", number]
+
+
+def _file_of(address: Address, user: str) -> Path | None:
+    """Where the password of that user lies: beside the one that was named, as `make secrets` puts them."""
+    beside = Path(address.password_file).parent / user if address.password_file is not None else None
+    return beside if beside is not None and beside.is_file() else None
+
+
+def flags(where: Address | str, user: str | None = None) -> str:
+    """The options by which a command of convq reaches the same server, as that user or as the one of the address.
+
+    The password of a URL is shown as `***`: it is for the reader to put in.
+    """
+    address = Address.of(where)
+    parts = urlsplit(shown(address.url))
+    file = address.password_file
+    if user is not None and user != address.user:
+        file = _file_of(address, user) or (address.password_file and "FILE")
+        secret = ":***" if address.holds_password else ""
+        parts = parts._replace(netloc=f"{user}{secret}@{parts.netloc.rpartition('@')[2]}")
+    command = ["--redis", urlunsplit(parts)]
+    named = {"ca": address.ca, "cert": address.cert, "key": address.key, "password-file": file}
+    for name, path in named.items():
+        command += [f"--redis-{name}", str(path)] if path is not None else []
+    return shlex.join(command)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from convq.errors import RedisRefused
 from convq.queue.address import Address, redis_cli
 from convq.queue.link import Link
+from convq.queue.mending import Rights, change
 from convq.queue.versions import known_holes, parsed
 
 Level = Literal["ok", "warning", "problem"]
@@ -21,21 +23,27 @@ Level = Literal["ok", "warning", "problem"]
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 CLOCK_SLACK_S = 5.0
 NEVER_EVICTS = "noeviction"
+USUAL_LIMIT_BYTES = 1 << 30
 UNKNOWN = "unknown"
 """What a server that hides its settings is taken to say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One thing that was looked at. `remedy` is a command or a sentence. A problem is refused, a warning is logged."""
+    """One thing that was looked at. `remedy` is a command for a shell, or a sentence; `then` is what is to be known besides.
+
+    A problem is refused, a warning is logged.
+    """
 
     level: Level
     check: str
     found: str
     remedy: str | None = None
+    then: str | None = None
 
     def __str__(self) -> str:
-        return self.found if self.remedy is None else f"{self.found}; mend it: {self.remedy}"
+        mend = "" if self.remedy is None else f"; mend it: {self.remedy}"
+        return f"{self.found}{mend}" + (f"; {self.then}" if self.then else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +76,11 @@ class Server:
                 raise RedisRefused(f"{self} cannot hold the queue: {remark}")
 
 
-def look_at(link: Link, address: Address) -> Server:
-    """Ask the server what it is. Raises RedisRefused where it is too old for streams with lag (7.0, Valkey 7.2)."""
+def look_at(link: Link, address: Address, rights: Rights | None = None) -> Server:
+    """Ask the server what it is; `rights`: those of this user, where they were asked for before.
+
+    Raises RedisRefused where it is too old for streams with lag (7.0, Valkey 7.2).
+    """
     asked_s = time.time()
     info = _pairs(link.call("INFO"))
     here_s = (asked_s + time.time()) / 2
@@ -87,43 +98,57 @@ def look_at(link: Link, address: Address) -> Server:
         maxmemory_bytes=_number(info.get("maxmemory")) or 0,
         clock_ahead_s=None if clock is None else clock / 1e6 - here_s,
     )
-    return _remarked(server, address)
+    return _remarked(server, address, partial(change, address, rights or Rights(link), info), info)
 
 
-def _remarked(server: Server, address: Address) -> Server:
-    cli = redis_cli(address)
-    remarks = (_policy(server, cli), _limit(server, cli), _persistence(server, cli), _role(server, cli))
-    return replace(server, remarks=(*remarks, *_holes(server), *_access(address), *_clock(server)))
+Mend = Callable[[str, str], tuple[str, str | None]]
+"""Name and value of a setting -> the command that changes it, and what keeps it so."""
 
 
-def _policy(server: Server, cli: str) -> Remark:
-    policy, mend = server.maxmemory_policy, f"{cli} CONFIG SET maxmemory-policy {NEVER_EVICTS}"
+def _remarked(server: Server, address: Address, mend: Mend, info: Mapping[str, str]) -> Server:
+    remarks = (_policy(server, mend), _limit(server, mend, info), _persistence(server, mend))
+    role = _role(server, address, info)
+    return replace(server, remarks=(*remarks, role, *_holes(server), *_access(address), *_clock(server)))
+
+
+def _policy(server: Server, mend: Mend) -> Remark:
+    policy, setting = server.maxmemory_policy, ("maxmemory-policy", NEVER_EVICTS)
     if policy == NEVER_EVICTS:
         return Remark("ok", "maxmemory", f"policy {policy}: a full server refuses jobs, it drops none")
     if policy == UNKNOWN:
-        return Remark("warning", "maxmemory", f"the server does not tell its policy; it must be {NEVER_EVICTS}", mend)
-    return Remark("problem", "maxmemory", f"policy {policy}: a full server may drop jobs and results", mend)
+        found = f"the server does not tell its policy; it must be {NEVER_EVICTS}"
+        return Remark("warning", "maxmemory", found, *mend(*setting))
+    found = f"policy {policy}: a full server may drop jobs and results"
+    return Remark("problem", "maxmemory", found, *mend(*setting))
 
 
-def _limit(server: Server, cli: str) -> Remark:
+def _limit(server: Server, mend: Mend, info: Mapping[str, str]) -> Remark:
     if server.maxmemory_bytes:
         return Remark("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
     found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
-    return Remark("warning", "maxmemory", found, f"{cli} CONFIG SET maxmemory 1gb")
+    return Remark("warning", "maxmemory", found, *mend("maxmemory", _room(info)))
 
 
-def _persistence(server: Server, cli: str) -> Remark:
+def _room(info: Mapping[str, str]) -> str:
+    """A limit to begin with: half of a small machine, and never so little that what is there fills it."""
+    used, machine = _number(info.get("used_memory")) or 0, _number(info.get("total_system_memory")) or 0
+    usual = min(USUAL_LIMIT_BYTES, machine // 2) if machine else USUAL_LIMIT_BYTES
+    return f"{-(-max(usual, 2 * used) // (1 << 20))}mb"
+
+
+def _persistence(server: Server, mend: Mend) -> Remark:
     if server.persistent:
         return Remark("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
     found = "append-only file is off: a restart of the server loses the jobs"
-    return Remark("warning", "persistence", found, f"{cli} CONFIG SET appendonly yes")
+    return Remark("warning", "persistence", found, *mend("appendonly", "yes"))
 
 
-def _role(server: Server, cli: str) -> Remark:
-    if server.role == "slave":
-        mend = f"point --redis at its master; {cli} INFO replication says which"
-        return Remark("problem", "role", "it is a replica: it takes no jobs", mend)
-    return Remark("ok", "role", server.role)
+def _role(server: Server, address: Address, info: Mapping[str, str]) -> Remark:
+    if server.role != "slave":
+        return Remark("ok", "role", server.role)
+    host, port = info.get("master_host"), info.get("master_port")
+    where = f"{host}:{port}" if host and port else f"which {redis_cli(address)} INFO replication names"
+    return Remark("problem", "role", "it is a replica: it takes no jobs", f"point --redis at its master, {where}")
 
 
 def _holes(server: Server) -> Iterator[Remark]:
@@ -138,7 +163,8 @@ def _access(address: Address) -> Iterator[Remark]:
     """A server of another machine that asked for no password lets in whoever reaches it."""
     if not address.is_here and not address.holds_password and address.password_file is None:
         found = "no password was asked for: whoever reaches the server may read and delete every job"
-        yield Remark("warning", "access", found, "make secrets, and start it with --aclfile: see deploy/README.md")
+        mend = "make secrets in a checkout, and start the server with --aclfile deploy/secrets/users.acl"
+        yield Remark("warning", "access", found, mend, "deploy/README.md, Users, says who is who")
 
 
 def _clock(server: Server) -> Iterator[Remark]:

@@ -20,6 +20,7 @@ from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, MODELS, Shard, is_model_name
 from convq.queue.link import Link, Script
+from convq.queue.mending import Rights
 from convq.queue.suspicions import SUSPICION_TTL_MS
 
 DEPTH, MEASURE, MEND, NOTE, RELEASE, RENEW = (
@@ -112,6 +113,7 @@ class LeaseKeeper:
         self._term_ms = min(lease_ms, LONGEST_TERM_MS)
         self._name = secrets.token_hex(8)
         self._library = FunctionLibrary(self._link)
+        self._rights = Rights(self._link)
         self.misnamed: list[bytes] = []
         """Names in the list of models that no model can have."""
         self._first_seen: dict[tuple[str, int], tuple[bytes, float]] = {}
@@ -128,7 +130,7 @@ class LeaseKeeper:
 
     def look(self) -> Server:
         """Ask the server what it is, and what is wrong with it. Raises RedisRefused only where it is too old."""
-        return look_at(self._link, self._address)
+        return look_at(self._link, self._address, self._rights)
 
     def inspect(self) -> Server:
         """As `look`; raises RedisRefused also where it may drop jobs by itself or takes none (a replica)."""

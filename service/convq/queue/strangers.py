@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
-from convq.queue.address import Address, redis_cli
+from convq.queue.address import Address
 from convq.queue.health import CLOCK_SLACK_S, Remark
 from convq.queue.keys import MODELS, Shard, is_model_name
 from convq.queue.leases import FAR_AHEAD_S, text_of
 from convq.queue.link import Link
+from convq.queue.mending import Rights, caller
 
 CHECK = "strange key"
 SHOWN_BYTES = 80
+Cli = Callable[[str], str]
+"""Name of a command -> how redis-cli is called by somebody who may run it."""
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;_-+*/=@#%&()[]{}<>!?|~^$`")
 """What a name may hold that is written as it is inside the double quotes of redis-cli and the single ones of a shell."""
 _BY_DIGEST = (
@@ -29,7 +33,8 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
 
     What the user may not read is passed over. Raises RedisUnavailable.
     """
-    link, cli = Link(address), redis_cli(address)
+    link = Link(address)
+    cli = partial(caller, address, Rights(link))
     try:
         kind, served, now = link.flush([("TYPE", MODELS), ("HGETALL", MODELS), ("TIME",)])
         yield from _list(kind, served, cli)
@@ -64,7 +69,7 @@ def take_out(name: bytes, cli: str) -> str:
     return f"{cli} --quoted-input HDEL {MODELS} '\"{quoted}\"'"
 
 
-def _list(kind: Any, served: Any, cli: str) -> Iterator[Remark]:
+def _list(kind: Any, served: Any, cli: Cli) -> Iterator[Remark]:
     if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
         yield _wrong_type(MODELS, kind, "hash", cli)
     elif isinstance(served, Exception) and "WRONGTYPE" in str(served):  # a client may read it, and not ask for its type
@@ -72,10 +77,10 @@ def _list(kind: Any, served: Any, cli: str) -> Iterator[Remark]:
     for name in served[::2] if isinstance(served, list) else ():
         if not is_model_name(name):
             found = f"{MODELS} has a field that names no model: {repr(name[:SHOWN_BYTES])[1:]}"
-            yield Remark("warning", CHECK, found, take_out(name, cli))
+            yield Remark("warning", CHECK, found, take_out(name, cli("HDEL")))
 
 
-def _shard(link: Link, shard: Shard, now_s: int, cli: str) -> Iterator[Remark]:
+def _shard(link: Link, shard: Shard, now_s: int, cli: Cli) -> Iterator[Remark]:
     wanted = shard.types
     kinds = link.flush([("TYPE", key) for key in wanted])
     for (key, good), kind in zip(wanted.items(), kinds, strict=True):
@@ -97,9 +102,10 @@ def _last_ms(facts: Any) -> int:
     return int(ms) if ms.isascii() and ms.isdigit() else 0
 
 
-def _wrong_type(key: str, kind: bytes, good: str, cli: str) -> Remark:
-    mend = f"{cli} DEL '{key}', or RENAME it; its model is served again within seconds"
-    return Remark("problem", CHECK, f"{key} holds a {text_of(kind)}, and must hold a {good}", mend)
+def _wrong_type(key: str, kind: bytes, good: str, cli: Cli) -> Remark:
+    found = f"{key} holds a {text_of(kind)}, and must hold a {good}"
+    then = "RENAME it instead where somebody wants it; its model is served again within seconds"
+    return Remark("problem", CHECK, found, f"{cli('DEL')} DEL '{key}'", then)
 
 
 def _ahead(stream: str, ahead_s: float) -> Remark:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from convq.errors import SettingsError
+from convq.extras import install
 from convq.masking import echoed
 from convq.printable import excerpt
 
@@ -33,7 +34,7 @@ def check(url: str | None) -> None:
         except ModuleNotFoundError:  # of the package that it is in
             found = None
         if found is None:
-            raise SettingsError(f"--otlp needs {package}, which is not installed: run pip install 'convq[otel]'")
+            raise SettingsError(f"--otlp needs {package}, which is not installed; run: {install('otel')}")
 
 
 def own_ratio(environment: Mapping[str, str]) -> float:

@@ -25,6 +25,7 @@ from convq.cli.models.folder import (
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.versions import version_option
 from convq.errors import ModelBroken
+from convq.extras import install
 from convq.printable import printable
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _table(folder: ModelFolder, version: Version) -> tuple[Architecture | None, 
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "onnx":
             raise
-        return None, "the report does not hold the layers; to read them from the graph: pip install 'convq[inspect]'"
+        return None, f"the report does not hold the layers; to read them from the graph, run: {install('inspect')}"
     except ModelBroken as error:
         return None, f"{MODEL} {str(error).removeprefix(f'{file}: ')}"
 

@@ -20,6 +20,8 @@ VERSION = 1
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
+PREPARED = "prepared"
+"""The name in `outputs` for the network's own input, as it was put into the batch; an output of the graph of that name wins."""
 VERSION_DIGITS = 9
 LAST_VERSION = 10**VERSION_DIGITS - 1
 """A version of a model is a number from 1 to this one, written without zeros before it."""
@@ -86,7 +88,10 @@ class Job(BaseModel):
     )
     reply_to: str | None = Field(None, description="inbox key of the same shard; the result goes there instead")
     top_k: int | None = Field(None, ge=1, description="number of predictions, default 5, at most the number of classes")
-    outputs: str | None = Field(None, description="comma-separated names of raw outputs wanted besides predictions")
+    outputs: str | None = Field(
+        None,
+        description="comma-separated names of raw outputs wanted besides predictions; `prepared` is the network's input",
+    )
     version: int | None = Field(None, ge=1, description="pins a model version; default is the newest ready one")
     traceparent: str | None = Field(None, description="W3C trace context")
 

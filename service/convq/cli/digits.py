@@ -66,9 +66,10 @@ def read_sample(folder: Path) -> tuple[list[list[bytes]], list[str]]:
     return images, [str(label) for label in labels[8 : 8 + count]]
 
 
-def encode(rows: Sequence[bytes], level: int = -1) -> bytes:
-    """A gray image as a PNG file; `level` is zlib's, 0 stores the pixels as they are."""
-    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 0, 0, 0, 0)
+def encode(rows: Sequence[bytes], level: int = -1, channels: int = 1) -> bytes:
+    """A gray image, or with 3 `channels` an RGB one, as a PNG file; `level` is zlib's, 0 stores the pixels as they are."""
+    colour = 0 if channels == 1 else 2
+    header = struct.pack(">IIBBBBB", len(rows[0]) // channels, len(rows), 8, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows), level)
     chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
     body = (

@@ -1,15 +1,18 @@
-"""What `convq submit --save-maps` writes: image outputs as they came, maps as one labelled grid each."""
+"""What `convq submit` writes into folders: image outputs, maps as one labelled grid each, what the network was given."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from convq.protocol import Output, Result
+from convq.cli.drawing import draw, npy
+from convq.protocol import PREPARED, Output, Result
 
 MAP_AXES = 3
 
@@ -27,11 +30,9 @@ class MapSaver:
         self._asked = tuple(asked)
         self._channels_last = any(one.get("layout") == "NHWC" for one in served.get("inputs", ()))
         self._names: set[str] = set()
+        self._given = {one["name"] for one in served.get("outputs", ())}
         _check(asked, served)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"--save-maps: cannot make {folder}: {error.strerror}") from None
+        _make(folder, "--save-maps")
 
     def save(self, file: str, result: Result) -> list[str]:
         """Write what a result holds of pictures and maps; the names of the files, in the order of the outputs."""
@@ -40,6 +41,8 @@ class MapSaver:
         stem = "stdin" if file == "-" else Path(file).stem
         saved = []
         for output in result.outputs or ():
+            if output.name == PREPARED and PREPARED not in self._given:
+                continue
             content = self._picture(Path(file).name, output)
             if content is None:
                 continue
@@ -78,6 +81,80 @@ class MapSaver:
             candidate, number = f"{name}-{number}.png", number + 1
         self._names.add(candidate)
         return candidate
+
+
+class InputSaver:
+    """Writes what the network was given for each job: DIR/<job id>.png, and DIR/<job id>.npy where that is wanted.
+
+    That is the job's output `prepared`: a copy of what the worker put into the batch, not made again by anybody.
+    """
+
+    def __init__(self, folder: Path, served: Mapping[str, Any], *, arrays: bool) -> None:
+        """`served` is what the service says of the model. Raises click.UsageError before anything is submitted."""
+        self.folder = folder
+        self.written = 0
+        self.stretched = 0
+        self.trouble = ""
+        """Why nothing more is written: answers are shown all the same."""
+        self._arrays = arrays
+        self._input: Mapping[str, Any] = next(iter(served.get("inputs", ())), {})
+        if any(one["name"] == PREPARED for one in served.get("outputs", ())):
+            raise click.UsageError(
+                f"--save-input: this model has an output {PREPARED} of its own, which hides its input"
+            )
+        _make(folder, "--save-input")
+
+    def save(self, result: Result) -> dict[str, Any] | None:
+        """Write the input of one job; which files that are, and how it is drawn. None where there is none."""
+        output = next((one for one in result.outputs or () if one.name == PREPARED), None)
+        if output is None or self.trouble:
+            return None
+        drawing = draw(output, self._input)
+        said: dict[str, Any] = {"dtype": output.dtype, "shape": output.shape}
+        try:
+            if drawing is not None:
+                said["png"] = self._write(f"{result.id}.png", drawing.png)
+                said |= {"drawn": "levels" if drawing.levels else "stretched", "low": drawing.low, "high": drawing.high}
+                self.stretched += not drawing.levels
+            if self._arrays or drawing is None:
+                said["npy"] = self._write(f"{result.id}.npy", npy(output))
+        except OSError as error:
+            self.trouble = f"cannot write {self.folder / result.id}.*: {error.strerror}"
+            return None
+        return said
+
+    def _write(self, name: str, content: bytes) -> str:
+        """All of the file or nothing of it."""
+        target = self.folder / name
+        try:
+            target.write_bytes(content)
+        except OSError:
+            with suppress(OSError):
+                target.unlink()
+            raise
+        self.written += 1
+        return str(target)
+
+    def summary(self) -> str:
+        """What a person wants to know after the table."""
+        files = f"{self.written} file{'' if self.written == 1 else 's'}"
+        text = f"{files} with what the network was given written to {self.folder}"
+        if self.stretched:
+            text += f"\n{self.stretched} of the pictures show no levels from 0 to 255, but lowest to highest value"
+        return text
+
+
+def _make(folder: Path, flag: str) -> None:
+    """Make the folder and see that files can be written there. Raises click.UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{flag}: cannot make {folder}: {error.strerror}") from None
+    try:
+        with tempfile.TemporaryFile(dir=folder) as proof:
+            proof.write(b"\0")
+    except OSError as error:
+        raise click.UsageError(f"{flag}: cannot write into {folder}: {error.strerror}") from None
 
 
 def _check(asked: Sequence[str], served: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.output import for_programs, json_option, print_json, print_line, print_table, progress
-from convq.cli.saving import MapSaver
+from convq.cli.saving import InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.printable import printable
-from convq.protocol import Output, Priority, Result
+from convq.protocol import PREPARED, Output, Priority, Result
 from convq.queue import Address
 
 STDIN = "-"
@@ -44,6 +45,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
     type=click.Path(file_okay=False, path_type=Path),
     help="Write image outputs there, and each set of maps as one grid of tiles (PNG).",
 )
+@click.option(
+    "--save-input",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what the network was given there, as DIR/<job id>.png.",
+)
+@click.option("--npy", is_flag=True, help="With --save-input: the array as DIR/<job id>.npy too.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print job ids.")
 @click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait.")
 @json_option
@@ -57,10 +65,15 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     --save-maps DIR writes those that --outputs names as DIR/seven.conv1.png and so on. Without --outputs it writes what
     the model gives by itself, such as the blurred image.
 
+    Where an answer is odd, look at what the network was given: --save-input DIR writes it for each job, as it was put into
+    the batch, after decoding, turning, scaling and cropping. Where the network takes numbers, the picture shows the levels
+    that they were made of, and --npy writes the numbers as well.
+
     \b
     convq submit seven.png
     convq submit seven.png --outputs conv1,conv2 --save-maps maps/
     convq submit photo.jpg --model gaussian_blur --save-maps blurred/
+    convq submit odd.jpg --save-input seen/ --npy
     convq submit digits/ --model lenet --top-k 1
     convq submit --json *.png | jq -r '[.file, .predictions[0].label] | @tsv'
     curl -s https://example.org/cat.jpg | convq submit - --model resnet18
@@ -71,16 +84,21 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs"}
     options = {name: given[name] for name in names if given[name] is not None}
     programs = for_programs(as_json=given["as_json"])
-    if given["save_maps"] is not None and not given["wait"]:
-        raise click.UsageError("--save-maps needs the results: leave --no-wait out")
+    for name in ("save_maps", "save_input"):
+        if given[name] is not None and not given["wait"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs the results: leave --no-wait out")
+    if given["npy"] and given["save_input"] is None:
+        raise click.UsageError("--npy belongs to --save-input DIR")
     with connected(address, model) as client:
         chosen = choose_model(client, model, must_be_served=given["wait"])
         if not given["wait"]:
             _show_ids(_submit(client, files, chosen, given, options), programs=programs)
             return
-        saver = _saver(client, chosen, given)
+        savers = _savers(client, chosen, given, options)
         answers = progress(_results(client, files, chosen, given, options), len(files), "computing")
-        failed = _show(files, answers, saver, programs=programs)
+        failed = _show(files, answers, savers, programs=programs)
+    if savers.inputs is not None and savers.inputs.trouble:
+        raise click.ClickException(savers.inputs.trouble)
     if failed:
         what = "the job" if len(files) == 1 else f"{failed} of {len(files)} jobs"
         raise click.ClickException(f"{what} did not end as ok; the answer says why")
@@ -140,40 +158,76 @@ def _show_ids(jobs: Iterable[dict[str, Any]], *, programs: bool) -> None:
         print_table(["file", "model", "id"], [[job["file"], job["model"], job["id"]] for job in jobs])
 
 
-def _saver(client: Client, model: str, given: dict[str, Any]) -> MapSaver | None:
-    if given["save_maps"] is None:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Savers:
+    """What writes files beside the answers, where that is wanted."""
+
+    maps: MapSaver | None
+    inputs: InputSaver | None
+    adds_input: bool
+    """Whether the input is asked for to be saved alone, and not to be printed."""
+
+    def save(self, name: str, result: Result) -> tuple[Result, dict[str, Any]]:
+        """The result as it is to be shown, and what was saved of it."""
+        saved: dict[str, Any] = {"saved": self.maps.save(name, result)} if self.maps else {}
+        if self.inputs and (written := self.inputs.save(result)):
+            saved["input"] = written
+        if self.adds_input and result.outputs is not None:
+            left = tuple(one for one in result.outputs if one.name != PREPARED)
+            result = result.model_copy(update={"outputs": left or None})
+        return result, saved
+
+
+def _savers(client: Client, model: str, given: dict[str, Any], options: dict[str, Any]) -> _Savers:
+    """What is to be written; adds to the `options` of the jobs what has to be asked for."""
+    if given["save_maps"] is None and given["save_input"] is None:
+        return _Savers(None, None, adds_input=False)
     asked = [name.strip() for name in (given["outputs"] or "").split(",") if name.strip()]
-    return MapSaver(given["save_maps"], asked, client.served().get(model, {}))
+    served = client.served().get(model, {})
+    maps = inputs = None
+    if given["save_input"] is not None:
+        inputs = InputSaver(given["save_input"], served, arrays=given["npy"])
+        # What comes by itself comes only to jobs that name no outputs.
+        unasked = ("classes", "feature_map")
+        come = [one["name"] for one in served.get("outputs", ()) if one.get("meaning") not in unasked]
+        options["outputs"] = ",".join(dict.fromkeys([*(asked or come), PREPARED]))
+    if given["save_maps"] is not None:
+        maps = MapSaver(given["save_maps"], [name for name in asked if name != PREPARED], served)
+    return _Savers(maps, inputs, adds_input=inputs is not None and PREPARED not in asked)
 
 
-def _show(files: list[str], results: Iterable[Result], saver: MapSaver | None, *, programs: bool) -> int:
+def _show(files: list[str], results: Iterable[Result], savers: _Savers, *, programs: bool) -> int:
     """Print every result and return how many were not ok."""
     failed = 0
     rows: list[list[str]] = []
-    for name, result in zip(files, results, strict=True):
+    for name, answered in zip(files, results, strict=True):
+        result, saved = savers.save(name, answered)
         failed += not result.ok
-        saved = {"saved": saver.save(name, result)} if saver else {}
         if programs:
             print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True), **saved}])
         else:
-            rows.append([name, *_cells(result)])
+            rows.append([name, *_cells(result, saved)])
     if rows:
-        columns = ["file", "class", ">score", "outputs", ">ms"]
+        columns = ["file", "class", ">score", "outputs", "input", ">ms"]
         shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
-        if saver:
-            print_line(f"{saver.written} file{'' if saver.written == 1 else 's'} written to {saver.folder}")
+        if savers.maps:
+            count, folder = savers.maps.written, savers.maps.folder
+            print_line(f"{count} file{'' if count == 1 else 's'} written to {folder}")
+        if savers.inputs:
+            print_line(savers.inputs.summary())
     return failed
 
 
-def _cells(result: Result) -> list[str]:
-    """Class or what went wrong, score, outputs, milliseconds."""
+def _cells(result: Result, saved: dict[str, Any]) -> list[str]:
+    """Class or what went wrong, score, outputs, the file with the input, milliseconds."""
+    given = saved.get("input", {})
     best = result.predictions[0] if result.ok and result.predictions else None
     first = [best.label, f"{best.score:.1%}"] if best else ["" if result.ok else result.explain(), ""]
     return [
         *first,
         "\n".join(printable(_summary(one)) for one in result.outputs or ()),
+        Path(given.get("png") or given.get("npy") or "").name,
         f"{result.timing_ms.total:.1f}",
     ]
 

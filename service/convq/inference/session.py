@@ -33,6 +33,7 @@ from convq.inference.outputs import agrees, check_outputs, finite, rank
 from convq.inference.pace import MARGIN, fitting_batch
 from convq.inference.pictures import Picture
 from convq.inference.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
+from convq.protocol import PREPARED
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 
@@ -219,7 +220,7 @@ class Engine:
         """Run one batch: outputs and feature maps by name, each [n, ...] in the order of `inputs`.
 
         All inputs have one shape, and there are 1 to `max_batch` of them. The declared outputs are always there; of the
-        feature maps only those in `wanted`, or all of them where that is not given. All come from one run: that of
+        feature maps only those in `wanted`, or all of them where that is not given; the batch as `prepared` if wanted. All come from one run: that of
         `features.onnx` where a map is among them and the version has one. Raises ModelFault when onnxruntime refuses, or
         when an output is not what it was declared to be: one entry for each job, an image where it means one.
         """
@@ -238,6 +239,8 @@ class Engine:
             # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
             raise ModelFault(without_paths(str(err))) from None
         outputs = dict(zip(fetched, made, strict=True))
+        if wanted is not None and PREPARED in wanted and PREPARED not in outputs:
+            outputs[PREPARED] = batch
         check_outputs(outputs, size, self.pictures)
         return outputs
 
@@ -256,7 +259,7 @@ class Engine:
             "color": spec.color,
         }
         if graph.takes_images:
-            shown |= {"layout": spec.layout, "multiple_of": spec.multiple_of}
+            shown |= spec.model_dump(include={"layout", "multiple_of", "scale", "mean", "std"})
         return {
             "description": self.manifest.description,
             "inputs": [shown],

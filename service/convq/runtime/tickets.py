@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from convq.errors import InternalFault, JobError, NonFinite, UnknownOutput
+from convq.errors import BadField, InternalFault, JobError, NonFinite, UnknownOutput
 from convq.inference.formats import estimate
-from convq.inference.outputs import finite, rank
+from convq.inference.outputs import MAX_ANSWER_BYTES, finite, rank
 from convq.inference.session import Engine, Prepared
 from convq.inference.tensors import is_finite
-from convq.protocol import Status
+from convq.protocol import PREPARED, Status
 from convq.queue import Completion, Delivery, Lease, Received
 from convq.runtime.batcher import Batch, Batcher
 from convq.runtime.documents import Documents
@@ -222,6 +222,8 @@ class Admission:
             return
         try:
             self._prepare(ticket, mark)
+            if ticket.job.outputs:
+                _check_answer(ticket)
         except JobError as error:
             mark.clear()
             ticket.refuse(error)
@@ -236,7 +238,7 @@ class Admission:
         job = ticket.job
         ticket.engine = engine = self.serving.engine_for(job)
         for name in job.outputs:
-            if name not in engine.outputs:
+            if name not in engine.outputs and name != PREPARED:
                 raise UnknownOutput(f"{engine.name} has no output {name[:64]!r}; it has {', '.join(engine.outputs)}")
         if job.tensor is not None:
             if len(job.tensor) > MARKED_BYTES:
@@ -288,7 +290,8 @@ class Answerer:
 
     def _answer(self, answers: Answers, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
         size, now_s, documents = len(answers.tickets), time.perf_counter(), self._documents_of(engine)
-        usable = finite(outputs, engine.feature_maps, [ticket.job.outputs for ticket in answers.tickets]).tolist()
+        asked = [ticket.job.outputs for ticket in answers.tickets]
+        usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
         completions = []
         for i, ticket in enumerate(answers.tickets):
@@ -319,6 +322,21 @@ class Answerer:
         """The completion of a job that was not computed."""
         ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
         return Completion(ticket.job, self._refusals.refused(ticket, ticket.job.problem), cancelled=ticket.cancelled)
+
+
+def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:
+    """What the network made: its input, where somebody asked for it, may hold NaN without being to blame."""
+    if PREPARED not in outputs or PREPARED in engine.outputs:
+        return outputs
+    return {name: raw for name, raw in outputs.items() if name != PREPARED}
+
+
+def _check_answer(ticket: Ticket) -> None:
+    """Raise BadField where the input that a job wants back is more than a result holds: no version is to blame for that."""
+    wants = PREPARED in ticket.job.outputs and ticket.engine is not None and PREPARED not in ticket.engine.outputs
+    if wants and ticket.input_bytes > MAX_ANSWER_BYTES:
+        most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
+        raise BadField(f"outputs: the {PREPARED} input has {ticket.input_bytes:,} bytes; {most}")
 
 
 def _pixels_of(image: bytes) -> int | None:

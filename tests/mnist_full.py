@@ -2,38 +2,33 @@
 
     python tests/mnist_full.py [--data DIR] [--workers 2]
 
-DIR holds MNIST's IDX files; without it they are downloaded into a temporary folder (see models/data.py). Prints how
-many classes agree and how many are right; ends with 1 unless all agree and at least 99.0 % are right.
+DIR holds MNIST's IDX files; without it they are downloaded into a temporary folder (see models/data.py). Writes the images
+as `convq models eval` wants them, asks it in both ways, and prints how many classes agree and how many are right; ends with
+1 unless all agree and at least 99.0 % are right.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from convq import Client
-from convq.inference.outputs import rank
-from convq.inference.repository import default_root
-from convq.inference.session import Engine
 from servers import OwnServer
 from services import RunningService, image_of
 
 DATA = Path(__file__).resolve().parent.parent / "models" / "data.py"
 IMAGES = 10_000
 LEAST_ACCURACY = 0.99
-WAIT_S = 60.0
-BATCH = 100
 
 Bytes = NDArray[np.uint8]
 
@@ -45,15 +40,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="convq-mnist-") as temporary:
-        images, labels = test_set(options.data, Path(temporary))
+        folder = write(Path(temporary) / "t10k", *test_set(options.data, Path(temporary)))
+        direct = evaluated(folder)
         with OwnServer(Path(temporary) / "server") as server, RunningService(server.url, workers=options.workers):
             began = time.perf_counter()
-            served = np.fromiter(
-                tracked(through_the_service(server.url, images), "service", len(images)), dtype=np.int64
-            )
+            served = evaluated(folder, "--redis", server.url)
             served_s = time.perf_counter() - began
-    direct = np.fromiter(tracked(directly(images), "onnxruntime", len(images)), dtype=np.int64)
-    return judge(served, direct, labels, served_s)
+    return judge(served, direct, served_s)
 
 
 def test_set(folder: Path | None, temporary: Path) -> tuple[Bytes, Bytes]:
@@ -72,38 +65,38 @@ def module(file: Path) -> ModuleType:
     return loaded
 
 
-def through_the_service(url: str, images: Bytes) -> Iterator[int]:
-    """The class that the service gives each image, pushed as PNG."""
-    with Client(url, model="lenet") as client:
-        for result in client.map((image_of(image) for image in images), timeout=WAIT_S, top_k=1):
-            yield int(result.label)
+def write(folder: Path, images: Bytes, labels: Bytes) -> Path:
+    """A folder for each class."""
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / str(label) / f"{number:05}.png").write_bytes(image_of(image))
+    return folder
 
 
-def directly(images: Bytes) -> Iterator[int]:
-    """The class that onnxruntime gives each image, in this process, without a queue."""
-    engine = Engine.load(default_root() / "lenet", 1, device="cpu")
-    assert engine.classes is not None
-    for first in range(0, len(images), BATCH):
-        outputs = engine.run([engine.prepare(image) for image in images[first : first + BATCH]])
-        yield from rank(outputs[engine.classes], engine.activation, 1).indices[:, 0].tolist()
+def evaluated(folder: Path, *options: str) -> dict[str, Any]:
+    """What `convq models eval` says, with every mistake by name."""
+    command = [sys.executable, "-m", "convq", "models", "eval", "lenet", str(folder), "--json", "--worst", str(IMAGES)]
+    found = subprocess.run([*command, *options], stdout=subprocess.PIPE, check=True)
+    document: dict[str, Any] = json.loads(found.stdout)
+    return document
 
 
-def tracked(classes: Iterator[int], name: str, total: int) -> Iterator[int]:
-    """The same, with a progress bar on standard error."""
-    columns = TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(classes, total=total, description=name)
+def mistakes(document: dict[str, Any]) -> dict[str, str]:
+    """Name of each image that was taken for another class -> that class."""
+    return {one["picture"]: one["said"] for one in document["worst"]}
 
 
-def judge(served: NDArray[np.int64], direct: NDArray[np.int64], labels: Bytes, served_s: float) -> int:
+def judge(served: dict[str, Any], direct: dict[str, Any], served_s: float) -> int:
     """Print the comparison; the exit code."""
-    agree, right = int((served == direct).sum()), int((served == labels).sum())
-    accuracy = right / len(labels)
-    print(f"service and onnxruntime agree on {agree:,} of {len(labels):,} images")
-    print(f"{right:,} are right: {accuracy:.2%}; {len(served) / served_s:,.0f} images a second as PNG, one client")
-    for index in np.flatnonzero(served != direct)[:5]:
-        print(f"image {index}: the service says {served[index]}, onnxruntime {direct[index]}, it is {labels[index]}")
-    if len(labels) == agree == IMAGES and accuracy >= LEAST_ACCURACY:
+    service, onnxruntime = mistakes(served), mistakes(direct)
+    differ = sorted(name for name in service | onnxruntime if service.get(name) != onnxruntime.get(name))
+    answered, right, accuracy = served["answered"], served["top1"]["right"], served["top1"]["share"]
+    print(f"service and onnxruntime agree on {answered - len(differ):,} of {answered:,} images")
+    print(f"{right:,} are right: {accuracy:.2%}; {answered / served_s:,.0f} images a second as PNG, one client")
+    for name in differ[:5]:
+        print(f"{name}: the service says {service.get(name, 'right')}, onnxruntime {onnxruntime.get(name, 'right')}")
+    if answered == direct["answered"] == IMAGES and not differ and accuracy >= LEAST_ACCURACY:
         return 0
     print(f"expected: all {IMAGES:,} agree, and at least {LEAST_ACCURACY:.1%} are right", file=sys.stderr)
     return 1

@@ -22,6 +22,7 @@
     ├── LeaseLost               another worker has taken over the jobs of this one
     ├── ModelBroken             a folder of the model repository cannot be served
     ├── SettingsError           a flag or CONVQ_* variable is unknown or malformed
+    ├── BadDataset              pictures and classes that a model is to be evaluated on, and cannot be
     └── ServiceFailed           the service gave up (its log says why)
 
 Each class knows its wire or log `code`, whose `fault` it is, whether a `retry` can help, and with which exit code the
@@ -229,6 +230,14 @@ class SettingsError(ConvqError):
     """A flag or CONVQ_* variable is unknown or malformed. The message names it and what was expected."""
 
     code: ClassVar[str] = "bad_settings"
+    fault: ClassVar[Fault] = "operator"
+    exit_code: ClassVar[int] = 2
+
+
+class BadDataset(ConvqError):
+    """The pictures that a model is to be evaluated on cannot be used as they are. The message names file, line or class."""
+
+    code: ClassVar[str] = "bad_dataset"
     fault: ClassVar[Fault] = "operator"
     exit_code: ClassVar[int] = 2
 

@@ -17,6 +17,7 @@ from convq.cli.output import for_programs, json_option, print_json, print_line, 
 from convq.cli.saving import InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
+from convq.client.inputs import SUFFIXES
 from convq.printable import printable
 from convq.protocol import PREPARED, Output, Priority, Result
 from convq.queue import Address
@@ -24,9 +25,6 @@ from convq.queue import Address
 STDIN = "-"
 CHUNK = 64
 """Pictures that are in memory at a time where nobody waits for results."""
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-"""What is taken from a folder; a file that is named itself is taken whatever it is called."""
 
 
 @click.command()

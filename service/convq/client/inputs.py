@@ -18,6 +18,8 @@ from convq.protocol import Job
 
 MOST_BYTES = 512 << 20
 """What Redis takes as one value, unless its `proto-max-bulk-len` says otherwise."""
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+"""What is taken for a picture in a folder; a file that is named itself is taken whatever it is called."""
 SLOW_BYTES = 1 << 20
 """Copying more than this is worth a thread of its own to a program that must go on meanwhile."""
 
@@ -47,7 +49,7 @@ def is_slow(image: Any) -> bool:
 
 def _input(image: Any) -> dict[str, Any]:
     if isinstance(image, str | os.PathLike):
-        return {"image": _contents(image)}
+        return {"image": contents(image)}
     if hasattr(image, "dtype") and hasattr(image, "shape") and hasattr(image, "tobytes"):
         return _tensor(image)
     if _is_pillow(image):
@@ -67,8 +69,8 @@ def _is_pillow(image: Any) -> bool:
     return hasattr(image, "save") and hasattr(image, "mode") and hasattr(image, "getexif")
 
 
-def _contents(path: str | os.PathLike[Any]) -> bytes:
-    """The bytes of a file. Pipes and devices are no files here: reading one may take for ever."""
+def contents(path: str | os.PathLike[Any]) -> bytes:
+    """The bytes of a file. Pipes and devices are no files here: reading one may take for ever. Raises BadImage, ImageTooLarge."""
     where = shown(str(path) if isinstance(path, Path) else path)
     try:
         # A pipe that nobody writes to would hold a plain open().

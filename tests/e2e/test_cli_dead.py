@@ -8,13 +8,14 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from convq.cli import main
 from convq.protocol import Job
 from convq.queue import BlockingWire, Commits, Completion, Producer, Shard, Submission, WorkQueue, at_once
 from servers import OwnServer, wait_until
@@ -100,7 +101,7 @@ def test_nothing_dead_is_said_to_people_and_is_nothing_for_programs(url: str) ->
     status, screen = on_terminal("dead", "list", "--redis", url, "--model", "lenet")
 
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
-    assert (0, "no dead letters of lenet") == (status, screen.strip())
+    assert (0, "no dead letters of lenet, and no worker serves it now") == (status, screen.strip())
 
 
 def test_show_tells_all_fields_and_saves_the_image(url: str, tmp_path: Path) -> None:
@@ -148,8 +149,8 @@ def test_a_letter_that_is_gone_is_an_error_that_says_where_to_look(url: str) -> 
     for command in ("requeue", "purge"):
         done = convq("dead", command, letter["id"], "1-1", "--redis", url, "--model", "lenet")
         assert 1 == done.returncode
-        assert "not there: requeued or purged" in done.stderr
-        assert "convq dead list --model lenet" in done.stderr
+        assert "not there: requeued or purged, or of another model than lenet" in done.stderr
+        assert f"convq dead list --redis {url} shows those of all models" in done.stderr
         assert 1 == len(done.stderr.splitlines())
     assert 1 == convq("dead", "show", "1-1", "--redis", url, "--model", "lenet").returncode
 
@@ -183,11 +184,150 @@ def test_wrong_usage_says_what_was_expected(arguments: list[str], hint: str) -> 
     assert 1 == len(done.stderr.splitlines())
 
 
-def test_without_a_model_and_a_service_it_asks_for_the_model(url: str) -> None:
-    done = convq("dead", "requeue", "--all", "--redis", url)
+@pytest.mark.parametrize("command", [["requeue", "--all"], ["purge", "--all"], ["purge", "--older-than", "7d"]])
+def test_many_letters_at_a_time_are_those_of_a_model_that_is_named(url: str, command: list[str]) -> None:
+    done = convq("dead", *command, "--redis", url)
 
-    assert 1 == done.returncode
-    assert "say which one you mean, with --model NAME" in done.stderr
+    assert 2 == done.returncode
+    assert "say whose dead letters: --model NAME, or --all-models" in done.stderr
+
+
+# -- of several models --------------------------------------------------------------------------------------------------
+
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    """As `convq`, in this process: a second less."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        status = main([*map(str, arguments)])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess([], status, said.out, said.err)
+
+    return run
+
+
+def served(stored: Any, *models: str) -> None:
+    """As if services with these models were there."""
+    for model in models:
+        stored.hset("convq:models", model, json.dumps({"classes": 10} if model == "lenet" else {}))
+
+
+def letter_of(stored: Any, model: str, job: str, entry: str = "*") -> str:
+    """One dead letter of that model, as a worker writes it."""
+    shard = Shard(model)
+    head = {"dead_reason": "crash", "dead_message": "why", "dead_stream": shard.streams[1], "dead_entry": "1-1"}
+    return str(stored.xadd(shard.dead, {**head, "image": "pixels", "id": job}, id=entry))
+
+
+def test_a_letter_is_found_by_its_id_whichever_model_it_is_of(
+    url: str, stored: Any, here: Here, tmp_path: Path
+) -> None:
+    """Nobody serves `gone` any more: that may be why it has dead letters. lenet is the only one with classes."""
+    served(stored, "lenet", "edges")
+    of_edges, of_gone = letter_of(stored, "edges", "a", "1-1"), letter_of(stored, "gone", "b", "2-1")
+    last = letter_of(stored, "edges", "c", "3-1")
+
+    listed = here("dead", "list", "--redis", url)
+    assert {("edges", "a"), ("gone", "b"), ("edges", "c")} == {(one["model"], one["job"]) for one in lines(listed)}
+    shown = here("dead", "show", of_gone, "--save", tmp_path / "saved", "--redis", url)
+    assert ["gone"] == [one["model"] for one in lines(shown)]
+    assert b"pixels" == (tmp_path / "saved").read_bytes()
+    done = here("dead", "requeue", of_gone, of_edges, "--redis", url)
+    assert {"edges": "a", "gone": "b"} == {one["model"]: one["job"] for one in lines(done)}
+    assert [1, 1] == [stored.xlen(Shard(model).streams[1]) for model in ("edges", "gone")]
+    assert [{"model": "edges", "purged": 1}] == lines(here("dead", "purge", last, "--redis", url))
+    assert 0 == stored.xlen(Shard("edges").dead)
+
+
+def test_an_id_of_two_models_is_ambiguous_and_nothing_is_done(url: str, stored: Any, here: Here) -> None:
+    served(stored, "lenet", "edges")
+    for model in ("lenet", "edges"):
+        letter_of(stored, model, "a", "5-5")
+    alone = letter_of(stored, "lenet", "b")
+
+    for command in ("show", "requeue", "purge"):
+        done = here("dead", command, "5-5", *([alone] if command != "show" else []), "--redis", url)
+        assert 1 == done.returncode
+        assert "models edges, lenet have a dead letter 5-5 each: say which is meant, with --model NAME" in done.stderr
+    assert [1, 2] == [stored.xlen(Shard(model).dead) for model in ("edges", "lenet")]
+    assert 0 == here("dead", "purge", "5-5", "--model", "edges", "--redis", url).returncode
+    assert [0, 2] == [stored.xlen(Shard(model).dead) for model in ("edges", "lenet")]
+
+
+def test_a_letter_that_no_model_has_is_looked_for_in_all_and_said(url: str, stored: Any, here: Here) -> None:
+    served(stored, "lenet", "edges")
+    there = letter_of(stored, "edges", "a")
+
+    for command in ("requeue", "purge"):
+        done = here("dead", command, "9-9", "--redis", url)
+        assert 1 == done.returncode
+        assert "dead letter 9-9 is not there: requeued or purged, or of another model than " in done.stderr
+        assert "edges" in done.stderr
+        assert "lenet" in done.stderr
+    assert [there] == [entry for entry, _ in stored.xrange(Shard("edges").dead)]
+
+
+def test_a_purge_of_a_model_that_is_none_is_an_error_with_the_nearest(url: str, stored: Any, here: Here) -> None:
+    served(stored, "lenet", "edges")
+
+    for command in (["purge", "--all"], ["purge", "--older-than", "7d"], ["requeue", "--all"]):
+        done = here("dead", *command, "--model", "lennet", "--redis", url)
+        assert 1 == done.returncode
+        assert (
+            "no worker serves 'lennet', and there never was a dead letter of it; did you mean 'lenet'?" in done.stderr
+        )
+
+
+def test_the_letters_of_all_models_go_where_that_is_said(url: str, stored: Any, here: Here) -> None:
+    served(stored, "lenet", "edges")
+    for model in ("edges", "gone"):
+        letter_of(stored, model, "a", "1-1")
+
+    nothing = here("dead", "purge", "--all", "--model", "lenet", "--redis", url)
+    assert (0, [{"model": "lenet", "purged": 0}]) == (nothing.returncode, lines(nothing))
+    assert f"no dead letters of lenet; convq dead list --redis {url} shows those of all models" in nothing.stderr
+    done = here("dead", "purge", "--older-than", "7d", "--all-models", "--redis", url)
+    assert [{"model": "edges", "purged": 1}, {"model": "gone", "purged": 1}] == lines(done)
+    assert 2 == here("dead", "purge", "--all", "--all-models", "--model", "lenet", "--redis", url).returncode
+    assert 2 == here("dead", "purge", "1-1", "--all-models", "--redis", url).returncode
+
+
+@pytest.mark.parametrize("classes", [True, False], ids=["one with classes", "none with classes"])
+def test_a_job_is_looked_for_in_all_models_that_are_served(url: str, stored: Any, here: Here, *, classes: bool) -> None:
+    """Where one model alone yields classes, that was taken, and a job of another was unknown."""
+    served(stored, "lenet", "edges")
+    if not classes:
+        served(stored, "edges", "blur")
+        stored.hdel("convq:models", "lenet")
+    entry = stored.xadd(Shard("edges").streams[1], {"image": "x", "id": "mine"}, id="7-7")
+    stored.set(Shard("edges").job("mine"), f"{Shard('edges').streams[1]} {entry}")
+
+    found = lines(here("jobs", "status", "mine", "nobody", "--redis", url))
+    assert [("mine", "edges", "waiting"), ("nobody", None, "unknown")] == [
+        (one["id"], one["model"], one["state"]) for one in found
+    ]
+    done = here("jobs", "cancel", "mine", "--redis", url)
+    assert (0, ["edges"]) == (done.returncode, [one["model"] for one in lines(done)])
+    assert ["mine"] == list(stored.smembers(Shard("edges").cancelled))
+
+
+def test_a_job_of_no_model_is_not_withdrawn_anywhere_and_one_of_two_asks(url: str, stored: Any, here: Here) -> None:
+    served(stored, "lenet", "edges")
+    for model in ("lenet", "edges"):
+        stored.xadd(Shard(model).streams[1], {"image": "x"}, id="7-7")
+
+    nobody = here("jobs", "cancel", "nobody", "--redis", url)
+    both = here("jobs", "cancel", "7-7", "--redis", url)
+
+    assert (1, 1) == (nobody.returncode, both.returncode)
+    assert "job nobody is of none of edges, lenet: it was answered and read, or never was" in nobody.stderr
+    assert "models edges, lenet have a job 7-7 each: say which is meant, with --model NAME" in both.stderr
+    assert 0 == sum(stored.exists(Shard(model).cancelled) for model in ("lenet", "edges"))
+    assert {"edges", "lenet"} == {one["model"] for one in lines(here("jobs", "status", "7-7", "--redis", url))}
 
 
 # -- servers that serve must not trust ----------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def bash(command: str) -> str:
     [
         ["dead", "list"],
         ["dead", "show", "1-1"],
-        ["dead", "requeue", "--all"],
-        ["dead", "purge", "--all"],
+        ["dead", "requeue", "--all", "--all-models"],
+        ["dead", "purge", "--all", "--all-models"],
         ["jobs", "status", "mine"],
         ["jobs", "cancel", "mine"],
         ["models", "list"],
@@ -151,7 +151,7 @@ def test_dead_letters_that_are_no_stream_are_named_and_the_command_that_mends_it
         connection.hset("convq:models", "lenet", "{}")
         connection.rpush(SHARD.dead, "x")
 
-        done = convq(redis_url, "dead", *words, *model)
+        done = convq(redis_url, "dead", *words, *(model or ["--all-models"] * ("--all" in words)))
 
         assert 4 == done.returncode, done.stderr
         assert f"{SHARD.dead} holds a list, and must hold a stream; mend it: redis-cli" in done.stderr

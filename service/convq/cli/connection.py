@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from typing import Any, TypeVar
 
 import click
 
+from convq.cli.output import print_line
 from convq.client import DEFAULT_URL, Client
 from convq.client.calls import meant
 from convq.errors import BadField, RedisUnavailable, StrangeKey
 from convq.queue import Address
+from convq.queue.address import flags
 from convq.settings import Settings, facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,6 +80,12 @@ def _address_of(redis_option: Callable[[Command], Command], command: Command) ->
     return redis_option(wrapped)
 
 
+def flags_given(address: Address) -> str:
+    """The options that name this server, to be put behind a command that is shown; none where a variable or nothing did."""
+    source = click.get_current_context().get_parameter_source("redis")
+    return f" {flags(address)}" if source is click.core.ParameterSource.COMMANDLINE else ""
+
+
 def model_option(command: Command) -> Command:
     """`--model NAME`."""
     text = "Which model; not needed where only one is served, or only one that yields classes."
@@ -120,10 +129,18 @@ def choose_model(client: Client, model: str | None, *, must_be_served: bool = Tr
         if model in served:
             return str(model)
         if model is None and (name := meant(described)) is not None:
+            _say_which(name, served)
             return name
         if served or time.monotonic() >= give_up_at:
             raise click.ClickException(_not_served(model, served, must_be_served=must_be_served))
         time.sleep(ASK_AGAIN_S)
+
+
+def _say_which(name: str, served: list[str]) -> None:
+    """Tell people which of several models was taken for them; programs find it in the answers."""
+    if len(served) > 1 and sys.stderr.isatty():
+        others = ", ".join(one for one in served if one != name)
+        print_line(f"model {name}, the only one served that yields classes; others with --model: {others}", err=True)
 
 
 def _not_served(model: str | None, served: list[str], *, must_be_served: bool) -> str:

@@ -1,10 +1,8 @@
-"""`convq dead`: jobs that killed their workers; look at them, put them back, throw them away."""
+"""`convq dead`: poisoned jobs; look at them, put them back, throw them away."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +10,17 @@ from typing import Any
 
 import click
 
-from convq.cli.connection import choose_model, connected, model_option, redis_options
+from convq.cli.connection import connected, flags_given, redis_options
+from convq.cli.letters import NAMED, Graves, letters_of
 from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table, progress
-from convq.client import Client
-from convq.queue import Address, Shard
-from convq.queue.dead import DeadLetters, Letter
+from convq.queue import Address
+from convq.queue.dead import Letter
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-NAMED = 10
-"""So many entries are named in a message."""
+ONE_MODEL = click.option(
+    "--model", metavar="NAME", default=None, help="Which model; without it all are looked through."
+)
+ALL_MODELS = click.option("--all-models", "everywhere", is_flag=True, help="With --all: the letters of every model.")
 IDS = click.argument("ids", nargs=-1, metavar="[ID...]")
 
 
@@ -39,9 +39,10 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # generic in click's stub
 
 @click.group()
 def dead() -> None:
-    """Look after dead letters: jobs that killed their worker twice, kept whole.
+    """Look after dead letters: jobs that are not run any more, because workers died of them or decoding took too long.
 
-    Their clients were answered "poisoned". What is put back gets a second, final answer.
+    They are kept whole, and their clients were answered "poisoned". What is put back gets a second, final answer. A
+    letter is found by its id, whichever model it is of.
 
     \b
     convq dead list
@@ -51,20 +52,20 @@ def dead() -> None:
 
 @dead.command("list")
 @redis_options
-@click.option("--model", metavar="NAME", default=None, help="Which model; every one that is served without it.")
+@ONE_MODEL
 @json_option
 def list_letters(address: Address, model: str | None, *, as_json: bool) -> None:
-    """List dead letters, newest first. The images stay on the server.
+    """List dead letters of all models, the newest of each first. The images stay on the server.
 
     \b
     convq dead list
     convq dead list --model lenet --json | jq -r .reason | sort | uniq -c
     """
+    programs, rows = for_programs(as_json=as_json), []
     with connected(address, model) as client:
-        names = [model] if model else sorted(client.served()) or [choose_model(client, None)]
-        programs, rows = for_programs(as_json=as_json), []
-        for name in names:
-            with _letters(address, name) as letters:
+        graves, served = Graves.of(address, client, model, strict=False), client.served()
+        for name in graves.counts:
+            with letters_of(address, name) as letters:
                 for letter in letters.newest_first():
                     if programs:
                         print_json([_document(letter)])
@@ -73,13 +74,14 @@ def list_letters(address: Address, model: str | None, *, as_json: bool) -> None:
     if rows:
         print_table(["id", "model", "job", "when (UTC)", ">bytes", "reason", "message"], rows)
     elif not programs:
-        print_line(f"no dead letters of {', '.join(names)}", err=True)
+        unknown = ", and no worker serves it now" if model is not None and model not in served else ""
+        print_line(f"no dead letters of {graves.names()}{unknown}", err=True)
 
 
 @dead.command()
 @click.argument("letter_id", metavar="ID")
 @redis_options
-@model_option
+@ONE_MODEL
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write its image there.")
 @json_option
 def show(letter_id: str, address: Address, model: str | None, save: Path | None, *, as_json: bool) -> None:
@@ -89,17 +91,17 @@ def show(letter_id: str, address: Address, model: str | None, save: Path | None,
     convq dead show 1763800000000-0
     convq dead show 1763800000000-0 --model lenet --save culprit.png
     """
-    with _chosen(address, model) as (name, letters):
-        letter = letters.find(letter_id)
+    with connected(address, model) as client:
+        graves = Graves.of(address, client, model)
+        owned = graves.sorted_out([letter_id])
+        letter = None
+        for name in owned.by_model:
+            with letters_of(address, name) as letters:
+                letter = letters.find(letter_id)
+                if letter is not None and save is not None:
+                    _save(letter, letters.payload(letter_id), save)
         if letter is None:
-            raise click.ClickException(_not_there([letter_id], 1, name))
-        if save is not None:
-            payload = letters.payload(letter_id)
-            if payload is None:
-                raise click.ClickException(
-                    f"dead letter {letter_id} has no payload to save; it holds neither image nor tensor"
-                )
-            _write(save, payload)
+            raise click.ClickException(graves.not_there([letter_id], 1))
     if for_programs(as_json=as_json):
         print_json([_document(letter) | {"fields": letter.fields}])
         return
@@ -111,11 +113,14 @@ def show(letter_id: str, address: Address, model: str | None, save: Path | None,
 
 @dead.command()
 @IDS
-@click.option("--all", "every", is_flag=True, help="All of the model's dead letters.")
+@click.option("--all", "every", is_flag=True, help="All dead letters, of --model NAME or of --all-models.")
 @redis_options
-@model_option
+@ONE_MODEL
+@ALL_MODELS
 @json_option
-def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every: bool, as_json: bool) -> None:
+def requeue(
+    ids: tuple[str, ...], address: Address, model: str | None, *, every: bool, everywhere: bool, as_json: bool
+) -> None:
     """Put dead letters back into the queue, as the same jobs: id, priority, fields and image.
 
     An old answer that nobody has read is taken back, and the time to live starts anew. The limits of the queue don't
@@ -127,90 +132,107 @@ def requeue(ids: tuple[str, ...], address: Address, model: str | None, *, every:
     convq dead requeue --all --model lenet
     """
     _one_way(bool(ids), every)
-    with _chosen(address, model) as (name, letters):
-        # All that is there now, the oldest first; what dies again meanwhile is a new letter, and not requeued twice.
-        wanted = [letter.id for letter in letters.newest_first()][::-1] if every else list(dict.fromkeys(ids))
-        missing: list[str] = []
-        foreign: list[str] = []
-        programs, rows = for_programs(as_json=as_json), []
-        for done in progress(letters.requeue(wanted), len(wanted), "requeueing"):
-            state = "requeued" if done.entry else "no dead letter" if done.foreign else "not there"
-            if programs:
-                print_json([{"id": done.id, "job": done.job, "entry": done.entry, "model": name, "state": state}])
-            else:
-                rows.append([done.id, done.job or "", done.entry or "", state])
-            if not done.entry:
-                (foreign if done.foreign else missing).append(done.id)
+    _whose(model, every=every, everywhere=everywhere)
+    wrong: list[str] = []
+    programs, rows = for_programs(as_json=as_json), []
+    with connected(address, model) as client:
+        graves = Graves.of(address, client, model)
+        wanted, missing = _wanted(graves, ids)
+        count = sum(map(len, wanted.values())) + len(missing)
+        rows += [[one, "", "", "", "not there"] for one in missing]
+        if programs:
+            print_json({"id": one, "job": None, "entry": None, "model": model, "state": "not there"} for one in missing)
+        for name, some in wanted.items():
+            foreign: list[str] = []
+            with letters_of(address, name) as letters:
+                for done in progress(letters.requeue(some), len(some), "requeueing"):
+                    state = "requeued" if done.entry else "no dead letter" if done.foreign else "not there"
+                    if programs:
+                        print_json(
+                            [{"id": done.id, "job": done.job, "entry": done.entry, "model": name, "state": state}]
+                        )
+                    else:
+                        rows.append([done.id, name, done.job or "", done.entry or "", state])
+                    if not done.entry:
+                        (foreign if done.foreign else missing).append(done.id)
+            wrong += [_foreign(foreign, len(some), name, address)] if foreign else []
     if rows:
-        print_table(["letter", "job", "entry", "state"], rows)
-    elif not programs:
-        print_line(f"no dead letters of {name}", err=True)
-    wrong = [_foreign(foreign, len(wanted), name)] if foreign else []
+        print_table(["letter", "model", "job", "entry", "state"], rows)
+    if not count:
+        print_line(_nothing(graves), err=True)
     if missing and not every:  # with --all another requeue was quicker, and all is as it was asked for
-        wrong.append(_not_there(missing, len(wanted), name))
+        wrong.append(graves.not_there(missing, count))
     if wrong:
         raise click.ClickException("; ".join(wrong))
 
 
 @dead.command()
 @IDS
-@click.option("--all", "every", is_flag=True, help="All of the model's dead letters.")
+@click.option("--all", "every", is_flag=True, help="All dead letters, of --model NAME or of --all-models.")
 @click.option(
     "--older-than", "older_ms", type=Age(), metavar="AGE", help="Those that died longer ago: 90s, 30m, 12h, 7d."
 )
 @redis_options
-@model_option
+@ONE_MODEL
+@ALL_MODELS
 @json_option
 def purge(
-    ids: tuple[str, ...], address: Address, model: str | None, *, every: bool, older_ms: int | None, as_json: bool
+    ids: tuple[str, ...],
+    address: Address,
+    model: str | None,
+    *,
+    every: bool,
+    everywhere: bool,
+    older_ms: int | None,
+    as_json: bool,
 ) -> None:
     """Delete dead letters for good. Their clients were answered when they died.
 
     \b
     convq dead purge 1763800000000-0
     convq dead purge --older-than 7d --model lenet
+    convq dead purge --all --all-models
     """
     _one_way(bool(ids), every, older_ms is not None)
-    missing: list[str] = []
-    with _chosen(address, model) as (name, letters):
+    _whose(model, every=not ids, everywhere=everywhere)
+    with connected(address, model) as client:
+        graves = Graves.of(address, client, model)
         if ids:
-            wanted = list(dict.fromkeys(ids))
-            missing = [one for one, there in zip(wanted, letters.purge(wanted), strict=True) if not there]
-            count = len(wanted) - len(missing)
+            wanted, missing = _wanted(graves, ids)
         else:
-            count = letters.purge_older(0 if every else older_ms or 0)
+            wanted, missing = {name: [] for name in graves.counts}, []
+        counts: dict[str, int] = {}
+        for name, some in wanted.items():
+            with letters_of(address, name) as letters:
+                counts[name] = sum(letters.purge(some)) if ids else letters.purge_older(0 if every else older_ms or 0)
+    if not ids and not any(counts.values()):
+        counts = counts or dict.fromkeys([model] if model else [], 0)
+        print_line(_nothing(graves), err=True)
     if for_programs(as_json=as_json):
-        print_json([{"model": name, "purged": count}])
+        print_json({"model": name, "purged": count} for name, count in counts.items())
     else:
-        print_line(f"{count:,} dead {'letter' if count == 1 else 'letters'} of {name} deleted")
+        for name, count in counts.items():
+            print_line(f"{count:,} dead {'letter' if count == 1 else 'letters'} of {name} deleted")
     if missing:
-        raise click.ClickException(_not_there(missing, len(wanted), name))
+        raise click.ClickException(graves.not_there(missing, len(set(ids))))
 
 
 # -- what they share ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _letters(address: Address, model: str) -> Iterator[DeadLetters]:
-    letters = DeadLetters(address, Shard(model))
-    try:
-        yield letters
-    finally:
-        letters.close()
+def _wanted(graves: Graves, ids: tuple[str, ...]) -> tuple[dict[str, list[str]], list[str]]:
+    """Model -> ids of its letters, the oldest first where none are named; and the ids that no model has.
 
-
-@contextmanager
-def _chosen(address: Address, model: str | None) -> Iterator[tuple[str, DeadLetters]]:
-    """The model that is meant and its dead letters."""
-    with connected(address, model) as client:
-        name = _name(client, model)
-        with _letters(address, name) as letters:
-            yield name, letters
-
-
-def _name(client: Client, model: str | None) -> str:
-    """A model that nobody serves now has dead letters all the same: that may be why nobody does."""
-    return choose_model(client, model, must_be_served=False)
+    What dies again meanwhile is a new letter, and not requeued twice.
+    """
+    if ids:
+        owned = graves.sorted_out(list(dict.fromkeys(ids)))
+        return owned.by_model, owned.missing
+    wanted = {}
+    for name in graves.counts:
+        with letters_of(graves.address, name) as letters:
+            wanted[name] = [letter.id for letter in letters.newest_first()][::-1]
+    return wanted, []
 
 
 def _one_way(*given: bool) -> None:
@@ -219,21 +241,24 @@ def _one_way(*given: bool) -> None:
         raise click.UsageError(f"say which dead letters: their ids, or {flags}, and only one of these")
 
 
-def _not_there(missing: list[str], wanted: int, model: str) -> str:
-    which = (
-        f"dead letter {missing[0]} is"
-        if wanted == 1
-        else f"{len(missing)} of {wanted} dead letters, like {missing[0]}, are"
-    )
-    return f"{which} not there: requeued or purged, or of another model; convq dead list --model {model} shows what is"
+def _whose(model: str | None, *, every: bool, everywhere: bool) -> None:
+    """Many letters at a time are those of a model that is named, or expressly of all."""
+    if everywhere and (model is not None or not every):
+        raise click.UsageError("--all-models goes with --all or --older-than, and without --model")
+    if every and model is None and not everywhere:
+        raise click.UsageError("say whose dead letters: --model NAME, or --all-models")
 
 
-def _foreign(ids: list[str], wanted: int, model: str) -> str:
+def _nothing(graves: Graves) -> str:
+    return f"no dead letters of {graves.names()}; {graves.where_to_look()}"
+
+
+def _foreign(ids: list[str], wanted: int, model: str, address: Address) -> str:
     some = " ".join(ids[:NAMED]) + (" …" if len(ids) > NAMED else "")
     what = "is no dead letter" if len(ids) == 1 else "are no dead letters"
     return (
         f"{len(ids)} of {wanted} entries {what} of convq but written by somebody else, and left: "
-        f"convq dead purge {some} --model {model} deletes {'it' if len(ids) == 1 else 'them'}"
+        f"convq dead purge {some} --model {model}{flags_given(address)} deletes {'it' if len(ids) == 1 else 'them'}"
     )
 
 
@@ -252,7 +277,9 @@ def _row(letter: Letter) -> list[str]:
     return [letter.id, letter.model, letter.job, _when(letter), f"{letter.bytes:,}", letter.reason, letter.message]
 
 
-def _write(file: Path, payload: bytes) -> None:
+def _save(letter: Letter, payload: bytes | None, file: Path) -> None:
+    if payload is None:
+        raise click.ClickException(f"dead letter {letter.id} has no payload to save; it holds neither image nor tensor")
     try:
         file.write_bytes(payload)
     except OSError as error:

@@ -5,7 +5,8 @@ For people at a command line: blocks, and moves an image only where it is asked 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,15 @@ from convq.errors import BadField
 from convq.protocol import DEDUP_WINDOW_S, Priority
 from convq.queue.address import Address
 from convq.queue.entries import JOB_ID
-from convq.queue.keys import LANES, Shard
+from convq.queue.keys import LANES, Shard, is_model_name
 from convq.queue.link import Command, Link, Script, understood
 
 LETTERS, REQUEUE = Script.load("letters"), Script.load("requeue")
 
 PAGE = 20
 """Letters that one script looks at: their images pass through the server's memory, not through the wire."""
+SEARCH_S, SEARCH_KEYS = 2.0, 1000
+"""How long the names of keys are gone through at most, and how many at a time."""
 SHOWN_BYTES = 1024
 """How much of a field's value is shown; the image never is."""
 NO_LETTER = "is no dead letter of convq"
@@ -60,6 +63,41 @@ class Requeued:
     entry: str | None = None
     foreign: bool = False
     """It is no letter of convq but what somebody else has written there, and was left as it is."""
+
+
+def models_with_letters(where: Address | str, known: Iterable[str], *, search: bool) -> dict[str, int]:
+    """How many dead letters there are of each model that has or had any: of those that are `known`, and of all that are found.
+
+    `search` goes through the names of the server's keys for `SEARCH_S` seconds at most, and finds nothing where the user may
+    not. Raises RedisUnavailable, and StrangeKey where one of them is no stream.
+    """
+    link = Link(where)
+    try:
+        models = sorted({*known, *(_found_by_name(link) if search else ())})
+        calls = [(word, Shard(model).dead) for model in models for word in ("XLEN", "TYPE")]
+        replies = link.flush(calls)
+        counts = {model: int(_checked(reply)) for model, reply in zip(models, replies[::2], strict=True)}
+        had = [model for model, kind in zip(models, replies[1::2], strict=True) if kind == b"stream"]
+        return {model: count for model, count in counts.items() if count or model in had}
+    finally:
+        link.close()
+
+
+def _found_by_name(link: Link) -> Iterator[str]:
+    """Models by the names of their streams of dead letters: nobody may serve them any more."""
+    cursor, give_up_at = b"0", time.monotonic() + SEARCH_S
+    while time.monotonic() < give_up_at:
+        call = ("SCAN", cursor, "MATCH", "convq:{*}:dead", "COUNT", SEARCH_KEYS, "TYPE", "stream")
+        reply = link.flush([call])[0]
+        if isinstance(reply, Exception):
+            return
+        cursor, keys = reply
+        for key in keys:
+            name = key.removeprefix(b"convq:{").removesuffix(b"}:dead")
+            if is_model_name(name):
+                yield name.decode()
+        if cursor == b"0":
+            return
 
 
 class DeadLetters:

@@ -167,6 +167,33 @@ def test_every_setting_exists_and_is_valid(name: str) -> None:
     Settings.model_validate(given)
 
 
+def test_what_hands_the_passwords_out_does_so_again_in_the_middle_of_a_change(tmp_path: Path) -> None:
+    """The real script of the service, in folders of our own; between two steps the server is given both passwords."""
+    (script,) = SERVICES["secrets"]["command"]
+    for name in ("secrets", "for/worker", "for/producer", "for/redis", "for/exporter"):
+        (tmp_path / name).mkdir(parents=True)
+    script = script.replace("$$", "$").replace("python /redis", f"{sys.executable} {FILE.parent}/redis")
+    script = re.sub(r"(?<=[ >])/(secrets|for)\b", rf"{tmp_path}/\1", script)
+
+    def run(text: str) -> None:
+        subprocess.run(["sh", "-ec", text], check=True, stdout=subprocess.DEVNULL)
+
+    def hashes() -> int:
+        (line,) = [one for one in (tmp_path / "for/redis/users.acl").read_text().splitlines() if " worker " in one]
+        return line.count(" #")
+
+    passwords = [sys.executable, str(FILE.parent / "redis" / "passwords.py"), str(tmp_path / "secrets")]
+    seen = []
+    for step in ("", "--add worker", "--switch worker", "--drop worker"):
+        run(" ".join([*passwords, step]))
+        run(script)
+        seen.append((hashes(), (tmp_path / "for/worker/password").read_text()))
+        assert (tmp_path / "secrets/worker").read_text() == seen[-1][1]
+    assert [1, 2, 2, 1] == [count for count, _ in seen]
+    assert seen[0][1] == seen[1][1] != seen[2][1] == seen[3][1]
+    assert {"password"} == {one.name for one in (tmp_path / "for/worker").iterdir()}
+
+
 def test_no_password_is_written_anywhere() -> None:
     given = [str(value) for one in SERVICES.values() for value in one.get("environment", {}).values()]
 

@@ -16,7 +16,8 @@ A network with fixed weights, image in, image out, any size:
 The graph takes the manifest's input. Where that is uint8 the normalisation is inside: by the network's own `mean` and
 `std` (for pixels from 0 to 1) if it has them, otherwise the network takes uint8 itself. The names under the manifest's
 [feature_maps] are those of submodules, such as conv1 = "features.0": what they give goes into features.onnx beside
-model.onnx. Nothing is written when onnxruntime and PyTorch differ by more than 1e-4 at a batch of 1, 2, 7 or the
+model.onnx. The manifest, its labels and its sample are copied into the version's folder: what is changed in the model's
+later holds for later versions. Nothing is written when onnxruntime and PyTorch differ by more than 1e-4 at a batch of 1, 2, 7 or the
 manifest's maximum: absolutely for class scores, otherwise as a share of the output's largest number if that is above
 1. A version is immutable: an existing one is only replaced with --force, which is for versions that nobody has served
 yet.
@@ -38,10 +39,12 @@ from networks import Refused, load  # type: ignore[import-not-found]
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
-from versions import Step, accuracy, make, numbers, publish, steps, write_report  # type: ignore[import-not-found]
+from versions import Step, accuracy, make, publish, steps, write_report  # type: ignore[import-not-found]
 
 from convq.errors import ConvqError
+from convq.inference.keeping import next_number, settle, was_given
 from convq.inference.manifest import FILE
+from convq.inference.rehearsal import rehearse
 from convq.inference.repository import NAME
 from convq.inference.workshop import workshop
 from convq.protocol import LAST_VERSION, VERSION_DIGITS
@@ -127,10 +130,11 @@ def export(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if not NAME.fullmatch(name):
         raise Refused(f"'{name}' is no name for a model; expected --name [a-z0-9][a-z0-9_-]{{0,63}}")
     folder: Path = args.models / name
-    number = args.version or max(numbers(folder), default=0) + 1
-    if (folder / str(number)).exists() and not args.force:
+    number = args.version or next_number(folder)
+    if was_given(folder, number) and not args.force:
+        there = "exists" if (folder / str(number)).exists() else "was given before"
         raise Refused(
-            f"{folder / str(number)} exists, and versions are immutable: without --version it is the next one"
+            f"{folder / str(number)} {there}, and versions are immutable: without --version it is the next one"
         )
     net = load(args.net, args.weights, untrained=args.untrained)
     with workshop(args.models, ".export-") as scratch:
@@ -144,6 +148,9 @@ def export(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         if args.data:
             report["accuracy"] = accuracy(trial, number, args.data, args.dataset)
             write_report(trial / str(number), report)
+        if (folder / FILE).exists():
+            for settled in settle(folder, lambda one: rehearse(folder, one).reason):
+                print(f"version {settled} had no {FILE} of its own: it has a copy of the model's now", file=sys.stderr)
         publish(trial, folder, number)
     return name, report
 

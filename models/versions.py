@@ -24,8 +24,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from convq.inference.keeping import keep_with, place
 from convq.inference.manifest import FILE, Manifest
 from convq.inference.session import MODEL, REPORT, Engine
+from convq.inference.version_files import HOLDS
 
 FEATURES = "features.onnx"
 
@@ -64,6 +66,7 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
         (target / FEATURES).write_bytes(features)
         report["features_sha256"] = hashlib.sha256(features).hexdigest()
         report["features_max_difference"] = proven(features, maps, manifest, [*names, *watched.values()], step)
+    report[HOLDS] = keep_with(folder, number)
     report |= layers(model)
     write_report(target, report)
     step("warming up")
@@ -144,23 +147,15 @@ def write_report(target: Path, report: Mapping[str, Any]) -> None:
     (target / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def numbers(folder: Path) -> list[int]:
-    """The versions there are, ascending."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(one.name) for one in found if one.name.isdecimal() and one.name[0] != "0" and one.is_dir())
-
-
 def publish(trial: Path, folder: Path, number: int, renewed: Collection[str] = ()) -> None:
     """Move a finished version from `trial`, on the same file system, to where services look for it.
 
-    The version appears in one step, an older one of that number leaves in one. Files that the model does not have yet,
-    or that are named in `renewed`, follow; the manifest comes last, because a folder is a model from then on.
+    Its number is recorded. The version appears in one step, an older one of that number leaves in one. Files that the
+    model does not have yet, or that are named in `renewed`, follow; the manifest comes last, because a folder is a model
+    from then on.
     """
     folder.mkdir(exist_ok=True)
-    target = folder / str(number)
-    if target.exists():
-        target.rename(trial / "replaced")
-    (trial / str(number)).rename(target)
+    place(trial / str(number), folder, number, instead=trial / "replaced")
     for file in sorted(trial.iterdir(), key=lambda file: file.name == FILE):
         if file.is_file() and (file.name in renewed or not (folder / file.name).exists()):
             file.replace(folder / file.name)

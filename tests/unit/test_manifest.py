@@ -12,6 +12,7 @@ import pytest
 from convq.errors import ModelBroken
 from convq.inference.manifest import Manifest
 from convq.inference.repository import ModelRepository, default_root
+from convq.inference.version_files import VersionFiles
 
 
 def written(folder: Path, text: str) -> Path:
@@ -156,26 +157,26 @@ CLASSES = "[[outputs]]\nname = 'logits'\nmeaning = 'classes'\nlabels = 'labels.t
 
 
 def test_labels_are_one_a_line(tmp_path: Path) -> None:
-    manifest = Manifest.read(written(tmp_path, CLASSES))
+    files = VersionFiles.of(written(tmp_path, CLASSES), 1)
     (tmp_path / "labels.txt").write_text("drake\r\n tench \ncrane\ncrane\n", encoding="utf-8")
 
-    assert ("drake", "tench", "crane", "crane") == manifest.read_labels(tmp_path)
+    assert ("drake", "tench", "crane", "crane") == files.labels()
 
 
 @pytest.mark.parametrize(
     ("content", "expected"), [(b"", ":1: is empty"), (b"a\n\nb", ":2: is empty"), (b"\xff", "UTF-8")]
 )
 def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, content: bytes, expected: str) -> None:
-    manifest = Manifest.read(written(tmp_path, CLASSES))
+    files = VersionFiles.of(written(tmp_path, CLASSES), 1)
     (tmp_path / "labels.txt").write_bytes(content)
 
     with pytest.raises(ModelBroken, match=expected):
-        manifest.read_labels(tmp_path)
+        files.labels()
 
 
 def test_missing_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelBroken, match=r"labels\.txt: cannot be read"):
-        Manifest.read(written(tmp_path, CLASSES)).read_labels(tmp_path)
+        VersionFiles.of(written(tmp_path, CLASSES), 1).labels()
 
 
 def model(root: Path, name: str, *versions: str) -> None:

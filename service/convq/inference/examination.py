@@ -17,6 +17,7 @@ from convq.inference.model_files import MOST_SAMPLE_BYTES, read_given, read_insi
 from convq.inference.outputs import finite, rank
 from convq.inference.session import Engine
 from convq.inference.tensors import Prepared, read_npy
+from convq.inference.version_files import VersionFiles
 
 TOP = 5
 TIMED_S = 0.3
@@ -30,7 +31,8 @@ def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
     sample, else noise. Raises ModelBroken where the sample cannot be answered.
     """
     warmup = engine.manifest.warmup
-    file = given if given is not None else folder / warmup.sample if warmup is not None else None
+    own = VersionFiles(folder, engine.version, engine.manifest, is_own=True)
+    file = given if given is not None else own.find(warmup.sample) if warmup is not None else None
     home = None if given is not None else folder
     name, sample = ("noise", engine.noise()) if file is None else (file.name, _read(engine, file, home))
     return {

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from convq.errors import ModelBroken
-from convq.inference.model_files import MOST_BYTES, MOST_LABELS_BYTES, labels_of, read_inside, text_of
+from convq.inference.model_files import MOST_BYTES, read_inside, text_of
 from convq.inference.toml_errors import expectation, explain
 from convq.protocol import LAST_VERSION
 
@@ -50,10 +50,14 @@ def _scales(value: float) -> float:
     return value
 
 
-def _inside(value: str) -> str:
-    """A file of the model's own folder; a folder that is copied elsewhere must still be whole."""
+def is_inside(value: str) -> bool:
+    """Whether it names a file of the model's own folder; a folder that is copied elsewhere must still be whole."""
     path = PurePosixPath(value)
-    if not value or path.is_absolute() or ".." in path.parts or "\\" in value:
+    return bool(value) and not path.is_absolute() and ".." not in path.parts and "\\" not in value
+
+
+def _inside(value: str) -> str:
+    if not is_inside(value):
         raise ValueError("a path inside the model's folder, such as labels.txt")
     return value
 
@@ -324,12 +328,12 @@ class Manifest(_Table):
         return next((output for output in self.outputs if output.meaning == "classes"), None)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """Read `manifest.toml` of a model's folder.
+    def read(cls, folder: Path, version: int | None = None) -> Manifest:
+        """Read `manifest.toml` of a model's folder, or of the folder of one of its versions.
 
         Raises ModelBroken, which names the file, the line where it is known, the key, and what was expected.
         """
-        file = folder / FILE
+        file = (folder if version is None else folder / str(version)) / FILE
         text = text_of(read_inside(file, folder, MOST_BYTES[FILE]), file)
         if _LONG_KEY.search(text):
             raise ModelBroken(f"{file}: is nested too deeply for a manifest")
@@ -341,10 +345,3 @@ class Manifest(_Table):
             raise ModelBroken(f"{file}: is not TOML: {err}") from None
         except RecursionError:
             raise ModelBroken(f"{file}: is nested too deeply for a manifest") from None
-
-    def read_labels(self, folder: Path) -> tuple[str, ...]:
-        """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
-        if self.classes is None or self.classes.labels is None:
-            return ()
-        file = folder / self.classes.labels
-        return labels_of(read_inside(file, folder, MOST_LABELS_BYTES), file)

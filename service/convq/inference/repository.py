@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from convq.errors import ModelBroken
-from convq.inference.manifest import FILE, Manifest
+from convq.inference.manifest import FILE, Manifest, is_inside
+from convq.inference.version_files import HOLDS, report_of
 from convq.protocol import VERSION_DIGITS
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NEEDED: Final = ("model.onnx", "report.json")
 """The files without which a version is not whole; one that is being copied lacks them for a while."""
+MOST_HELD: Final = 100
+"""So many files besides these are looked for."""
 _VERSION = re.compile(rf"[1-9][0-9]{{0,{VERSION_DIGITS - 1}}}")
 _NO_MODELS = frozenset({"lost+found", "__pycache__"})
 _SHOWN = 3
@@ -49,12 +52,12 @@ class ModelRepository:
     """What lies there and is not served -> why: `name`, or `name/folder` for what is no version of a model."""
 
     @classmethod
-    def open(cls, root: Path, only: Sequence[str] | None = None) -> ModelRepository:
+    def open(cls, root: Path, only: Sequence[str] | None = None, *, strict: bool = False) -> ModelRepository:
         """Every model under `root`, or those named in `only`.
 
         A model is a folder with a `manifest.toml`. What else lies there, and a model that cannot be served as it is, is
-        passed over. Raises ModelBroken, with file and reason, when a model of `only` is not there or cannot be served, or
-        when there is none at all.
+        passed over. Raises ModelBroken, with file and reason, when a model of `only` is not there or cannot be served,
+        when there is none at all, or when any is broken and it is `strict`.
         """
         entries = _entries(root)
         found = _found(entries, root)
@@ -66,7 +69,7 @@ class ModelRepository:
                 models[name] = _examine(path)
             except ModelBroken as err:
                 broken[name] = str(err)
-        if not models:
+        if not models or (strict and broken):
             more = f" (and {len(broken) - _SHOWN} more)" if len(broken) > _SHOWN else ""
             raise ModelBroken("; ".join(list(broken.values())[:_SHOWN]) + more)
         return cls(root, models, {**_rubbish(entries, found), **_no_versions(models), **broken})
@@ -102,9 +105,21 @@ def missing_in(version: Path) -> str:
     """What keeps a version's folder from being whole, in words that go on after its name; empty where it is."""
     try:
         lacks = [name for name in NEEDED if not (version / name).exists()]
+        if not lacks:
+            lacks = [name for name in _held_by(version) if not (version / name).exists()]
     except OSError as err:
         return f"cannot be read: {err.strerror}"
     return f"is not whole: it has no {' and no '.join(lacks)}" if lacks else ""
+
+
+def _held_by(version: Path) -> list[str]:
+    """What its report says that lies in a version's folder; nothing for a report that cannot be read: that is found later."""
+    try:
+        said = report_of(version.parent, int(version.name)).get(HOLDS, [])
+    except ModelBroken:
+        return []
+    names = said if isinstance(said, list) else []
+    return [name for name in names if isinstance(name, str) and is_inside(name)][:MOST_HELD]
 
 
 def versions_in(path: Path) -> tuple[int, ...]:

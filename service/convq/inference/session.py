@@ -17,7 +17,6 @@ import convq.inference.image as images
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.inference.graph import Graph, agree, check_same_network
 from convq.inference.manifest import Manifest
-from convq.inference.model_files import read_sample
 from convq.inference.onnx_file import precision_of
 from convq.inference.opening import (
     FEATURES,
@@ -33,6 +32,7 @@ from convq.inference.outputs import agrees, check_outputs, finite, rank
 from convq.inference.pace import MARGIN, fitting_batch
 from convq.inference.pictures import Picture
 from convq.inference.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
+from convq.inference.version_files import VersionFiles
 from convq.protocol import PREPARED
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
@@ -130,8 +130,8 @@ class Engine:
             SettingsError: CUDA was asked for and is not there.
         """
         began = time.monotonic()
-        manifest = Manifest.read(folder)
-        labels = manifest.read_labels(folder)
+        files = VersionFiles.of(folder, version)
+        manifest, labels = files.manifest, files.labels()
         file = folder / str(version) / MODEL
         features = file.with_name(FEATURES)
         separate = bool(manifest.feature_maps) and features.exists()
@@ -297,11 +297,10 @@ class Engine:
 
     def _read_sample(self) -> Prepared | None:
         """The manifest's warm-up sample, an image or a tensor in NumPy's file format. Raises ModelBroken, JobError."""
-        warmup = self.manifest.warmup
-        if warmup is None:
+        found = VersionFiles(self._file.parent.parent, self.version, self.manifest, is_own=True).sample()
+        if found is None:
             return None
-        file = self._file.parent.parent / warmup.sample
-        content = read_sample(file, self._file.parent.parent)
+        file, content = found
         if file.suffix == _TENSOR_SAMPLE:
             return self.admit(*read_npy(content))
         return self.prepare(self.decode(content))

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,8 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
 
 def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """Write the whole folder beside its place, check it there, and move it in one step."""
+    from convq.inference.numbering import mark_of, record  # noqa: PLC0415 - brings pydantic's models
+
     labels = _read_labels(given["labels"])
     with _workshop(root) as workshop:
         folder = workshop / name
@@ -144,19 +147,25 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
         if found["classes"]:
             names = labels or [f"class {index}" for index in range(found["classes"])]
             (folder / LABELS).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
+        report = _kept(folder, version, report)
         document = examined(folder, version, within_s=given["within_s"], slow=SLOW)
+        record(folder, {version: mark_of(folder, version, only_own=True)})
         folder.rename(root / name)
-    place = {"name": name, "version": version, "path": str(root / name)}
-    return {**place, "report": report, "findings": found["findings"], "check": document}
+    said = {"name": name, "version": version, "path": str(root / name)}
+    return {**said, "report": report, "findings": found["findings"], "check": document}
 
 
 def _next_version(file: Path, model: ModelFolder, version: int | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check FILE under a copy of the manifest that is there, then move the version in one step."""
-    chosen = version or model.newest + 1
+    from convq.inference.keeping import next_number, place, settle, was_given  # noqa: PLC0415 - brings pydantic's models
+
+    chosen = version or next_number(model.path)
     if chosen > LAST_VERSION:
         raise click.UsageError(f"{model.name} has the last version that there can be, {LAST_VERSION}")
     if chosen in model.versions:
         raise click.UsageError(f"{model.name} has a version {chosen} already, and versions never change")
+    if was_given(model.path, chosen):
+        raise click.UsageError(f"{model.name} had a version {chosen} before, and numbers are never given twice")
     for key in ("labels", *WISHES):
         if given[key] is not None:
             flag = key.replace("_", "-")
@@ -167,10 +176,30 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
         folder = workshop / model.name
         report = _take_in(file, folder / str(chosen))
         _copy_surroundings(model, folder)
+        report = _kept(folder, chosen, report)
         document = examined(folder, chosen, within_s=given["within_s"])
-        (folder / str(chosen)).rename(model.path / str(chosen))
-    place = {"name": model.name, "version": chosen, "path": str(model.path)}
-    return {**place, "report": report, "findings": [], "check": document}
+        settled = settle(model.path, partial(_objection, model.path, within_s=given["within_s"]))
+        place(folder / str(chosen), model.path, chosen)
+    said = {"name": model.name, "version": chosen, "path": str(model.path)}
+    return {**said, "report": report, "findings": [], "check": document, "settled": settled}
+
+
+def _kept(folder: Path, version: int, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what a version is made with into its folder, and its names into the report; returns that."""
+    from convq.inference.keeping import keep_with  # noqa: PLC0415 - brings pydantic's models
+    from convq.inference.version_files import HOLDS, REPORT  # noqa: PLC0415 - as above
+
+    found = {**report, HOLDS: keep_with(folder, version)}
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    (folder / str(version) / REPORT).write_text(text, encoding="utf-8")
+    return found
+
+
+def _objection(folder: Path, version: int, *, within_s: float) -> str:
+    """Why a version cannot be served with the manifest that holds for it now; empty where it can."""
+    from convq.inference.rehearsal import rehearse  # noqa: PLC0415 - brings the engine's parts
+
+    return rehearse(folder, version, within_s=within_s).reason
 
 
 @contextmanager
@@ -285,9 +314,15 @@ def _show(document: Mapping[str, Any]) -> None:
     show_examination(document["check"])
     print_line()
     print_line(f"{document['name']}, version {document['version']}, is in {document['path']}")
+    if settled := document.get("settled"):
+        these = ", ".join(map(str, settled))
+        print_line(f"The manifest as it is now was copied into the folders of versions without one: {these}.")
     assumed = [_key(one) for one in findings if one["source"] == "assumed"]
     if assumed:
-        print_line(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
+        print_line(f"Check in {document['version']}/manifest.toml there what was assumed: {', '.join(assumed)}.")
+        print_line(
+            "That is the version's own, and decides; the manifest.toml beside it is what the next version is made with."
+        )
         print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
 
 

@@ -115,7 +115,10 @@ def versions_of(folder: ModelFolder) -> list[Version]:
 
 def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
     """What is known of a model, and of one version of it, without loading it. Raises ModelBroken where labels are missing."""
-    manifest = folder.manifest
+    from convq.inference.version_files import VersionFiles, differing  # noqa: PLC0415 - brings pydantic's models
+
+    files = VersionFiles.of(folder.path, version.number)
+    manifest = files.manifest
     return {
         "name": folder.name,
         "description": manifest.description,
@@ -123,33 +126,48 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
         "input": manifest.input.model_dump(include={"color", "dtype", "height", "width", "layout", "resize"}),
         "outputs": [output.model_dump(exclude_none=True) for output in manifest.outputs],
         "feature_maps": list(manifest.feature_maps),
-        "labels": len(manifest.read_labels(folder.path)),
+        "labels": len(files.labels()),
         "limits": manifest.limits.model_dump(),
+        "differs_from_model": differing(manifest, folder.manifest),
         **{key: version.report.get(key) for key in ("parameters", "accuracy", "sha256")},
     }
 
 
-def check_sample(folder: ModelFolder) -> None:
-    """Raises ModelBroken where the warm-up sample that the manifest names cannot be read."""
-    from convq.inference.model_files import read_sample  # noqa: PLC0415 - brings the engine's parts
+def check_sample(folder: ModelFolder, version: Version) -> None:
+    """Raises ModelBroken where the warm-up sample that the version's manifest names cannot be read."""
+    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
 
-    warmup = folder.manifest.warmup
-    if warmup is not None:
-        read_sample(folder.path / warmup.sample, folder.path)
+    VersionFiles.of(folder.path, version.number).sample()
 
 
 def _look_at(folder: ModelFolder, number: int) -> Version:
+    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
+
     path = folder.path / str(number)
     try:
         report = _read_report(path / REPORT)
     except ModelBroken as error:
         return Version(number, str(error), {})
+    try:
+        manifest = VersionFiles.of(folder.path, number).manifest
+    except ModelBroken as error:
+        return Version(number, inside(path, error), report)
     for name, key in CHECKSUMS.items():
-        if name == FEATURES and not (folder.manifest.feature_maps and (path / name).exists()):
+        if name == FEATURES and not (manifest.feature_maps and (path / name).exists()):
             continue
         if reason := _damage(path / name, report.get(key), key):
             return Version(number, reason, report)
-    return Version(number, OK, report)
+    return Version(number, _numbered(folder, number) or OK, report)
+
+
+def _numbered(folder: ModelFolder, number: int) -> str:
+    """Why a version is not served under its number; empty where it is."""
+    from convq.inference.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
+
+    try:
+        return reused(number, ledger_of(folder.path).get(number), mark_of(folder.path, number))
+    except ModelBroken as error:
+        return inside(folder.path, error)
 
 
 def _read_report(file: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _document(model: ModelFolder | BrokenModel) -> dict[str, Any]:
     whole = next((one for one in reversed(versions) if one.state == OK), None)
     try:
         document = document_of(model, whole or versions[-1])
-        check_sample(model)
+        check_sample(model, whole or versions[-1])
     except ModelBroken as error:
         return {"name": model.name, "state": inside(model.path, error), "versions": said}
     usable = whole.number if whole is not None else None
@@ -110,10 +110,16 @@ def _state_text(one: Mapping[str, Any]) -> str:
         return "not in this repository"
     broken = [f"{entry['version']}: {entry['state']}" for entry in reversed(one["versions"]) if entry["state"] != OK]
     if one["state"] == OK:
-        return "; ".join([OK, *broken])
+        return "; ".join([OK, *broken, *_own_text(one)])
     newest_is_broken = one["versions"] and one["versions"][-1]["state"] != OK
     older = [f"{one['newest_whole']} can be served"] if one.get("newest_whole") else []
     return "BROKEN " + "; ".join([*broken, *older] if newest_is_broken else [one["state"], *broken])
+
+
+def _own_text(one: Mapping[str, Any]) -> list[str]:
+    """In what the newest whole version's own manifest is not the model's: that holds for later versions alone."""
+    keys = one.get("differs_from_model")
+    return [f"{one['newest_whole']}/manifest.toml differs from the model's in {', '.join(keys)}"] if keys else []
 
 
 def _served_text(served: Mapping[str, Any] | None) -> str:

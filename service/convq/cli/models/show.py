@@ -93,11 +93,12 @@ def _table(folder: ModelFolder, version: Version) -> tuple[Architecture | None, 
         except ModelBroken:
             pass  # written by another program, or another time: the graph knows
     from convq.inference.model_files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
+    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - as above
 
     file = folder.path / str(version.number) / MODEL
     try:
         content = read_inside(file, folder.path, MOST_BYTES[MODEL])
-        return layers_of(content, _sides(folder.manifest.input)), ""
+        return layers_of(content, _sides(VersionFiles.of(folder.path, version.number).manifest.input)), ""
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "onnx":
             raise

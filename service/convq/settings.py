@@ -81,6 +81,13 @@ class Settings(BaseModel):
     only: tuple[str, ...] = _setting(
         "--only", "ONLY", "a,b", (), "serve only these models; unset: every model of the folder"
     )
+    strict: bool = _setting(
+        "--strict",
+        "STRICT",
+        "0|1",
+        False,
+        "start only if every model and version of the folder can be served; without it what cannot be is passed over and said",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
         "--workers",
         "WORKERS",

@@ -21,7 +21,6 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "its sample is removed": (lambda model: (model / "sample" / "seven.png").unlink(), "a/sample/seven.png"),
     "its manifest is removed": (lambda model: (model / "manifest.toml").unlink(), "a/manifest.toml"),
     "its manifest is garbage": (lambda model: (model / "manifest.toml").write_bytes(b"\0"), "a/manifest.toml"),
-    "all of it is removed": (shutil.rmtree, "a/"),
 }
 
 

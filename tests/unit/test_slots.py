@@ -96,7 +96,7 @@ def test_a_worker_that_ends_before_it_reads_its_orders_ends_nobody_else() -> Non
     slot.process = process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
     process.wait()
 
-    slot.tell(Change(model="lenet", plan=Plan(serve=1), checked={}))
+    slot.tell(Change(model="lenet", place=0, plan=Plan(serve=1), checked={}))
 
     assert process is slot.take_out()
     assert slot.process is None

@@ -11,9 +11,10 @@ import pytest
 
 from convq.errors import ModelBroken
 from convq.inference.repository import default_root, with_way
-from convq.runtime import versions
+from convq.runtime import looks
 from convq.runtime.board import Board
 from convq.runtime.metrics import LAYOUT
+from convq.runtime.roster import Roster
 from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
 from convq.settings import Settings
@@ -32,13 +33,13 @@ def keeper(model: Path, *required: str) -> VersionKeeper:
         pass
 
     board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))
-    return VersionKeeper(model.parent, names, Settings(only=required, device="cpu"), [], board, announce, watch)
+    return VersionKeeper(model.parent, Roster(names), Settings(only=required, device="cpu"), [], board, announce, watch)
 
 
 def test_a_copy_that_stopped_half_way_is_said_after_a_while_and_served_when_it_is_whole(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions, "HALF_FOR_S", 0.0)
+    monkeypatch.setattr(looks, "HALF_FOR_S", 0.0)
     found = keeper(model)
     found.start()
     try:

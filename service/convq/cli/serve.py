@@ -41,9 +41,10 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name in reversed(Settings.model_fields):
         field, known = Settings.model_fields[name], facts(name)
         default = field.get_default(call_default_factory=True, validated_data={})
-        remark = known["variable"] + (f"; default {default}" if default not in (None, ()) else "")
+        remark = known["variable"] + (f"; default {default}" if default not in (None, (), False) else "")
         text = f"{field.description}  [{remark}]"
-        command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text)(command)
+        flag: dict[str, Any] = {"is_flag": False, "flag_value": "1"} if field.annotation is bool else {}  # its value may be left out
+        command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text, **flag)(command)
     return command
 
 
@@ -78,7 +79,7 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     logs.set_up(settings.log)
     check(settings.otlp)
     address = _address(settings)
-    repository = ModelRepository.open(settings.models or default_root(), settings.only or None)
+    repository = ModelRepository.open(settings.models or default_root(), settings.only or None, strict=settings.strict)
     for name, reason in repository.passed_over.items():
         event(log, logging.WARNING, "passed over in the folder of models", name=name, reason=reason)
     if flags["redis"] and Address(flags["redis"]).holds_password:

@@ -72,10 +72,11 @@ class Batcher(Generic[T]):
         self._closed = False
         self._changed = threading.Condition()
 
-    def resize(self, max_batch: int) -> None:
-        """Take another limit from the next batch on; what waits already may be more than it."""
+    def resize(self, max_batch: int, max_bytes: float | None = None) -> None:
+        """Take other limits from the next batch on; what waits already may be more. None: as many bytes as before."""
         with self._changed:
             self._max_batch = max_batch
+            self._max_bytes = self._max_bytes if max_bytes is None else max_bytes
             self._changed.notify_all()
 
     def put(self, items: Sequence[T]) -> None:

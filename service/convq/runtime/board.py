@@ -156,6 +156,10 @@ class Board:
         """The cells of one model, summed over workers: right for counters and histograms."""
         return np.asarray(self._cells[:, model].sum(axis=0))
 
+    def clear(self, model: int) -> None:
+        """Forget what every worker has counted for a model: another one will have its number."""
+        self._cells[:, model] = 0.0
+
     def row(self, worker: int, model: int) -> Row:
         """The row of worker number `worker` for model number `model`."""
         start = (worker * self._models + model) * MARKS_BYTES

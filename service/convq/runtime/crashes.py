@@ -120,15 +120,19 @@ def ending(status: int) -> str:
 
 
 class CrashWatch:
-    """Suspends models whose every run is a death. Owned by the supervisor's loop; `suspended` may be read by others."""
+    """Suspends models whose every run is a death. Owned by the supervisor's loop; `suspended` may be read by others.
+
+    `models` are those of the board's places, empty where there is none; they may come and go.
+    """
 
     def __init__(
         self, board: Board, models: Sequence[str], workers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._rows = [[board.row(worker, index) for index in range(len(models))] for worker in range(workers)]
+        self._board, self._workers = board, workers
+        self._rows: dict[tuple[int, int], Row] = {}
         self._look_s = [0.0] * workers
         self._waits: dict[tuple[int, Mark], tuple[float, float]] = {}
-        self._models = tuple(models)
+        self._models, self._seen = models, tuple(models)
         self._clock = clock
         self._deaths: list[deque[tuple[float, float]]] = [deque(maxlen=DEATHS) for _ in models]
         self._pauses_s = [PAUSE_S[0]] * len(models)
@@ -137,19 +141,34 @@ class CrashWatch:
     def suspended(self) -> set[str]:
         """The models that claim nothing at present."""
         now_s = self._clock()
-        return {model for model, until_s in zip(self._models, self._until_s, strict=True) if until_s > now_s}
+        return {model for model, until_s in zip(self._models, self._until_s, strict=True) if model and until_s > now_s}
+
+    def _row(self, worker: int, index: int) -> Row:
+        known = self._rows.get((worker, index))
+        if known is None:
+            known = self._rows[worker, index] = self._board.row(worker, index)
+        return known
+
+    def _taken(self) -> list[int]:
+        """The places that a model has now; one that has changed hands has no history."""
+        now = tuple(self._models)
+        for index in (index for index, model in enumerate(now) if model != self._seen[index]):
+            self._deaths[index].clear()
+            self._pauses_s[index], self._until_s[index] = PAUSE_S[0], 0.0
+        self._seen = now
+        return [index for index, model in enumerate(now) if model]
 
     def late(self, slot: Slot) -> Overdue | None:
         """What the worker in this place has worked on for longer than its model's manifest allows; looks at its memory, too."""
-        now_s, rows = time.monotonic(), self._rows[slot.number]
-        working = any(row.decoding.since_s or row.slow.since_s or row.alone.since_s for row in rows)
+        now_s, rows = time.monotonic(), [(index, self._row(slot.number, index)) for index in self._taken()]
+        working = any(row.decoding.since_s or row.slow.since_s or row.alone.since_s for _, row in rows)
         if working or now_s >= self._look_s[slot.number]:
             self._look_s[slot.number] = now_s + LOOK_EVERY_S
             slot.note_memory(working=working)
         if slot.stopped:  # by a signal: its lease runs out
             return None
         waited = partial(self._waited, slot)
-        looked = (overdue(row, index, now_s, slot.resumed_s, waited) for index, row in enumerate(rows))
+        looked = (overdue(row, index, now_s, slot.resumed_s, waited) for index, row in rows)
         return next((late for late in looked if late is not None), None)
 
     def _waited(self, slot: Slot, mark: Mark) -> float:
@@ -166,7 +185,8 @@ class CrashWatch:
 
         Not where a picture was being decoded as well: that may have been at fault, and the suspects will tell.
         """
-        for index, row in enumerate(self._rows[slot]):
+        for index in self._taken():
+            row = self._row(slot, index)
             if (row.running.read() or row.answering.read()) and not (row.decoding.since_s or row.slow.since_s):
                 self._count(index)
 
@@ -185,8 +205,8 @@ class CrashWatch:
         self._pauses_s[index] = min(2 * pause_s, PAUSE_S[1])
         self._deaths[index].clear()
         self._until_s[index] = now_s + pause_s
-        for rows in self._rows:
-            rows[index].set("pulse_suspended_until_s", now_s + pause_s)
+        for worker in range(self._workers):
+            self._row(worker, index).set("pulse_suspended_until_s", now_s + pause_s)
         event(
             log,
             logging.CRITICAL,
@@ -197,4 +217,8 @@ class CrashWatch:
         )
 
     def _answered(self, index: int) -> float:
-        return sum(rows[index].get("convq_jobs", lane, "ok") for rows in self._rows for lane in LANE_NAMES)
+        return sum(
+            self._row(worker, index).get("convq_jobs", lane, "ok")
+            for worker in range(self._workers)
+            for lane in LANE_NAMES
+        )

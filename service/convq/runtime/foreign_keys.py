@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from convq.queue import LeaseKeeper, Shard
 from convq.queue.keys import MODELS
@@ -24,7 +24,10 @@ REMEDY = "rename or delete what a stranger has put there"
 class ForeignKeys:
     """Used by the heartbeat's thread; other threads may read `unserved`, `named` and `counts`."""
 
-    def __init__(self, keeper: LeaseKeeper, troubles: Troubles, log: logging.Logger, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, keeper: LeaseKeeper, troubles: Troubles, log: logging.Logger, shards: Callable[[], Sequence[Shard]]
+    ) -> None:
+        """`shards` gives those of the models that are served now."""
         self._keeper = keeper
         self._troubles = troubles
         self._log = log
@@ -48,7 +51,7 @@ class ForeignKeys:
     def why(self, model: str) -> str:
         """Which keys hold something else at this moment, in words; empty where none does."""
         return _in_words(
-            {k: v for s in self._shards if s.model == model for k, v in self._keeper.strange_keys(s).items()}
+            {k: v for s in self._shards() if s.model == model for k, v in self._keeper.strange_keys(s).items()}
         )
 
     def unserved(self, shard: Shard) -> str | None:
@@ -63,7 +66,7 @@ class ForeignKeys:
     def counts(self) -> dict[str, int]:
         """Model -> how many of its own keys hold something else."""
         found = self._found
-        return {shard.model: len(found.get(shard.model, {}).keys() - {MODELS}) for shard in self._shards}
+        return {shard.model: len(found.get(shard.model, {}).keys() - {MODELS}) for shard in self._shards()}
 
     def look_ahead(self, shard: Shard, depth: ShardDepth) -> None:
         """Say where entry ids are from the future, and exchange a stream that is empty and far ahead."""

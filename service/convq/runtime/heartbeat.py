@@ -43,13 +43,14 @@ FIRST_ANSWER_WITHIN_S = 5.0
 class _Dead:
     """A worker that died, as one model saw it: its lease, and whom its death accuses."""
 
-    model: int
+    index: int
+    shard: Shard
     incarnation: str
     suspects: Sequence[Accusation]
 
 
 class Heartbeat:
-    """The thread. `beats` says whether the last round reached Redis."""
+    """The thread. `beats` says whether the last round reached Redis; `models` are those of the board's places."""
 
     def __init__(
         self,
@@ -63,8 +64,8 @@ class Heartbeat:
         self._keeper = LeaseKeeper(redis, lease_ms=settings.lease_ms)
         self._settings = settings
         self._board = board
-        self._shards = [Shard(model) for model in models]
-        self._mine: list[set[str]] = [set() for _ in models]
+        self._models = models
+        self._mine: dict[str, set[str]] = {}
         self._slots = slots
         self._descriptions: dict[str, Mapping[str, object] | None] = {}
         self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
@@ -82,6 +83,10 @@ class Heartbeat:
         self.refusal: ConvqError | None = None
         self._depths: Mapping[str, ShardDepth] = {}
 
+    def _shards(self) -> list[Shard]:
+        """Of the models that have a place on the board now."""
+        return [Shard(model) for model in self._models if model]
+
     def has_announced(self, models: Collection[str]) -> bool:
         """Whether each of these is in the list that clients read, but for those that cannot be served; and one is."""
         missing = set(models) - self._announced
@@ -90,7 +95,7 @@ class Heartbeat:
     @property
     def unserved(self) -> dict[str, str]:
         """Model -> why this service cannot serve it now, though its workers could."""
-        whys = {shard.model: self._why_unserved(shard) for shard in self._shards}
+        whys = {shard.model: self._why_unserved(shard) for shard in self._shards()}
         return {model: why for model, why in whys.items() if why is not None}
 
     def _why_unserved(self, shard: Shard) -> str | None:
@@ -100,7 +105,8 @@ class Heartbeat:
         """Model -> how much its queue holds, for the models whose queue this service exports at this moment."""
         now_s = time.monotonic()
         depths = {} if self._draining else self._depths
-        return {model: depth for model, depth in depths.items() if now_s < depth.valid_until_s}
+        here = set(self._models)
+        return {model: depth for model, depth in depths.items() if now_s < depth.valid_until_s and model in here}
 
     def start(self) -> None:
         """Begin to beat."""
@@ -124,7 +130,7 @@ class Heartbeat:
             return
         try:
             self._step("", "resigning", self._export_nothing)
-            for shard in self._shards:
+            for shard in self._shards():
                 self._step(shard.model, "withdrawing", self._keeper.withdraw, [shard.model])
         except RedisUnavailable as error:
             event(log, logging.WARNING, str(error), during="withdrawing the models")
@@ -140,7 +146,9 @@ class Heartbeat:
 
         The jobs that its death accuses get `points` of suspicion: what was `late`, or else all that native code worked on.
         """
-        for index in range(len(self._shards)):
+        for index, model in enumerate(self._models):
+            if not model:
+                continue
             row = self._board.row(slot, index)
             nonce = int(row.get("pulse_incarnation"))
             row.set("pulse_incarnation", 0)
@@ -149,7 +157,7 @@ class Heartbeat:
                 caution.note_death(row)
             row.clear_marks()
             if nonce:
-                self._dead.put(_Dead(index, _incarnation(pid, nonce), suspects))
+                self._dead.put(_Dead(index, Shard(model), _incarnation(pid, nonce), suspects))
 
     def _beat_now(self) -> None:
         self._news = True
@@ -201,25 +209,24 @@ class Heartbeat:
         if dead is None:
             return
         try:
-            held = self._keeper.fence(self._shards[dead.model], dead.incarnation, dead.suspects)
+            held = self._keeper.fence(dead.shard, dead.incarnation, dead.suspects)
         except RedisUnavailable:
             self._dead.put(dead)
             raise
         except ConvqError as error:  # then its lease runs out, as nobody renews it
-            self._troubles.note(self._shards[dead.model].model, "fence", str(error))
+            self._troubles.note(dead.shard.model, "fence", str(error))
             held = 0
         if held:
             facts = {"incarnation": dead.incarnation, "jobs": held, "suspects": len(dead.suspects)}
             event(log, logging.WARNING, "a dead worker's jobs are free for others", **facts)
-        self._ask_to_reclaim(dead.model)
+        self._ask_to_reclaim(dead.index)
 
     def _fence_gone(self, index: int, shard: Shard) -> None:
         """Fence workers of this machine whose process is gone: their service died before it could, all at once."""
         known = self._keeper.incarnations(shard)
-        self._mine[index].intersection_update(known)
-        gone = [
-            one for one in known if one not in self._mine[index] and is_gone(one)
-        ]  # ours are fenced with whom they accuse
+        mine = self._mine.setdefault(shard.model, set())
+        mine.intersection_update(known)
+        gone = [one for one in known if one not in mine and is_gone(one)]  # ours are fenced with whom they accuse
         for incarnation in gone:
             held = self._keeper.fence(shard, incarnation)
             event(log, logging.WARNING, "a dead service's jobs are free for others", incarnation=incarnation, jobs=held)
@@ -233,16 +240,18 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Leases first: everything else may come late."""
-        for index, shard in enumerate(self._shards):
+        seated = [(index, Shard(model)) for index, model in enumerate(self._models) if model]
+        for index, shard in seated:
             self._step(shard.model, LEASES, self._renew, index, shard)
             self._step(shard.model, "leases of dead services", self._fence_gone, index, shard)
-        for shard in self._shards:
+        for _, shard in seated:
             self._step(shard.model, "types of keys", self.foreign_keys.look, shard)
             self._step(shard.model, LIST, self._announce, shard)
             self._step(shard.model, "export", self._export, shard)
         if self._draining:
             self._step("", "resigning", self._export_nothing)
         self._step("", LIST, self._withdraw_others)
+        self._forget({shard.model for _, shard in seated})
         for trouble in self._keeper.keep_functions():
             event(log, logging.WARNING, trouble, during="heartbeat")
         if not self.beats:
@@ -264,10 +273,17 @@ class Heartbeat:
         else:
             self._troubles.over(model, step)
 
+    def _forget(self, here: Collection[str]) -> None:
+        """Models that have left: others may export their queues."""
+        for model in self._depths.keys() - set(here):
+            self._depths = {one: depth for one, depth in self._depths.items() if one != model}
+            self._step(model, "resigning", self._keeper.resign, Shard(model))
+        self._announced &= set(here)
+        self._mine = {model: mine for model, mine in self._mine.items() if model in here}
+
     def _withdraw_others(self) -> None:
         """Take models that nobody serves out of the list. What stands there beside models is left, and said."""
-        mine = {shard.model for shard in self._shards}
-        self._keeper.withdraw([model for model in self._keeper.listed() if model not in mine])
+        self._keeper.withdraw([model for model in self._keeper.listed() if model not in self._models])
         if strange := self._keeper.misnamed:
             some = ", ".join(repr(name[:80]) for name in strange[:5])
             self._troubles.note("", "names", f"convq:models has {len(strange)} fields that name no model: {some}")
@@ -315,7 +331,7 @@ class Heartbeat:
         if not owners:
             self._keeper.incarnations(shard)  # where there can be no leases, there are no owners: said all the same
             return
-        self._mine[index].update(owners)
+        self._mine.setdefault(shard.model, set()).update(owners)
         for incarnation in self._keeper.renew(shard, list(owners)):
             number, nonce = owners[incarnation]
             self._board.row(number, index).set("pulse_fenced", nonce)

@@ -27,7 +27,16 @@ class Memory:
     """One worker's allowance, divided. `base_bytes` is what it takes with its models loaded and nothing to do."""
 
     def __init__(self, allowance: Allowance, models: int, base_bytes: int) -> None:
-        spare = allowance.planned_bytes - base_bytes
+        self._allowance = allowance
+        self._changed = threading.Condition()
+        self._decoding_bytes = 0
+        self.divide(models, base_bytes)
+
+    def divide(self, models: int, base_bytes: int) -> None:
+        """Among so many models, from now on; what was let in before stays."""
+        self.base_bytes = base_bytes
+        models = max(1, models)
+        spare = self._allowance.planned_bytes - base_bytes
         self.too_small = spare < CLAIM_SHARE * models * MIB
         """Whether the models alone take nearly all of it."""
         self.claim_bytes = max(MIB, spare // CLAIM_SHARE // models)
@@ -35,10 +44,8 @@ class Memory:
         self.waiting_bytes = max(MIB, spare // WAITING_SHARE // models)
         """Prepared inputs of one model that wait for its network; only a single one may be larger."""
         self._decode_bytes = max(LARGE_BYTES, spare // 2)
-        limit_bytes = allowance.limit_bytes
+        limit_bytes = self._allowance.limit_bytes
         self._most_bytes = DECODE_BYTES if limit_bytes is None else max(0, limit_bytes - base_bytes)
-        self._changed = threading.Condition()
-        self._decoding_bytes = 0
 
     def bounds(self, serving: Serving) -> Bounds:
         """What a worker may claim for a model, and how large its jobs may be."""

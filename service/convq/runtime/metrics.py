@@ -7,7 +7,7 @@ port. Names and labels follow Prometheus: base units, `_total` for counters, bou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +130,10 @@ LAYOUT = Layout((*WORKER_SERIES, *PULSE_SERIES))
 
 
 class BoardCollector(Collector):
-    """The workers' numbers as Prometheus samples: counters and histograms summed over workers, gauges per worker."""
+    """The workers' numbers as Prometheus samples: counters and histograms summed over workers, gauges per worker.
+
+    `models` are those of the board's places, empty where there is none.
+    """
 
     def __init__(self, board: Board, models: Sequence[str], workers: int) -> None:
         self._board = board
@@ -139,7 +142,7 @@ class BoardCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family per series of the board."""
-        totals = [self._board.totals(index) for index in range(len(self._models))]
+        totals = {model: self._board.totals(index) for index, model in enumerate(self._models) if model}
         for series in WORKER_SERIES:
             if series.kind == "gauge":
                 yield self._gauge(series)
@@ -152,6 +155,8 @@ class BoardCollector(Collector):
         gauge = GaugeMetricFamily(series.name, series.help, labels=["model", "worker", *_names(series)])
         for worker in range(self._workers):
             for index, model in enumerate(self._models):
+                if not model:
+                    continue
                 row = self._board.row(worker, index)
                 for labels in series.combinations():
                     value = row.get(series.name, *labels)
@@ -159,17 +164,17 @@ class BoardCollector(Collector):
                         gauge.add_metric([model, str(worker), *labels], value)
         return gauge
 
-    def _counter(self, series: Series, totals: Sequence[np.ndarray]) -> Metric:
+    def _counter(self, series: Series, totals: Mapping[str, np.ndarray]) -> Metric:
         counter = CounterMetricFamily(series.name, series.help, labels=["model", *_names(series)])
-        for model, cells in zip(self._models, totals, strict=True):
+        for model, cells in totals.items():
             for labels in series.combinations():
                 counter.add_metric([model, *labels], float(cells[LAYOUT.offset(series.name, labels)]))
         return counter
 
-    def _histogram(self, series: Series, totals: Sequence[np.ndarray]) -> Metric:
+    def _histogram(self, series: Series, totals: Mapping[str, np.ndarray]) -> Metric:
         histogram = HistogramMetricFamily(series.name, series.help, labels=["model", *_names(series)])
         bounds = [*(f"{bound:g}" for bound in series.buckets), "+Inf"]
-        for model, cells in zip(self._models, totals, strict=True):
+        for model, cells in totals.items():
             for labels in series.combinations():
                 start = LAYOUT.offset(series.name, labels)
                 counts, total = cells[start : start + len(bounds)], float(cells[start + len(bounds)])
@@ -221,6 +226,9 @@ SERVICE_FAMILIES: dict[str, Family] = {
     "convq_model_suspended": Family(
         "1 while the model claims nothing, because its network kills worker after worker.", _PER_MODEL
     ),
+    "convq_model_unserved": Family(
+        "1 for a model of the folder of which nothing can be served, 0 for the others.", _PER_MODEL
+    ),
     "convq_foreign_keys": Family("Keys of the model in Redis that hold another type than convq's.", _PER_MODEL),
     "convq_worker_restarts_total": Family("Workers that died and were started again.", _PER_WORKER),
     "convq_worker_cpu_seconds_total": Family("Processor time of all processes that this worker was.", _PER_WORKER),
@@ -236,6 +244,10 @@ SERVICE_FAMILIES: dict[str, Family] = {
     ),
     "convq_model_version_state": Family(
         "1 for what each version is: serving, candidate, shadow, kept or refused.", ("model", "version", "state")
+    ),
+    "convq_model_version_unfit": Family(
+        "1 for a version that is served and could not be loaded again with the model's manifest as it is now.",
+        ("model", "version"),
     ),
     "convq_log_lines_dropped_total": Family("Lines of the log that nobody read in time, of all processes."),
     "convq_build_info": Family("Versions of convq, onnxruntime and Python.", ("version", "onnxruntime", "python")),

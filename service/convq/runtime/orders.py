@@ -32,6 +32,7 @@ class Orders(BaseModel):
     redis: Address
     repository: Path
     models: tuple[str, ...]
+    """The model of each place of the board, empty where there is none."""
     plans: dict[str, Plan]
     """Model -> what to do with it, at first."""
     device: Literal["auto", "cpu", "cuda"]
@@ -47,13 +48,16 @@ class Orders(BaseModel):
 
 
 class Change(BaseModel):
-    """What a supervisor tells a worker that runs: follow this plan now."""
+    """What a supervisor tells a worker that runs: follow this plan now, or serve the model no longer."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str
-    plan: Plan
-    checked: dict[int, str]
+    place: int
+    """Of the model on the board."""
+    plan: Plan | None
+    """None: what is in hand is finished, nothing more is claimed."""
+    checked: dict[int, str] = {}
     """Version -> SHA-256 of the file that the supervisor has tried."""
 
 

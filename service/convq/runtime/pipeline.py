@@ -11,6 +11,7 @@ run alone: then the fetching thread runs it, so that nothing is claimed meanwhil
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import random
 import threading
@@ -127,7 +128,7 @@ class Pipeline:
         self._row.set("pulse_limit_s", max(serving.max_batch_s, self.serving.max_batch_s))
         self._row.set("pulse_decode_limit_s", max(serving.max_decode_s, self.serving.max_decode_s))
         self._row.set("convq_model_load_duration_seconds", serving.engine.load_s)
-        self._batcher.resize(serving.max_batch)
+        self._batcher.resize(serving.max_batch, self._memory.waiting_bytes)
         self._work.holdings.bounds = self._memory.bounds(serving)
         self._admission.serving = serving
 
@@ -150,11 +151,11 @@ class Pipeline:
         """Claim nothing more; what is held is finished and published, then the threads end."""
         self._draining.set()
 
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the end; whether it came."""
-        deadline = time.monotonic() + timeout_s
+    def join(self, timeout_s: float | None) -> bool:
+        """Wait for the end, as long as it takes without `timeout_s`; whether it came."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(None if timeout_s is None else max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     # -- fetch ----------------------------------------------------------------------------------------------------

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import FILE, Manifest
+from convq.inference.numbering import Mark, mark_of, reused
 from convq.inference.repository import missing_in, versions_in, with_way
 from convq.runtime.plans import Plan, plan_of
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Names, sizes and times of the files in a folder."""
+
+
+Origin = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,8 @@ class Refusal:
 class ServedModel:
     """What is known of one model's folder, and where its workers are led."""
 
-    index: int
-    """Its row of the board."""
+    index: int | None
+    """Its place on the board; None until something of it is served."""
     name: str
     folder: Path
     manifest: Manifest
@@ -40,6 +46,8 @@ class ServedModel:
     """It was lost before."""
     announced: bool = False
     """Clients were told that it is served."""
+    origin: Origin = ()
+    """Which folder it is; see `origin_of`."""
     manifest_stamp: Stamp = ()
     beside: tuple[Stamp, ...] = ()
     """The manifest and the files that it names, as they were at the last look."""
@@ -51,6 +59,18 @@ class ServedModel:
     checked: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
     """Versions that were tried: files as they were, SHA-256 of the graph."""
     refused: dict[int, Refusal] = field(default_factory=dict)
+    wholeness: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
+    """Versions that were looked at: files as they were, and what keeps them from being whole."""
+    ledger: Mapping[int, Mark] = field(default_factory=dict)
+    ledger_stamp: Stamp = ()
+    given: dict[int, Mark] = field(default_factory=dict)
+    """What each number has meant since this service knows the model."""
+    doubted: list[int] = field(default_factory=list)
+    """Versions that a change of the model's manifest may have broken."""
+    unfit: dict[int, str] = field(default_factory=dict)
+    """Versions that are loaded, and could not be loaded again with the model's manifest as it is now -> why."""
+    leaving: bool = False
+    """Its folder is gone, or is that of another model: its workers finish what they have."""
     since_s: float = 0.0
     next_look_s: float = 0.0
     counted: tuple[float, float] = (0.0, 0.0)
@@ -62,13 +82,62 @@ class ServedModel:
         model = cls(index, folder.name, folder, Manifest.read(folder))
         model.manifest_stamp, model.beside = stamp_of(folder, FILE), model.stamps_beside()
         seen = {version: stamp_of(folder / str(version)) for version in versions_in(folder)}
-        model.present = {version: stamp for version, stamp in seen.items() if not model.missing(version)}
+        model.present = {version: stamp for version, stamp in seen.items() if not model.missing(version, stamp)}
+        model.origin = origin_of(folder)
         model.glimpsed = dict(model.present)
         return model
 
-    def missing(self, version: int) -> str:
-        """What keeps a version from being whole; empty where it is."""
-        return missing_in(self.folder / str(version))
+    @classmethod
+    def newcomer(cls, folder: Path) -> ServedModel:
+        """A model that came while the service runs: nothing of it is taken for finished. Raises ModelBroken."""
+        model = cls(None, folder.name, folder, Manifest.read(folder), lost=True, found_again=True)
+        model.manifest_stamp, model.beside = stamp_of(folder, FILE), model.stamps_beside()
+        model.origin = origin_of(folder)
+        return model
+
+    @property
+    def is_new(self) -> bool:
+        """It came while the service ran, and nothing is known against it."""
+        return self.lost and self.index is None and not self.because and not self.reasons()
+
+    def missing(self, version: int, stamp: Stamp | None = None) -> str:
+        """What keeps a version from being whole, empty where it is; looked for again where its files have changed."""
+        known = self.wholeness.get(version)
+        if stamp is None or known is None or known[0] != stamp:
+            known = (stamp or (), missing_in(self.folder / str(version)))
+            self.wholeness[version] = known
+        return known[1]
+
+    def misnumbered(self, version: int) -> str:
+        """Why what lies under a number is not what was given it; empty where it is, or where that cannot be told."""
+        try:
+            found = mark_of(self.folder, version)
+        except ModelBroken:  # the trial says so
+            return ""
+        why = reused(version, self.given.get(version), found) or reused(version, self.ledger.get(version), found)
+        return f"{self.folder / str(version)}: {why}" if why else ""
+
+    def note_given(self, version: int, sha256: str) -> None:
+        """A worker has loaded the graph whose SHA-256 begins so: the number means that from now on."""
+        if version in self.given:
+            return
+        with suppress(ModelBroken):
+            found = mark_of(self.folder, version)
+            if found.sha256.startswith(sha256):
+                self.given = {**self.given, version: found}
+
+    def was_replaced(self) -> bool:
+        """Whether the folder is that of another model: not the one that it was, and nothing in it is what was loaded."""
+        origin = origin_of(self.folder)
+        if not origin or origin == self.origin:
+            return False
+        if self.lost:  # nobody has it: what its numbers meant went with the folder
+            self.origin, self.given = origin, {}
+            return False
+        if any(version in self.present and not self.misnumbered(version) for version in self.plan.loaded):
+            self.origin = origin
+            return False
+        return any(self.misnumbered(version) for version in self.present if version in self.given)
 
     def refuse(self, version: int, reason: str) -> None:
         """Not to be served until its files, the manifest or what that names change."""
@@ -124,6 +193,8 @@ class ServedModel:
 
     def why_lost(self) -> str:
         """Why nothing of it can be served, in one line that begins with a path."""
+        if self.leaving:
+            return f"{self.folder}: is not there any more"
         reasons = self.reasons()
         if required := self.manifest.versions.require:
             why = reasons.get(required, "it is not there")
@@ -148,6 +219,18 @@ class ServedModel:
         if self.plan.candidate is not None:
             states[self.plan.candidate] = "shadow" if self.plan.shadow else "candidate"
         return states
+
+
+def origin_of(folder: Path) -> Origin:
+    """What a folder that is deleted and made again does not have in common with the one before; empty where there is none.
+
+    Numbers of files may come again, the moments at which they were changed do not, whatever times a copy is given.
+    """
+    try:
+        home, manifest = folder.stat(), (folder / FILE).lstat()
+    except OSError:
+        return ()
+    return home.st_dev, home.st_ino, manifest.st_ino, manifest.st_ctime_ns
 
 
 def stamp_of(folder: Path, only: str | None = None) -> Stamp:

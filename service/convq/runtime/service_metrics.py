@@ -26,21 +26,33 @@ def service_families(
     suspended: Collection[str],
     foreign_keys: Mapping[str, int],
     versions: Mapping[str, Mapping[int, str]],
+    unserved: Collection[str],
+    unfit: Mapping[str, Collection[int]],
 ) -> list[Metric]:
-    """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state."""
+    """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state.
+
+    `unserved` are models of the folder of which nothing can be served, `unfit` versions that are served and could not be
+    loaded again.
+    """
     models = tuple(versions)
     return [
         *queue_families(depths),
         _per_model("convq_exporter", {model: model in depths for model in models}),
-        _per_model("convq_workers", dict.fromkeys(models, sum(slot.ready_since_s is not None for slot in slots))),
+        _per_model("convq_workers", {model: _workers_of(model, slots) for model in models}),
         _per_model("convq_model_suspended", {model: model in suspended for model in models}),
         _per_model("convq_foreign_keys", {model: foreign_keys.get(model, 0) for model in models}),
+        _per_model("convq_model_unserved", {model: model in unserved for model in {*models, *unserved}}),
         *_process_families(slots),
         _model_info(slots),
         _states(versions),
+        _unfit(unfit),
         _log_lines(),
         _build_info(),
     ]
+
+
+def _workers_of(model: str, slots: Sequence[Slot]) -> int:
+    return sum(slot.ready_since_s is not None and model in slot.plans for slot in slots)
 
 
 def _per_model(name: str, values: Mapping[str, float]) -> Metric:
@@ -98,6 +110,14 @@ def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
     for model, states in versions.items():
         for number, state in sorted(states.items()):
             family.add_metric([model, str(number), state], 1)
+    return family
+
+
+def _unfit(unfit: Mapping[str, Collection[int]]) -> Metric:
+    family = new_family("convq_model_version_unfit")
+    for model, numbers in unfit.items():
+        for number in sorted(numbers):
+            family.add_metric([model, str(number)], 1)
     return family
 
 

@@ -43,8 +43,10 @@ class Slot:
     """Model -> what its worker last said that it has loaded."""
     plans: dict[str, Plan] = field(default_factory=dict)
     """Model -> the plan that its worker follows."""
-    told: dict[str, tuple[Plan, float]] = field(default_factory=dict)
+    told: dict[str, tuple[Plan | None, float]] = field(default_factory=dict)
     """Model -> the plan that its worker was last told to follow, and when, by `time.monotonic`."""
+    given: frozenset[str] = frozenset()
+    """The models that its worker was started with; it may not have said yet that it has them."""
 
     account: tuple[int | None, float] = (None, 0.0)
     """The worker whose processor time still counts up, and the seconds of those before it. Replaced as one: a scrape reads it."""
@@ -58,6 +60,17 @@ class Slot:
     def follows(self) -> bool:
         """Whether its worker can follow orders: it is ready and not stopped."""
         return self.ready_since_s is not None and not self.stopped and self.process is not None
+
+    def may_have(self, model: str) -> bool:
+        """Whether its worker has a model, or may have it soon."""
+        return self.process is not None and (model in self.given or model in self.plans)
+
+    def note_left(self, model: str) -> None:
+        """Its worker serves a model no longer."""
+        self.plans.pop(model, None)
+        self.models.pop(model, None)
+        self.told.pop(model, None)
+        self.given -= {model}
 
     def tell(self, change: Change) -> None:
         """Pass on a change of plan. A worker that is gone meanwhile is started with the new plan anyway."""
@@ -84,8 +97,10 @@ class Slot:
         self.account = (self.pid, self.account[1])
         self.ready_since_s, self.failure, self.stopped, self.late = None, None, False, None
         self.memory = (0, 0)
+        self.models.clear()
         self.plans.clear()
         self.told.clear()
+        self.given = frozenset()
 
     def delay_next(self, was_ready_s: float | None, *, accused: bool, killed: bool) -> float:
         """Set when the next worker starts here, and return in how many seconds; the last one was ready since `was_ready_s`.

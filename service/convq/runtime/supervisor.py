@@ -29,6 +29,7 @@ from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, res
 from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders, report_in
 from convq.runtime.probes import Probes
+from convq.runtime.roster import Roster
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
 from convq.runtime.starts import judge
@@ -59,8 +60,8 @@ class Supervisor:
         companion: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._settings = settings
-        self._board = Board(LAYOUT, workers, len(models))
-        self._models = models
+        self._models = Roster(models)
+        self._board = Board(LAYOUT, workers, len(self._models))
         self._slots = [Slot(number) for number in range(workers)]
         self._orders = {
             "memory": Allowance.of(settings.worker_memory, workers),
@@ -69,7 +70,6 @@ class Supervisor:
             "supervisor": os.getpid(),
             "redis": redis,
             "repository": str(repository),
-            "models": models,
             "device": settings.device,
             "lease_ms": settings.lease_ms,
             "result_ttl_ms": settings.result_ttl_ms,
@@ -88,13 +88,13 @@ class Supervisor:
         self._ticked_s = time.monotonic()
         self._watch = Watch(log)
         self._voices = Voices(self._watch)
-        self.heartbeat = Heartbeat(settings, redis, self._board, models, self._slots, self._watch)
-        self._crashes = CrashWatch(self._board, models, workers)
+        self.heartbeat = Heartbeat(settings, redis, self._board, self._models, self._slots, self._watch)
+        self._crashes = CrashWatch(self._board, self._models, workers)
         self._versions = VersionKeeper(
-            repository, models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
+            repository, self._models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
         )
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(BoardCollector(self._board, models, workers))
+        registry.register(BoardCollector(self._board, self._models, workers))
         registry.register(
             FunctionCollector(
                 lambda: service_families(
@@ -103,6 +103,8 @@ class Supervisor:
                     self._crashes.suspended(),
                     self.heartbeat.foreign_keys.counts(),
                     self._versions.states(),
+                    self._versions.unserved(),
+                    self._versions.unfit(),
                 )
             )
         )
@@ -199,7 +201,9 @@ class Supervisor:
             self._bury(slot, status)
 
     def _start(self, slot: Slot) -> None:
-        orders = Orders.model_validate({"slot": slot.number, "plans": self._versions.plans(), **self._orders})
+        plans = self._versions.plans()
+        changing = {"slot": slot.number, "models": self._models.places, "plans": plans}
+        orders = Orders.model_validate({**changing, **self._orders})
         environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
         if self._settings.device != "cpu":
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -212,6 +216,7 @@ class Supervisor:
             env=environment,
         )
         slot.forget()
+        slot.given = frozenset(plans)
         process = slot.process
         if process.stdout and process.stderr:
             self._voices.hear(slot.number, process.pid, process.stderr, orders.log_mark)
@@ -230,6 +235,8 @@ class Supervisor:
                 self._versions.note_loaded(slot, report)
             elif report["event"] == "refused":
                 self._versions.note_refused(slot, report)
+            elif report["event"] == "left":
+                slot.note_left(report["model"])
             elif report["event"] == "ready":
                 slot.ready_since_s = time.monotonic()
             elif report["event"] == "failed":
@@ -248,8 +255,9 @@ class Supervisor:
             self._crashes.note_death(slot.number)
             self._versions.note_death(slot.number, "it hung" if hung else ending(status))
         self.heartbeat.fence(slot.number, process.pid, points, slot.late)
-        for index in range(len(self._models)):
-            reset_gauges(self._board.row(slot.number, index))
+        for index, model in enumerate(self._models):
+            if model:
+                reset_gauges(self._board.row(slot.number, index))
         if self._draining_since_s is not None:
             return
         killed = status == -signal.SIGKILL and not hung
@@ -297,6 +305,8 @@ class Supervisor:
         served = [model for model in self._versions.plans() if model not in unserved]
         named = self.heartbeat.foreign_keys.named(served)
         whys += named and f"; though {named}"
+        for model, unfit in self._versions.unfit().items():
+            whys += "".join(f"; though {model} {one} could not be loaded again: {why}" for one, why in unfit.items())
         if not self.heartbeat.has_announced(self._versions.expected()):
             return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
         return True, f"{len(self._slots)} workers serve {', '.join(served)}{whys}"

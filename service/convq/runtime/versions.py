@@ -11,18 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from convq.errors import ModelBroken
-from convq.inference.manifest import FILE, Manifest
 from convq.inference.rehearsal import rehearse
 from convq.inference.repository import versions_in
 from convq.runtime.board import Board
+from convq.runtime.leading import Leader
+from convq.runtime.lineup import EXCHANGED, Lineup
 from convq.runtime.logs import event
-from convq.runtime.orders import Change
+from convq.runtime.looks import look, look_at_ledger
 from convq.runtime.plans import Plan, next_step, plan_of
-from convq.runtime.served_models import ServedModel, Stamp, stamp_of
+from convq.runtime.roster import Roster
+from convq.runtime.served_models import ServedModel
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
 from convq.settings import Settings
@@ -32,15 +35,15 @@ log = logging.getLogger("convq.supervisor")
 TICK_S = 0.1
 LOOK_EVERY_S = 1.0
 """A folder must look the same in two looks: one that is still being copied is left alone."""
-LOAD_WITHIN_S = 60.0
-"""A worker that has not followed by then is told again."""
+UNREADABLE_FOR_S = 60.0
+"""A folder of a model that could not be read is left alone for so long."""
 RELEASE_AFTER_S = 5.0
 """A version that was replaced answers jobs that pin it for so much longer: clients may have just read that it is served."""
 LOST = "a model is passed over: none of its versions can be served"
+CAN = "a model that came can be served"
 FOUND = "a model that was passed over can be served now"
 SLOW = "; warm-up runs a whole batch: a smaller limits.max_batch makes that shorter"
-HALF_FOR_S = 30.0
-"""A version that has been the same and not whole for so long is no copy under way: it is said to be refused."""
+UNFIT = "a version that is served could not be loaded again with the manifest as it is now; what is loaded goes on"
 
 
 class VersionKeeper:
@@ -49,7 +52,7 @@ class VersionKeeper:
     def __init__(
         self,
         repository: Path,
-        models: Sequence[str],
+        models: Roster,
         settings: Settings,
         slots: Sequence[Slot],
         board: Board,
@@ -57,19 +60,23 @@ class VersionKeeper:
         watch: Watch,
     ) -> None:
         """Raises ModelBroken where nothing can be served, or nothing of a model that the settings name."""
-        self._required, self._device = settings.only, settings.device
+        self._required, self._device, self._strict = settings.only, settings.device, settings.strict
+        self._lineup = Lineup(repository, settings.only, models, board)
         self._slots = slots
         self._board = board
-        self._announce = announce
-        self._lock = threading.Lock()
+        self._leader = Leader(slots, announce)
+        self._lock = self._leader.lock
         self._stopping = threading.Event()
-        self._models: dict[str, ServedModel] = {}
         for index, name in enumerate(models):
-            model = self._models[name] = ServedModel.at_start(index, repository / name)
-            model.plan_without_trial()
+            if name:
+                self._lineup.add(ServedModel.at_start(index, repository / name)).plan_without_trial()
         for model in self._models.values():
             for version in sorted(set(versions_in(model.folder)) - model.present.keys()):
                 self.pass_over(model.name, version, f"{model.folder / str(version)}: {model.missing(version)}")
+            look_at_ledger(model)
+            for version in [one for one in model.present if model.ledger]:
+                if why := model.misnumbered(version):
+                    self.pass_over(model.name, version, why)
             if model.lost:
                 self._do_without(model)
         self._thread = watch.thread("versions", self._run)
@@ -84,19 +91,29 @@ class VersionKeeper:
 
     def plans(self) -> dict[str, Plan]:
         """What a worker that starts now is to do."""
-        return {model.name: model.plan for model in self._models.values() if not model.lost}
+        return {model.name: model.plan for model in self._models.values() if not model.lost and not model.leaving}
 
     def expected(self) -> list[str]:
         """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
-        return [model.name for model in self._models.values() if not model.lost and not model.found_again]
+        return [name for name in self.plans() if not self._models[name].found_again]
 
     def unserved(self) -> dict[str, str]:
         """Model -> why nothing of it can be served, for those of which that is so."""
-        return {model.name: model.without_root(model.why_lost()) for model in self._models.values() if model.lost}
+        lost = [model for model in self._models.values() if model.lost and not model.is_new]
+        whys = {model.name: model.without_root(model.why_lost()) for model in lost}
+        return self._lineup.absent() | whys
+
+    def unfit(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> why what is served could not be loaded again, with the model's manifest as it is now."""
+        return {model.name: dict(model.unfit) for model in self._models.values() if model.unfit}
 
     def states(self) -> dict[str, dict[int, str]]:
         """Model -> version -> what it is: serving, candidate, shadow, kept or refused."""
-        return {model.name: model.states() for model in self._models.values()}
+        return {model.name: model.states() for model in self._models.values() if not model.leaving}
+
+    @property
+    def _models(self) -> Mapping[str, ServedModel]:
+        return self._lineup.models
 
     # -- the start ------------------------------------------------------------------------------------------------
 
@@ -106,13 +123,17 @@ class VersionKeeper:
         Raises ModelBroken where nothing is left of a model that is required, or nothing of any; but never for a service
         that is `running`, which tries again once the files have been looked at anew.
         """
-        model = self._models[name]
+        model = self._models.get(name)
+        if model is None or model.leaving:
+            return
         if running:
             model.look_anew(version)
         if not model.is_refused(version):
             with self._lock:
                 model.refuse(version, model.without_root(reason))
             model.uncheck(version)
+            if self._strict and not running:
+                raise ModelBroken(reason)
             event(log, logging.ERROR, "a version is passed over", model=name, version=version, reason=reason)
         if not model.lost and version in model.plan.loaded:
             model.plan_without_trial()
@@ -122,7 +143,7 @@ class VersionKeeper:
     def _do_without(self, model: ServedModel, *, running: bool = False) -> None:
         """Nothing of a model can be served: the others are, if it is not required and there are any."""
         why = model.because = model.why_lost()
-        if not running and (model.name in self._required or not self.plans()):
+        if not running and (self._strict or model.name in self._required or not self.plans()):
             raise ModelBroken(why)
         event(log, logging.ERROR, LOST, model=model.name, reason=why)
 
@@ -133,11 +154,17 @@ class VersionKeeper:
         with self._lock:
             slot.models[report["model"]] = report
             slot.plans[report["model"]] = Plan.model_validate(report["plan"])
-        self._tell_clients(self._models[report["model"]])
+        model = self._models.get(report["model"])
+        if model is not None and not model.leaving:
+            for engine in report["engines"]:
+                model.note_given(int(engine["version"]), engine["sha256"])
+            self._leader.tell_clients(model)
 
     def note_refused(self, slot: Slot, report: dict[str, Any]) -> None:
         """A worker could not follow a plan: what it has not loaded is not served by anybody."""
-        model, plan = self._models[report["model"]], Plan.model_validate(report["plan"])
+        model, plan = self._models.get(report["model"]), Plan.model_validate(report["plan"])
+        if model is None or model.leaving:
+            return
         follows = slot.plans.get(model.name)
         model.lost = follows is None  # it was found again, and is not served after all
         for version in plan.loaded:
@@ -147,6 +174,8 @@ class VersionKeeper:
     def note_death(self, number: int, how: str) -> None:
         """A worker died of its own native code: a candidate that was running then is taken back."""
         for model in self._models.values():
+            if model.index is None:
+                continue
             row = self._board.row(number, model.index)
             if row.running.since_s and int(row.get("pulse_running_version")) == model.plan.candidate:
                 self._refuse(model, model.plan.candidate or 0, f"taken back: it ended a worker ({how})")
@@ -155,79 +184,65 @@ class VersionKeeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(TICK_S):
+            self._lineup.look()
             for model in self._models.values():
                 try:
                     self._look_after(model)
                 except OSError as error:  # a folder that cannot be read now changes nothing of what is served
-                    if model.lost:
-                        model.see_nothing()
+                    if model.lost or isinstance(error, FileNotFoundError):  # it is being removed, or all of them are
+                        if model.lost:
+                            model.see_nothing()
                         model.next_look_s = time.monotonic() + LOOK_EVERY_S
                         continue
                     event(log, logging.WARNING, f"the folder of {model.name} cannot be read: {error.strerror}")
-                    model.next_look_s = time.monotonic() + LOAD_WITHIN_S
+                    model.next_look_s = time.monotonic() + UNREADABLE_FOR_S
 
     def _look_after(self, model: ServedModel) -> None:
         now_s = time.monotonic()
-        if now_s >= model.next_look_s:
+        if now_s >= model.next_look_s and not model.leaving:
             model.next_look_s = now_s + LOOK_EVERY_S
-            self._look(model)
+            look(model, partial(self._refuse, model))
+            if model.was_replaced():
+                self._lineup.dismiss(model, EXCHANGED)
+        if model.leaving:
+            if self._leader.see_off(model):
+                self._lineup.forget(model)
+            return
         if model.lost:
-            self._withdraw(model)
+            self._leader.withdraw(model)
             self._find_again(model)
             return
         self._judge(model)
         broken = any(model.is_refused(version) for version in model.plan.loaded)
-        if not broken and not self._followed(model):
-            self._lead(model)
+        if not broken and not self._leader.is_followed(model):
+            self._leader.lead(model)
             return
         if not model.present:
             return  # not looked twice yet, or nothing whole is left: what runs goes on
         target = self._target(model)
         if target is not None:
             self._step(model, target, at_once=broken)
-
-    def _withdraw(self, model: ServedModel) -> None:
-        """Clients are told once no worker serves it any more: one that has loaded it goes on."""
-        if model.announced and not any(slot.process and model.name in slot.plans for slot in self._slots):
-            model.announced = False
-            self._announce(model.name, None)
+        if model.doubted and not broken:
+            self._settle_doubts(model, model.doubted.pop())
 
     def _find_again(self, model: ServedModel) -> None:
         """A model that was passed over is served as soon as something of it can be."""
         target = self._target(model)
-        if target is not None:
+        if target is not None and self._lineup.has_place(model):
             model.plan, model.since_s = target, time.monotonic()
             model.lost, model.found_again = False, True
-            event(log, logging.INFO, FOUND, model=model.name, serve=target.serve)
+            event(log, logging.INFO, FOUND if model.because else CAN, model=model.name, serve=target.serve)
 
-    def _look(self, model: ServedModel) -> None:
-        """What lies in the folder now; a manifest that cannot be read leaves the old one in force."""
-        seen = {version: stamp_of(model.folder / str(version)) for version in versions_in(model.folder)}
-        whole = {version: stamp for version, stamp in seen.items() if not model.missing(version)}
-        model.present = {version: stamp for version, stamp in whole.items() if model.glimpsed.get(version) == stamp}
-        model.glimpsed = whole
-        self._look_at_halves(model, {version: stamp for version, stamp in seen.items() if version not in whole})
-        model.beside = model.stamps_beside()
-        stamp = stamp_of(model.folder, FILE)
-        if stamp and stamp != model.manifest_stamp:
-            model.manifest_stamp = stamp
-            try:
-                model.manifest = Manifest.read(model.folder)
-            except ModelBroken as error:
-                event(log, logging.ERROR, f"the manifest has changed and is refused: {error}", model=model.name)
-            else:
-                event(log, logging.INFO, "the manifest has changed: versions and rollout hold now", model=model.name)
-
-    def _look_at_halves(self, model: ServedModel, seen: Mapping[int, Stamp]) -> None:
-        """A copy that has stopped half-way is said, once; one that goes on is left alone."""
-        now_s = time.monotonic()
-        for version, stamp in seen.items():
-            before, since_s = model.halves.get(version, ((), now_s))
-            model.halves[version] = (stamp, since_s if stamp == before else now_s)
-            if now_s - model.halves[version][1] > HALF_FOR_S and not model.is_refused(version):
-                self._refuse(model, version, f"{model.folder / str(version)}: {model.missing(version)}")
-        for version in model.halves.keys() - seen.keys():
-            del model.halves[version]
+    def _settle_doubts(self, model: ServedModel, version: int) -> None:
+        """Whether a version could still be loaded with the model's manifest as it is now: by hand anything may be written."""
+        tried = rehearse(model.folder, version, device=self._device)
+        if tried.ok:
+            return
+        if version not in model.plan.loaded:
+            self._refuse(model, version, tried.reason)
+            return
+        model.unfit = {**model.unfit, version: model.without_root(tried.reason)}
+        event(log, logging.ERROR, UNFIT, model=model.name, version=version, reason=tried.reason)
 
     def _target(self, model: ServedModel) -> Plan | None:
         """What the manifest asks for, of what is there and good; what is new is tried here. None: nothing is good."""
@@ -250,8 +265,8 @@ class VersionKeeper:
     def _try(self, model: ServedModel, version: int) -> bool:
         """Load a version in a process of its own."""
         stamp = model.present.get(version, ())
-        if version in model.checked and version in model.plan.loaded and not model.lost:
-            self._refuse(model, version, "its files were changed in place; versions are immutable: add another number")
+        if why := model.misnumbered(version):
+            self._refuse(model, version, why)
             return False
         tried = rehearse(model.folder, version, device=self._device)
         if not tried.ok:
@@ -273,7 +288,7 @@ class VersionKeeper:
             version=version,
             reason=reason,
         )
-        self._tell_clients(model)
+        self._leader.tell_clients(model)
 
     def _judge(self, model: ServedModel) -> None:
         """Take a candidate back that fails too often."""
@@ -284,9 +299,9 @@ class VersionKeeper:
         if jobs >= rollout.min_jobs and failed > rollout.max_failure_ratio * jobs:
             self._refuse(model, candidate, f"taken back: {failed:.0f} of {jobs:.0f} jobs failed")
 
-    def _count(self, index: int) -> tuple[float, float]:
+    def _count(self, index: int | None) -> tuple[float, float]:
         """Jobs that candidates and shadows have run, and how many of them failed."""
-        rows = [self._board.row(slot.number, index) for slot in self._slots]
+        rows = [self._board.row(slot.number, index) for slot in self._slots if index is not None]
         roles = ("candidate", "shadow")
         failed = sum(row.get("convq_version_jobs", role, "failed") for row in rows for role in roles)
         fine = sum(
@@ -308,38 +323,3 @@ class VersionKeeper:
             facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
             event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)
         model.plan, model.since_s = plan, time.monotonic()
-
-    def _followed(self, model: ServedModel) -> bool:
-        return all(slot.plans.get(model.name) == model.plan for slot in self._slots if slot.follows)
-
-    def _lead(self, model: ServedModel) -> None:
-        """Tell workers the plan: all at once where nothing is to be loaded, else one after the other."""
-        change = Change(
-            model=model.name, plan=model.plan, checked={v: sha for v, (_, sha) in model.checked.items() if sha}
-        )
-        for slot in self._slots:
-            follows = slot.plans.get(model.name)
-            if not slot.follows or follows == model.plan:
-                continue
-            told, when_s = slot.told.get(model.name, (None, 0.0))
-            if told != model.plan or time.monotonic() - when_s > LOAD_WITHIN_S:
-                slot.tell(change)
-            if follows is None or not set(model.plan.loaded) <= set(follows.loaded):
-                return
-
-    def _tell_clients(self, model: ServedModel) -> None:
-        """Renew what `convq:models` says, where all workers agree: what clients read there holds wherever a job goes."""
-        with self._lock:
-            reports = [slot.models[model.name] for slot in self._slots if model.name in slot.plans]
-            plans = [slot.plans[model.name] for slot in self._slots if model.name in slot.plans]
-            refused = {str(version): reason for version, reason in model.reasons().items()}
-        if not reports or len(set(plans)) != 1:
-            return  # each worker that follows comes here again
-        plan = plans[0]
-        said: dict[str, object] = {"versions": list(plan.loaded), "serving": plan.serve, **reports[0]["description"]}
-        if plan.candidate is not None:
-            said["candidate"] = {"version": plan.candidate, "percent": plan.percent, "shadow": plan.shadow}
-        if refused:
-            said["refused"] = refused
-        model.announced = True
-        self._announce(model.name, said)

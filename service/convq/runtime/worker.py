@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from convq.runtime.job_log import JobLog
     from convq.runtime.memory import Memory
     from convq.runtime.pipeline import Pipeline
+    from convq.runtime.plans import Plan
     from convq.runtime.serving import Serving
     from convq.runtime.tracing import Tracing
 
@@ -50,10 +51,11 @@ class Worker:
     """The pipelines of one process."""
 
     def __init__(self, orders: Orders) -> None:
-        board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
+        self._board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
         self._orders = orders
-        self._rows = [board.row(orders.slot, index) for index in range(len(orders.models))]
+        self._rows = {model: self._board.row(orders.slot, index) for index, model in enumerate(orders.models) if model}
         self._pipelines: dict[str, Pipeline] = {}
+        self._lock = threading.Lock()
         self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._watch = Watch(log)
@@ -68,7 +70,7 @@ class Worker:
             signal.signal(one, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         self._watch.start("orders", _listen, self._changes)
-        for row in self._rows:
+        for row in self._rows.values():
             _reset(row)
         allocator.keep_little()
         self._load()
@@ -98,8 +100,7 @@ class Worker:
         orders = self._orders
         if orders.log_jobs != "none":
             self._job_log = JobLog(orders.log_jobs)
-        rows = dict(zip(orders.models, self._rows, strict=True))
-        self._tracing = Tracing.start(orders.otlp, self._name, rows, self._watch)
+        self._tracing = Tracing.start(orders.otlp, self._name, self._rows, self._watch)
         servings = {}
         for model, plan in orders.plans.items():  # a model that is passed over has none
             servings[model] = Serving.load(orders.repository / model, plan, orders.device)
@@ -112,25 +113,36 @@ class Worker:
         """What serves a model that is loaded."""
         from convq.runtime.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
 
-        orders, row = self._orders, self._rows[self._orders.models.index(model)]
+        orders, row = self._orders, self._rows[model]
         work = WorkQueue(orders.redis, Shard(model), worker=self._name, lease_ms=orders.lease_ms)
         commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
         made = Pipeline(
             serving, work, commits, row, self._name, self._gate, self._watch, memory, self._job_log, self._tracing
         )
-        self._pipelines = {**self._pipelines, model: made}  # replaced as one: another thread may look at it
+        with self._lock:
+            self._pipelines = {**self._pipelines, model: made}  # replaced as one: another thread may look at it
         return made
 
     def _memory_left(self) -> Memory:
         """What this worker may have, less what its models take already."""
         from convq.runtime.memory import Memory  # noqa: PLC0415
 
-        usage, allowance = usage_of(os.getpid()), self._orders.memory
-        memory = Memory(allowance, len(self._orders.models), 0 if usage is None else usage.resident_bytes)
-        if memory.too_small and usage is not None:
-            facts = {"worker_memory": allowance.planned_bytes, "models": usage.resident_bytes}
-            event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
+        memory = Memory(self._orders.memory, len(self._orders.plans), _resident_bytes())
+        self._complain_of(memory)
         return memory
+
+    def _complain_of(self, memory: Memory) -> None:
+        if memory.too_small and memory.base_bytes:
+            facts = {"worker_memory": self._orders.memory.planned_bytes, "models": memory.base_bytes}
+            event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
+
+    def _divide_memory(self, base_bytes: int) -> None:
+        """Among the models that there are now: what each may claim and keep waiting changes with their number."""
+        if self._memory is not None:
+            self._memory.divide(len(self._pipelines), base_bytes)
+            self._complain_of(self._memory)
+            for pipeline in self._pipelines.values():
+                pipeline.adopt(pipeline.serving)
 
     def _let_go(self) -> None:
         for pipeline in self._pipelines.values():
@@ -140,25 +152,64 @@ class Worker:
         """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""
         while True:
             change = self._changes.get()
+            if change.plan is None:
+                self._leave(change.model)
+                continue
             try:
-                serving = self._serving_of(change)
+                serving = self._serving_of(change, change.plan)
             except ConvqError as error:
                 _report(event="refused", model=change.model, plan=change.plan.model_dump(), message=str(error))
                 continue
             _report_serving(change.model, serving)
 
-    def _serving_of(self, change: Change) -> Serving:
-        """What a change asks for, in force; a model that was passed over at the start gets its pipeline here."""
-        from convq.runtime.serving import Serving  # noqa: PLC0415 - brings onnxruntime
-
+    def _serving_of(self, change: Change, plan: Plan) -> Serving:
+        """What a change asks for, in force; a model that is new here gets its pipeline."""
         pipeline, folder = self._pipelines.get(change.model), self._orders.repository / change.model
         if pipeline is None:
-            serving = Serving.load(folder, change.plan, self._orders.device)
-            self._add_pipeline(change.model, serving, self._memory or self._memory_left()).start()
-        else:
-            serving = pipeline.serving.follow(change.plan, folder, self._orders.device, change.checked)
-            pipeline.adopt(serving)
+            return self._begin(change, plan)
+        serving = pipeline.serving.follow(plan, folder, self._orders.device, change.checked)
+        pipeline.adopt(serving)
         return serving
+
+    def _begin(self, change: Change, plan: Plan) -> Serving:
+        """Load a model that came while this worker ran, or was passed over before, and claim its jobs."""
+        from convq.runtime.serving import Serving  # noqa: PLC0415 - brings onnxruntime
+
+        before_bytes = _resident_bytes()
+        folder = self._orders.repository / change.model
+        loaded = Serving.load(folder, plan, self._orders.device)
+        serving = loaded.follow(plan, folder, self._orders.device, change.checked)  # they are what was tried
+        row = self._rows[change.model] = self._board.row(self._orders.slot, change.place)
+        _reset(row)
+        _set_state(row, "ready")
+        memory = self._memory = self._memory or self._memory_left()
+        pipeline = self._add_pipeline(change.model, serving, memory)
+        self._divide_memory(memory.base_bytes + max(0, _resident_bytes() - before_bytes))
+        pipeline.start()
+        return serving
+
+    def _leave(self, model: str) -> None:
+        """Serve a model no longer, beside the others: its last jobs may take a while."""
+        self._watch.start(f"{model}-leave", self._let_model_go, model)
+
+    def _let_model_go(self, model: str) -> None:
+        """Finish what is in hand of a model and claim nothing more; then free what its networks took."""
+        pipeline = self._pipelines.get(model)
+        if pipeline is not None:
+            pipeline.drain()
+            pipeline.join(None)
+            with self._lock:
+                self._pipelines = {name: one for name, one in self._pipelines.items() if name != model}
+            del pipeline
+            gc.unfreeze()  # what was loaded at the start holds itself in circles
+            gc.collect()
+            gc.freeze()
+            allocator.give_back()
+            self._divide_memory(min(self._memory.base_bytes if self._memory else 0, _resident_bytes()))
+        row = self._rows.pop(model, None)
+        if row is not None:
+            reset_gauges(row)
+        _report(event="left", model=model)
 
     def _wait_until_asking(self) -> None:
         """Until every pipeline has its lease and asks Redis for jobs: only then is the worker ready."""
@@ -182,10 +233,20 @@ class Worker:
         return 0 if all(done) and self._watch.fallen is None else DEFECT
 
     def _say(self, state: str) -> None:
-        for row in self._rows:
-            for one in STATES:
-                row.set("convq_worker_state", float(one == state), one)
+        for row in list(self._rows.values()):
+            _set_state(row, state)
         _report(event=state)
+
+
+def _set_state(row: Row, state: str) -> None:
+    for one in STATES:
+        row.set("convq_worker_state", float(one == state), one)
+
+
+def _resident_bytes() -> int:
+    """What this process holds; 0 where the kernel does not say."""
+    usage = usage_of(os.getpid())
+    return 0 if usage is None else usage.resident_bytes
 
 
 def _report_serving(model: str, serving: Serving) -> None:

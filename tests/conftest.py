@@ -15,6 +15,24 @@ from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
 pytest_plugins = ["second_try"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long tests of random sequences go on."""
+    parser.addoption("--sequences", type=int, default=2, help="random sequences that folders of models go through")
+    parser.addoption("--steps", type=int, default=4, help="things that are done to a folder of models in each of them")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each sequence."""
+    if "sequence" in metafunc.fixturenames:
+        metafunc.parametrize("sequence", range(metafunc.config.getoption("--sequences")))
+
+
+@pytest.fixture
+def steps(request: pytest.FixtureRequest) -> int:
+    """Of each random sequence."""
+    return int(request.config.getoption("--steps"))
+
+
 def pytest_configure() -> None:
     """Ctrl-C reaches what the tests start, even where a shell runs them in the background and has them ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -123,3 +123,30 @@ def test_no_other_version_takes_the_place_of_one_that_is_required(models: Path) 
 
     assert 3 == code
     assert ["problem"] == [one["level"] for one in found["model lenet"]]
+
+
+def test_a_version_that_cannot_be_gone_back_to_is_a_warning(models: Path) -> None:
+    lenet = models / "lenet"
+    shutil.copytree(lenet / "1", lenet / "2")
+    shutil.copy(lenet / "manifest.toml", lenet / "2")
+    text = (lenet / "manifest.toml").read_text()
+    (lenet / "manifest.toml").write_text(text.replace("height = 32", "height = 33"))
+
+    code, found = findings(models)
+
+    assert 0 == code
+    assert ["ok", "warning"] == [one["level"] for one in found["model lenet"]]
+    assert "there is no way back from version 2: version 1 cannot be served" in found["model lenet"][1]["found"]
+
+
+def test_a_number_that_was_given_to_another_network_is_named(models: Path) -> None:
+    lenet = models / "lenet"
+    shutil.copytree(lenet / "1", lenet / "2")
+    (lenet / "versions.json").write_text(json.dumps({"2": {"sha256": "0" * 64}}))
+
+    code, found = findings(models)
+    listed = convq("models", "list", "--models", models, "--json")
+
+    assert 0 == code
+    assert any("the number 2 was given to another network" in one["found"] for one in found["model lenet"])
+    assert "the number 2 was given to another network" in json.loads(listed.stdout)["versions"][1]["state"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,39 @@ def test_a_next_version_that_contradicts_the_manifest_changes_nothing(tmp_path: 
     assert f"{place}: the graph's input is input:0; the manifest says input.name = x" in line
     assert "its manifest holds for this version too; no --color" in flag
     assert before == {path: path.stat().st_mtime_ns for path in sorted(repository.rglob("*"))}
+
+
+def test_a_manifest_that_a_kept_version_does_not_fit_is_refused_where_it_has_no_other(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    first, other = (file_of(BUILDERS[name](), tmp_path / "brought") for name in ("fixed_batch", "names_with_colons"))
+    models("add", first, "--name", "mine", "--models", repository).document()
+    models("add", other, "--name", "other", "--models", repository).document()
+    kept, mine = (repository / "mine" / "1" / "manifest.toml"), repository / "mine" / "manifest.toml"
+    own = kept.read_bytes()
+    mine.write_bytes((repository / "other" / "manifest.toml").read_bytes())
+    kept.unlink()  # as an older convq left it
+
+    line = models("add", other, "--name", "mine", "--models", repository).complaint(3)
+
+    assert f"{mine} does not fit version 1, which has no manifest of its own" in line
+    assert f"put the manifest that it was made with at {kept}" in line
+    assert not (repository / "mine" / "2").exists()
+    kept.write_bytes(own)
+    assert 2 == models("add", other, "--name", "mine", "--models", repository).document()["version"]
+    assert 0 == models("check", "mine", "--version", "1", "--models", repository).code
+
+
+def test_a_number_is_not_given_again_after_its_version_was_deleted(tmp_path: Path) -> None:
+    repository, file = tmp_path / "models", file_of(BUILDERS["fixed_batch"](), tmp_path / "brought")
+    for _ in range(2):
+        models("add", file, "--name", "mine", "--models", repository).document()
+    shutil.rmtree(repository / "mine" / "2")
+
+    line = models("add", file, "--name", "mine", "--models", repository, "--version", "2").complaint(2)
+    document = models("add", file, "--name", "mine", "--models", repository).document()
+
+    assert "mine had a version 2 before, and numbers are never given twice" in line
+    assert 3 == document["version"]
 
 
 @pytest.mark.parametrize("folder", [".", "models", "../here/models"])

@@ -131,19 +131,35 @@ def _model(folder: ModelFolder) -> Iterator[Finding]:
             said = f"version {number} is passed over, version {candidate} is served: {reason}"
             yield Finding("warning", check, said, f"put version {number} right, or move it away")
         yield found
+        yield from _way_back(folder, candidate)
         return
     remedy = "put what it names back as it was, or move the model away"
     yield Finding("problem", check, refused[0][1], remedy, ModelBroken.exit_code)
 
 
+def _way_back(folder: ModelFolder, served: int) -> Iterator[Finding]:
+    """A warning where the version before the one that is served could not take its place: deleting the newest is how to go back."""
+    older = [version for version in folder.versions if version < served][-1:]
+    for before in older:
+        try:
+            _loaded(folder, before)
+        except ModelBroken as error:
+            said = f"there is no way back from version {served}: version {before} cannot be served: {error}"
+            mend = f"put the manifest that version {before} was made with into its folder, or move the version away"
+            yield Finding("warning", f"model {folder.name}", said, mend)
+
+
 def _loaded(folder: ModelFolder, version: int) -> Finding:
     """Raises ModelBroken."""
+    from convq.inference.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
     from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
 
     check = f"model {folder.name}"
     began = time.monotonic()
     engine = Engine.load(folder.path, version, device="cpu")
     engine.warm_up()
+    if why := reused(version, ledger_of(folder.path).get(version), mark_of(folder.path, version)):
+        raise ModelBroken(f"{folder.path / str(version)}: {why}")
     spent_ms = (time.monotonic() - began) * 1e3
     labels = f"{len(engine.labels)} labels, " if engine.labels else ""
     return Finding(

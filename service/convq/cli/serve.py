@@ -43,7 +43,9 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default = field.get_default(call_default_factory=True, validated_data={})
         remark = known["variable"] + (f"; default {default}" if default not in (None, (), False) else "")
         text = f"{field.description}  [{remark}]"
-        flag: dict[str, Any] = {"is_flag": False, "flag_value": "1"} if field.annotation is bool else {}  # its value may be left out
+        flag: dict[str, Any] = (
+            {"is_flag": False, "flag_value": "1"} if field.annotation is bool else {}
+        )  # its value may be left out
         command = click.option(known["flag"], name, metavar=known["metavar"], default=None, help=text, **flag)(command)
     return command
 

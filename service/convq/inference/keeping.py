@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -69,12 +70,12 @@ def place(made: Path, model: Path, number: int, *, instead: Path | None = None) 
     """Move a finished version from the folder `made` to where services look for it, and record its number.
 
     `instead` is where a version of that number is moved to that lies there already; without it that is an error, as is a
-    number that was given before. Raises ModelBroken, OSError.
+    number that was given before. Raises FileExistsError, ModelBroken, OSError.
     """
     with _alone(model):
         ledger, target = _completed(model, ledger_of(model)), model / str(number)
         if instead is None and (number in ledger or os.path.lexists(target)):
-            raise ModelBroken(f"{model}: the number {number} was given before, and numbers are never given twice")
+            raise FileExistsError(errno.EEXIST, f"the number {number} was given before", str(model))
         record(model, {**ledger, number: mark_of(made.parent, number, only_own=True)})
         if instead is not None and target.exists():
             target.rename(instead)

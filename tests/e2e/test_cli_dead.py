@@ -18,7 +18,7 @@ import redis
 from convq.cli import main
 from convq.protocol import Job
 from convq.queue import BlockingWire, Commits, Completion, Producer, Shard, Submission, WorkQueue, at_once
-from servers import OwnServer, wait_until
+from servers import PATIENCE, OwnServer, wait_until
 from services import MODELS, RunningService, seven
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVQ_")}
@@ -45,7 +45,7 @@ def on_terminal(*arguments: str | Path) -> tuple[int, str]:
     except OSError:  # how Linux says that the other end is closed
         pass
     os.close(ours)
-    return process.wait(30), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.decode())
+    return process.wait(30 * PATIENCE), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.decode())
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def start(server: socket.socket, *command: str) -> subprocess.Popen[bytes]:
 def interrupted(begun: subprocess.Popen[bytes]) -> tuple[int, str]:
     """How it ends, and what it says."""
     begun.send_signal(signal.SIGINT)
-    said = begun.communicate(timeout=60)[1].decode()
+    said = begun.communicate(timeout=250)[1].decode()
     return begun.returncode, said
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from convq.extras import install
 from onnx_models import FLOAT, blur, graph
-from servers import OwnServer, wait_until
+from servers import PATIENCE, OwnServer, wait_until
 from services import MODELS, RunningService
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVQ_")}
@@ -52,7 +52,7 @@ def screen(*arguments: str | Path, **variables: str) -> str:
         pass
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
-    assert 0 == process.wait(30), text
+    assert 0 == process.wait(30 * PATIENCE), text
     return text
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from guarded import free_port
 
-from servers import OwnServer, wait_until
+from servers import PATIENCE, OwnServer, wait_until
 from services import MODELS, Plain, children_of, seven
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVQ_")}
@@ -83,7 +83,7 @@ def serving(*flags: str, shell: str = "", **options: Any) -> Iterator[Service]:
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-        process.wait(30)
+        process.wait(30 * PATIENCE)
 
 
 def answers_good_and_bad(plain: Plain, bad: int = 500) -> None:
@@ -151,7 +151,7 @@ def test_a_log_that_takes_nothing_stops_nothing(log: Callable[[], Any], server: 
         assert service.get("readyz")[0] == 200
 
         service.process.send_signal(signal.SIGTERM)
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
 
 
 def test_a_start_that_fails_ends_although_nobody_reads_why() -> None:
@@ -159,7 +159,7 @@ def test_a_start_that_fails_ends_although_nobody_reads_why() -> None:
         full_pipe() as descriptor,
         serving("--redis", "redis://127.0.0.1:6379/0", "--lease", "nan", stderr=descriptor) as service,
     ):
-        assert 2 == service.process.wait(30)
+        assert 2 == service.process.wait(30 * PATIENCE)
 
 
 def test_what_was_not_read_at_first_is_there_in_its_order_for_who_reads_later(server: OwnServer, plain: Plain) -> None:
@@ -174,7 +174,7 @@ def test_what_was_not_read_at_first_is_there_in_its_order_for_who_reads_later(se
         with os.fdopen(ours, "rb") as reading:
             service.process.send_signal(signal.SIGTERM)
             said = [json.loads(line.lstrip(b"-")) for line in reading]
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
     messages = [line["message"] for line in said]
     assert messages.index("listening") < messages.index("a job ended as error") < messages.index("draining")
     assert sorted(line["time"] for line in said if line.get("worker") is None) == [
@@ -191,7 +191,7 @@ def test_a_worker_does_not_wait_for_a_supervisor_that_is_stopped(server: OwnServ
         finally:
             service.process.send_signal(signal.SIGCONT)
         service.process.send_signal(signal.SIGTERM)
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
 
 
 def test_the_last_words_of_a_worker_that_crashes_are_a_line_of_the_log(server: OwnServer, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_it_serves_with_streams_that_are_closed(closed: str, server: OwnServer, 
         service.wait_ready()
         answers_good_and_bad(plain, 50)
         service.process.send_signal(signal.SIGTERM)
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
 
 
 def test_a_terminal_that_is_closed_drains(server: OwnServer, plain: Plain) -> None:
@@ -234,7 +234,7 @@ def test_a_terminal_that_is_closed_drains(server: OwnServer, plain: Plain) -> No
         os.close(ours)
         os.killpg(service.process.pid, signal.SIGHUP)
         os.kill(service.process.pid, signal.SIGHUP)
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
     answered = sum(plain.redis.exists(f"convq:{{lenet}}:result:{one}") for one in pushed)
     assert 50 == answered + plain.redis.xlen("convq:{lenet}:jobs")
     assert 0 == plain.pending()
@@ -269,7 +269,7 @@ def test_it_serves_in_odd_surroundings(variables: dict[str, str], server: OwnSer
         service.wait_ready()
         answers_good_and_bad(plain, 10)
         service.process.send_signal(signal.SIGTERM)
-        assert 0 == service.process.wait(30)
+        assert 0 == service.process.wait(30 * PATIENCE)
 
 
 def test_it_serves_from_a_folder_that_was_deleted(server: OwnServer, plain: Plain, tmp_path: Path) -> None:

@@ -203,6 +203,15 @@ REDIS = (
           [("redis_up{$R}", "up"), ("redis_connected_slaves{$R}", "replicas")]),
 )
 
+ZERO = (
+    Panel("Strange keys", "Keys of a model that hold another type than convq's: its lanes or its leases are out of use.", "timeseries", "short",
+          [("max by (model) (convq_foreign_keys{$S})", "{{model}}")], to_model=True),
+    Panel("Entry ids ahead", "By how much the newest id of a stream is ahead of the server's clock. The age of such jobs is not known.", "timeseries", "s",
+          [(queue("convq_queue_ids_ahead_seconds", "model, stream"), "{{model}} {{stream}}")], to_model=True),
+    Panel("Log lines dropped", "Lines of the log that nobody took in time, in each step of the graph.", "timeseries", "short",
+          [("sum by (instance) (increase(convq_log_lines_dropped_total{$P}[$__rate_interval]))", "{{instance}}")]),
+)
+
 AUTOSCALING = (
     Panel("Replicas", "Pods of convq that are ready, wanted, and allowed at most.", "timeseries", "short",
           [('sum by (deployment) (kube_deployment_status_replicas_ready{$K, deployment=~"convq.*"})', "{{deployment}} ready"),
@@ -288,6 +297,7 @@ DASHBOARDS: dict[str, tuple[str, str, tuple[Row, ...]]] = {
             Row("Answers", ANSWERS),
             Row("Workers", WORKERS),
             Row("Redis", REDIS),
+            Row("Should be zero", ZERO),
             Row("Autoscaling, on Kubernetes alone", AUTOSCALING, collapsed=True),
         ),
     ),

@@ -30,6 +30,9 @@ NOT_HERE = {
     "Errors of KEDA": "there is no cluster",
 }
 STILL = {
+    ("Strange keys", "{{model}}"): "nobody else writes on this server; tests/faults/test_strange_keys.py has them",
+    ("Entry ids ahead", "{{model}} {{stream}}"): "entry ids are the server's own",
+    ("Log lines dropped", "{{instance}}"): "the log is read; tests/unit/test_outlet.py has one that is not",
     ("Keys dropped", "evicted"): "a server that evicts is refused by the service",
     ("Up and replicas", "replicas"): "a single server",
     ("Suspended", "{{instance}}"): "takes six deaths within a minute; tests/e2e/test_poison.py has them",

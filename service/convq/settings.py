@@ -153,6 +153,13 @@ class Settings(BaseModel):
         "failed",
         "which jobs get a log line: those that did not end as ok, or all; at most 20 a second of a worker, the rest counted",
     )
+    ready_file: Path | None = _setting(
+        "--ready-file",
+        "READY_FILE",
+        "FILE",
+        None,
+        "written when the service is ready, removed when it ends: where it listens, as JSON, for scripts that wait",
+    )
     otlp: str | None = _setting(
         "--otlp", "OTLP", "URL", None, "where traces of jobs are sent, by OTLP over HTTP; unset: nowhere"
     )

@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -24,6 +24,7 @@ from convq.client import DEFAULT_URL
 from convq.interrupts import between_imports
 from convq.queue import Address
 from convq.queue.address import redis_cli
+from convq.runtime.ready_file import ReadyFile
 from convq.settings import Settings, facts, load_settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     CONVQ_ONLY=lenet convq serve --models /srv/models
     """
     settings = load_settings(flags, os.environ)
+    ready = None if settings.ready_file is None else ReadyFile(settings.ready_file)  # first: who waits sees no old one
     # Until the supervisor takes over, SIGTERM must unwind like Ctrl-C does: temporary folders would stay behind.
     signal.signal(signal.SIGTERM, between_imports(_leave))
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -86,7 +88,7 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
         event(log, logging.WARNING, "passed over in the folder of models", name=name, reason=reason)
     if flags["redis"] and Address(flags["redis"]).holds_password:
         event(log, logging.WARNING, "the password in --redis can be read in the list of processes", instead=SAFER)
-    with _server(address, settings, repository) as server:
+    with _server(address, settings, repository) as server, _announced(ready, server) as announce:
         supervisor = Supervisor(
             settings,
             server.address,
@@ -94,6 +96,7 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
             tuple(repository.models),
             settings.workers or default_workers(settings.device),
             server.trouble,
+            announce,
         )
         context.exit(supervisor.run())
 
@@ -136,6 +139,28 @@ def _server(address: Address | None, settings: Settings, repository: ModelReposi
     with EmbeddedServer.start(settings.data_folder, port=_port()) as own:
         _say_where(settings, own, repository)
         yield _Server(Address(f"unix://{own.socket}?db=0"), own)
+
+
+@contextmanager
+def _announced(file: ReadyFile | None, server: _Server) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What writes the file that scripts wait for, where one is wanted; it is gone when the service has ended."""
+    if file is None:
+        yield lambda _: None
+        return
+    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
+
+    url = server.own.url if server.own else str(server.address)
+
+    def announce(said: Mapping[str, Any]) -> None:
+        try:
+            file.write({"redis": url, **said})
+        except OSError as error:
+            event(log, logging.ERROR, "the ready file cannot be written", reason=error.strerror)
+
+    try:
+        yield announce
+    finally:
+        file.remove()
 
 
 def _port() -> int:

@@ -11,9 +11,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -58,7 +58,9 @@ class Supervisor:
         models: tuple[str, ...],
         workers: int,
         companion: Callable[[], str | None] = lambda: None,
+        on_ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     ) -> None:
+        """`companion` says why the service cannot go on; `on_ready` is told once where and what it serves."""
         self._settings = settings
         self._models = Roster(models)
         self._board = Board(LAYOUT, workers, len(self._models))
@@ -79,7 +81,7 @@ class Supervisor:
             "log_jobs": settings.log_jobs,
             "otlp": settings.otlp,
         }
-        self._companion = companion
+        self._companion, self._on_ready = companion, on_ready
         self._signals: list[int] = []
         self._draining_since_s: float | None = None
         self._exit_code = 0
@@ -278,8 +280,10 @@ class Supervisor:
     def _note_ready(self) -> None:
         if not self._was_ready and self._ready()[0]:
             self._was_ready = True
-            served = ", ".join(self._versions.plans())
-            event(log, logging.INFO, "ready", models=served, workers=len(self._slots), http=self.probes.url)
+            served = list(self._versions.plans())
+            said = {"workers": len(self._slots), "http": self.probes.url}
+            event(log, logging.INFO, "ready", models=", ".join(served), **said)
+            self._on_ready({"models": served, **said})
 
     # -- probes ---------------------------------------------------------------------------------------------------
 

@@ -86,10 +86,11 @@ def answer_once(handler: Handler) -> NoReturn:
     limits = question.pop("limits", {})
     _limit_itself(limits)
     try:
-        answer = {"ok": True, **handler(question)}
+        answer = json.dumps({"ok": True, **handler(question)})
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
-        answer = _refusal(_failure(error, limits.get("memory_limit_bytes")), getattr(error, "exit_code", None))
-    answers.write(json.dumps(answer) + "\n")
+        why = _failure(error, limits.get("memory_limit_bytes"))
+        answer = json.dumps(_refusal(why, getattr(error, "exit_code", None)))
+    answers.write(answer + "\n")
     answers.flush()
     os._exit(0)
 

@@ -99,7 +99,7 @@ def _must_fit(key: str, value: Any, said: str) -> None:
 @click.option(
     "--max-batch", metavar="N", type=click.IntRange(min=1, max=4096), help="Jobs in one call of the graph (64)."
 )
-@within_option
+@within_option()
 @json_option
 def add(file: Path, name: str, root: Path | None, version: int | None, **given: Any) -> None:
     """Bring an ONNX file: look into its graph, write a manifest, check that it can be served.

@@ -20,13 +20,10 @@ ROUNDING = 1e-3
 SLOW = "--within gives it longer; warm-up runs a whole batch, so a smaller limits.max_batch in its manifest makes that shorter"
 
 
-def within_option(command: Any) -> Any:
+def within_option(text: str = "Longest time that the graph may take to load, warm up and answer.") -> Any:
     """`--within`."""
-    text = "Longest time that the graph may take to load, warm up and answer."
     kind = click.FloatRange(min=1)
-    return click.option("--within", "within_s", metavar="S", type=kind, default=60.0, show_default=True, help=text)(
-        command
-    )
+    return click.option("--within", "within_s", metavar="S", type=kind, default=60.0, show_default=True, help=text)
 
 
 @click.command()
@@ -39,7 +36,7 @@ def within_option(command: Any) -> Any:
     help="Answer this image, or NumPy file for a model of tensors, instead of the model's own sample.",
 )
 @models_option
-@within_option
+@within_option()
 @json_option
 def check(
     name: str, version: int | None, image: Path | None, root: Path | None, within_s: float, *, as_json: bool

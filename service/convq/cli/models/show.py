@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convq.cli.models.check import within_option
 from convq.cli.models.folder import (
     MODEL,
     OK,
@@ -49,13 +50,15 @@ SAID_OF_VERSIONS = ("sha256", "date", "accuracy", "max_difference")
 @click.argument("name")
 @version_option("Which version (the newest).")
 @models_option
+@within_option("Longest time that looking into the graph may take.")
 @json_option
-def show(name: str, version: int | None, root: Path | None, *, as_json: bool) -> None:
+def show(name: str, version: int | None, root: Path | None, within_s: float, *, as_json: bool) -> None:
     """Show one model: what goes in and comes out, its layers, its versions, its limits.
 
     The layers come from the version's report, or from its graph, which needs the package onnx. A convolution makes of a
     side of `in` pixels one of floor((in + padding - dilation * (kernel - 1) - 1) / stride) + 1, padding being that of
-    both ends together. MACs are the multiplications with an addition that one image takes.
+    both ends together. MACs are the multiplications with an addition that one image takes. A graph is looked into by a
+    process of its own with limits on time and memory.
 
     \b
     convq models show lenet
@@ -64,7 +67,7 @@ def show(name: str, version: int | None, root: Path | None, *, as_json: bool) ->
     folder = open_model(root, name)
     versions = versions_of(folder)
     chosen = _choose(folder, versions, version)
-    table, missing = _table(folder, chosen)
+    table, missing = _table(folder, chosen, within_s)
     document = document_of(folder, chosen) | {"version": chosen.number, "state": chosen.state}
     if for_programs(as_json=as_json):
         print_json([_for_programs(document, versions, table, missing)])
@@ -82,9 +85,9 @@ def _choose(folder: ModelFolder, versions: Sequence[Version], number: int | None
     return found
 
 
-def _table(folder: ModelFolder, version: Version) -> tuple[Architecture | None, str]:
+def _table(folder: ModelFolder, version: Version, within_s: float) -> tuple[Architecture | None, str]:
     """The layers, from the report or else from the graph; or why there are none."""
-    from convq.inference.architecture import Architecture, layers_of  # noqa: PLC0415 - brings pydantic's models
+    from convq.inference.architecture import Architecture  # noqa: PLC0415 - brings pydantic's models
 
     said = version.report.get("layers")
     if said:
@@ -92,19 +95,19 @@ def _table(folder: ModelFolder, version: Version) -> tuple[Architecture | None, 
             return Architecture.from_json(said), ""
         except ModelBroken:
             pass  # written by another program, or another time: the graph knows
-    from convq.inference.model_files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
+    from convq.inference.inspection import inspect  # noqa: PLC0415 - brings the engine's parts
     from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - as above
 
     file = folder.path / str(version.number) / MODEL
+    sides = _sides(VersionFiles.of(folder.path, version.number).manifest.input)
     try:
-        content = read_inside(file, folder.path, MOST_BYTES[MODEL])
-        return layers_of(content, _sides(VersionFiles.of(folder.path, version.number).manifest.input)), ""
+        return inspect(file, folder.path, sides, within_s=within_s), ""
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "onnx":
+        if error.name != "onnx":
             raise
         return None, f"the report does not hold the layers; to read them from the graph, run: {install('inspect')}"
     except ModelBroken as error:
-        return None, f"{MODEL} {str(error).removeprefix(f'{file}: ')}"
+        return None, f"{MODEL} {str(error).replace(f'{file.absolute()}: ', '')}"
 
 
 def _sides(spec: Input) -> tuple[int | None, ...]:

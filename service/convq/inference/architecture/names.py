@@ -38,6 +38,7 @@ _SPELT_OUT: Final[Mapping[tuple[str, ...], str]] = {
 _WEIGHT_NAME: Final = re.compile(
     r"(.+?)[./_](?:weights?|kernel|filters?|gamma|scale|[ws])(?:[_:]\d+)*(?:_(?:quantized|transposed))*", re.IGNORECASE
 )
+_PART: Final = re.compile(r"[^./]+[./]")
 
 
 def of_weight(name: str) -> str:
@@ -57,13 +58,17 @@ def of_node(op: Op) -> str:
 
 def shared_prefix(names: Sequence[str]) -> str:
     """What all names begin with, up to a separator; never all of a name, and nothing would begin with a digit without it."""
-    prefix = ""
-    while heads := {re.match(r"[^./]+[./](?=[^\d./])", name.removeprefix(prefix)) for name in names}:
-        found = {head[0] for head in heads if head}
-        if len(found) != 1 or None in heads:
+    if not names:
+        return ""
+    least, most = min(names), max(names)  # what these two have in common, all have
+    common = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
+    end = 0
+    for part in _PART.finditer(least[:common]):
+        after = {name[part.end() : part.end() + 1] for name in names} if part.end() == common else {least[part.end()]}
+        if part.start() != end or any(not one or one.isdecimal() or one in "./" for one in after):
             break
-        prefix += found.pop()
-    return prefix
+        end = part.end()
+    return least[:end]
 
 
 def of_pointwise(ops: Sequence[Op], numbers: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -47,6 +47,47 @@ _SIZE_SLOTS: Final[Mapping[str, tuple[int, ...]]] = {
 
 _LITERALS: Final = {"value_float": "FLOAT", "value_floats": "FLOAT", "value_int": "INT64", "value_ints": "INT64"}
 _SINGLE: Final = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.INT64])
+_MOST_UNFOLDED_NODES, _MOST_UNFOLDED_BYTES = 200_000, 256 << 20
+"""Of a graph whose functions are put in the place of their calls; beyond that a call is a row."""
+_MOST_ROUNDS: Final = 64
+"""Of inference for poolings behind each other: each halves its sides, which have at most 63 bits."""
+_OF_SIZES: Final = frozenset(
+    [
+        *(
+            "Concat",
+            "Reshape",
+            "Slice",
+            "Transpose",
+            "Cast",
+            "Gather",
+            "Squeeze",
+            "Unsqueeze",
+            "Identity",
+            "Shape",
+            "Size",
+        ),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Floor", "Ceil", "Min", "Max", "Pow", "Sqrt", "Where"),
+        *(
+            "Equal",
+            "Less",
+            "Greater",
+            "Not",
+            "And",
+            "Or",
+            "ReduceProd",
+            "ReduceSum",
+            "Expand",
+            "ConstantOfShape",
+            "Range",
+        ),
+    ]
+)
+"""Operators that exporters make sizes with. No other one is computed: a loop of constants may never end."""
+_AS_LARGE_AS_SAID: Final = {"ConstantOfShape": 0, "Expand": 1}
+"""Which input says how many numbers come out."""
+_MOST_COMPUTED: Final = 1 << 20
+_MOST_AXES: Final = 64
+"""Of a tensor whose shape is not known; ONNX's own operators have no more than eight."""
 _KEPT_NUMBERS: Final = 1024
 """Constants with more elements are no sizes, and shape inference is quicker without their bytes."""
 
@@ -105,10 +146,49 @@ def _prepared(proto: Any) -> Any:
     for tensor in proto.graph.initializer:
         if prod(tensor.dims) > _KEPT_NUMBERS:
             tensor.CopyFrom(onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
-    if proto.functions:
+    if proto.functions and _fits_unfolded(proto):
         with suppress(Exception):  # a row for each call is better than no table
             return onnx.inliner.inline_local_functions(proto)
+    del proto.functions[:]  # inference would look into each call of each call
     return proto
+
+
+def _fits_unfolded(proto: Any) -> bool:
+    """Whether the graph stays of a sane size with every call replaced by what the function holds.
+
+    Functions that call others twice double with every step, and 30 steps are a file of a few kilobytes.
+    """
+    functions = {(one.domain, one.name): one for one in proto.functions}
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    open_ = [(key, False) for key in functions]
+    entered = set()
+    while open_:
+        key, is_known = open_.pop()
+        calls = [call for call in _calls(functions[key].node) if call in functions]
+        if is_known:
+            if any(call not in sizes for call in calls):
+                return False  # it calls itself
+            sizes[key] = _unfolded(functions[key], calls, sizes)
+        elif key not in entered:
+            entered.add(key)
+            open_ += [(key, True), *((call, False) for call in calls if call not in entered)]
+    nodes, size_bytes = _unfolded(proto.graph, [call for call in _calls(proto.graph.node) if call in functions], sizes)
+    return nodes <= _MOST_UNFOLDED_NODES and size_bytes <= _MOST_UNFOLDED_BYTES
+
+
+def _unfolded(one: Any, calls: Sequence[Any], sizes: Mapping[Any, tuple[int, int]]) -> tuple[int, int]:
+    """Nodes and bytes of a graph or function with its calls replaced."""
+    nodes, size_bytes = zip((len(one.node), one.ByteSize()), *(sizes[call] for call in calls), strict=True)
+    return min(sum(nodes), _MOST_UNFOLDED_NODES + 1), min(sum(size_bytes), _MOST_UNFOLDED_BYTES + 1)
+
+
+def _calls(nodes: Any) -> Iterator[tuple[str, str]]:
+    """Domain and operator of each node, subgraphs included."""
+    for node in nodes:
+        yield node.domain, node.op_type
+        for one in node.attribute:
+            for graph in (one.g, *one.graphs):
+                yield from _calls(graph.node)
 
 
 def _read(proto: Any, sides: Sequence[int | None]) -> Network:
@@ -199,16 +279,33 @@ def _shapes(proto: Any, inputs: Sequence[str], sides: Sequence[int | None]) -> d
             node.op_type, node.domain, node.input[:] = "Identity" if kind == "Gelu" else kind, "", taken
     with suppress(Exception):  # then inference will find fewer shapes
         _compute_sizes(proto)
-    shapes = _inferred(proto)
-    while _round_down(graph, shapes):
-        shapes = _inferred(proto)
+    with_values = _keeps_values_small(graph)
+    shapes = _inferred(proto, with_values=with_values)
+    for _ in range(_MOST_ROUNDS):
+        if not _round_down(graph, shapes):
+            break
+        shapes = _inferred(proto, with_values=with_values)
     return shapes
 
 
-def _inferred(proto: Any) -> dict[str, Shape]:
+def _keeps_values_small(graph: Any) -> bool:
+    """Whether inference may follow the values of sizes: it joins them as often as the graph says, and so without end."""
+    counts = {one.name: prod(one.dims) for one in graph.initializer if prod(one.dims) <= _KEPT_NUMBERS}
+    for node in graph.node:
+        if node.op_type not in _OF_SIZES:
+            continue
+        taken = [counts.get(name, 0) for name in node.input]
+        made = sum(taken) if node.op_type == "Concat" else max(taken, default=_KEPT_NUMBERS)
+        counts.update(dict.fromkeys(node.output, _MOST_AXES if node.op_type == "Shape" else made))
+        if made > _MOST_COMPUTED:
+            return False
+    return True
+
+
+def _inferred(proto: Any, *, with_values: bool) -> dict[str, Shape]:
     graph = proto.graph
     with suppress(Exception):  # it stumbles over few models; of those only the input's shape is known
-        graph = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=with_values).graph
     return {
         one.name: tuple(side.dim_value if side.HasField("dim_value") else None for side in _dims(one))
         for one in (*graph.value_info, *graph.input, *graph.output)
@@ -271,25 +368,53 @@ def _compute_sizes(proto: Any) -> None:
     PyTorch's older exporter assembles the padding of every Pad in that way.
     """
     graph = proto.graph
-    fixed = {one.name: one for one in graph.initializer if prod(one.dims) <= _KEPT_NUMBERS}
+    fixed = {
+        one.name: one
+        for one in graph.initializer
+        if prod(one.dims) <= _KEPT_NUMBERS and one.data_type != onnx.TensorProto.STRING
+    }
     makers: dict[str, Any] = {}
     for node in graph.node:
-        if len(node.output) == 1 and not node.domain and all(name in {*fixed, *makers, ""} for name in node.input):
+        is_of_sizes = len(node.output) == 1 and not node.domain and node.op_type in _OF_SIZES
+        if is_of_sizes and all(name in fixed or name in makers or not name for name in node.input):
             makers[node.output[0]] = node
     wanted = {node.input[i] for node in graph.node for i in _SIZE_SLOTS.get(node.op_type, ()) if i < len(node.input)}
-    ends = sorted(name for name in wanted if name in makers and makers[name].op_type != "Constant")
-    if not ends:
-        return
+    ends = {name for name in wanted if name in makers and makers[name].op_type != "Constant"}
     needed, names = list[Any](), {*ends}
     for name, node in reversed(makers.items()):
         if name in names:
-            needed.insert(0, node)
+            needed.append(node)
             names.update(node.input)
-    outputs = [onnx.ValueInfoProto(name=name) for name in ends]
-    part = onnx.helper.make_graph(needed, "sizes", [], outputs, [fixed[name] for name in sorted(names & fixed.keys())])
-    values = onnx.reference.ReferenceEvaluator(onnx.helper.make_model(part, opset_imports=proto.opset_import)).run(
-        None, {}
-    )
-    for name, value in zip(ends, values, strict=True):
-        graph.node.remove(makers[name])
-        graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    values = {name: onnx.numpy_helper.to_array(fixed[name]) for name in names & fixed.keys()}
+    for node in reversed(needed):
+        with suppress(Exception):  # then what depends on it is not known
+            values[node.output[0]] = _computed(node, values, proto.opset_import)
+    known = ends & values.keys()
+    if not known:
+        return
+    kept = [node for node in graph.node if not (len(node.output) == 1 and node.output[0] in known)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in sorted(known))
+
+
+def _computed(node: Any, values: Mapping[str, Any], opsets: Any) -> Any:
+    """What an operator makes of constants. Raises ValueError where that is more than sizes take, and whatever onnx does."""
+    taken = {name: values[name] for name in node.input if name}
+    sizes = [max(1, values[name].size) for name in node.input if name]
+    said = _AS_LARGE_AS_SAID.get(node.op_type)
+    if said is not None:
+        most = prod(map(int, values[node.input[said]].reshape(-1)))
+    elif node.op_type == "Range":
+        start, limit, step = (float(values[name].reshape(())) for name in node.input)
+        most = int((limit - start) / step)
+    else:
+        most = sum(sizes) if node.op_type == "Concat" else prod(sizes)
+    if most > (_MOST_COMPUTED if said is None else _KEPT_NUMBERS):
+        raise ValueError("is no size")
+    part = onnx.helper.make_graph([node], "size", [], [onnx.ValueInfoProto(name=node.output[0])])
+    model = onnx.helper.make_model(part, opset_imports=opsets)
+    made = onnx.reference.ReferenceEvaluator(model).run(None, taken)[0]
+    if made.size > _KEPT_NUMBERS:
+        raise ValueError("is no size")
+    return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from math import prod
@@ -47,6 +48,27 @@ _SUBGRAPHS: Final = frozenset(["Loop", "If", "Scan", "SequenceMap"])
 _UNKNOWN_WORK: Final = frozenset(["LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"]) | _SUBGRAPHS
 _NO_WEIGHTS: Final = frozenset(["int64", "bool", "string"])
 _OUTSIDE: Final = -1
+_MOST_POINTWISE: Final = 64
+"""Operators that are read as one activation; the longest that is known has five."""
+_MOST_CHARACTERS: Final = 1000
+"""Of a name."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Made:
+    """What a tensor that does not depend on the image is made of: a constant, or parts that are.
+
+    Each knows its parts alone, and not all constants behind them: of a chain of operators these would be ever more.
+    """
+
+    weight: Weight | None = None
+    """The constant, or the first one that was learned."""
+    parts: tuple[_Made, ...] = ()
+
+    @property
+    def learned(self) -> Weight | None:
+        """`weight`, if its numbers can be some that were learned."""
+        return self.weight if self.weight is not None and self.weight.dtype not in _NO_WEIGHTS else None
 
 
 def rows_of(network: Network) -> list[Layer]:
@@ -63,8 +85,8 @@ class _Reader:
         """Those that work on the image."""
         self.same: dict[str, str] = {}
         """Tensor -> the one that it is but for its type."""
-        self.fixed: dict[str, tuple[Weight, ...]] = {name: (one,) for name, one in network.constants.items()}
-        """Tensor that does not depend on the image -> the constants that it is made of."""
+        self.fixed: dict[str, _Made] = {name: _Made(one) for name, one in network.constants.items()}
+        """Tensors that do not depend on the image."""
         self.measured: set[str] = set()
         """Which of those depend on shapes or ranges, and so are no weights."""
         self.pixels = set(network.inputs)
@@ -77,7 +99,11 @@ class _Reader:
                 self.users[tensor].append(index)
         for output in network.outputs:
             self.users[self.same.get(output, output)].append(_OUTSIDE)
-        self.counted: set[str] = set()
+        self.data_of: dict[str, frozenset[str]] = {
+            op.outputs[0]: frozenset(self._data(op)) for op in self.ops if op.outputs
+        }
+        self.pointwise: dict[str, bool] = {}
+        self.counted: set[str | _Made] = set()
         self.folded: set[int] = set()
         self.unnamed: dict[str, count[int]] = defaultdict(count)
 
@@ -89,7 +115,7 @@ class _Reader:
         if op.kind in _TYPE_ONLY and not op.domain:
             self.same[op.outputs[0]] = inputs[0]
             for name in op.outputs[1:]:
-                self.fixed[name] = ()
+                self.fixed[name] = _Made()
                 self.measured.add(name)
         elif op.kind in _MEASURES or all(name in self.fixed for name in used):
             self._fix(op, used)
@@ -99,20 +125,21 @@ class _Reader:
             kept = Op(op.kind, op.domain, op.name, inputs, op.outputs, op.attributes, captured, op.held)
             self.ops.append(kept)
             prepares = (op.kind in _ARITHMETIC or op.kind in _MOVES) and not op.domain
-            if prepares and {*used} - self.fixed.keys() <= self.pixels:
+            if prepares and all(name in self.fixed or name in self.pixels for name in used):
                 self.pixels.update(op.outputs)
 
     def _fix(self, op: Op, used: Sequence[str]) -> None:
-        made_of = {one.name: one for name in used for one in self.fixed[name]} if op.kind not in _MEASURES else {}
-        roots = tuple(one for one in made_of.values() if one.dtype not in _NO_WEIGHTS)
-        if op.kind in _MEASURES or self.measured & set(used):
-            roots = ()
+        parts = tuple(self.fixed[name] for name in used) if op.kind not in _MEASURES else ()
+        parts = tuple(one for one in parts if one.learned is not None)
+        if self.measured & set(used) or op.kind in _MEASURES:
+            parts = ()
             self.measured.update(op.outputs)
         for name in op.outputs:
+            made = _Made(parts[0].learned, parts) if parts else _Made()
             shape = self.network.shapes.get(name, ())
             if op.kind == "ConstantOfShape" and name not in self.measured and None not in shape:
-                roots = (Weight(name=name, shape=tuple(side or 0 for side in shape), dtype="float32"),)
-            self.fixed.setdefault(name, roots)
+                made = _Made(Weight(name=name, shape=tuple(side or 0 for side in shape), dtype="float32"))
+            self.fixed.setdefault(name, made)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +153,7 @@ class _Reader:
         op = self.ops[index]
         weights, activations = self._weights(op), [op.attributes.get("activation", b"").decode()]
         ends = [name for name in op.outputs if self.users[name]] or [*op.outputs[:1]]
-        if self._is_pointwise(op) and len({*self._data(op)}) == 1:
+        if self._is_pointwise(op) and len(self.data_of[op.outputs[0]]) == 1:
             region = self._region(self._data(op)[0], whole=False)
             kind, ends[0] = self._fold(region if region[:1] == [index] else [index])
         else:
@@ -137,8 +164,8 @@ class _Reader:
                     said, ends[0] = self._fold(region)
                     activations.append(said)
         return Layer(
-            name=self._name(op, weights),
-            kind=kind,
+            name=self._name(op, weights)[:_MOST_CHARACTERS],
+            kind=kind[:_MOST_CHARACTERS],
             activation=", ".join(names.ACTIVATIONS.get(one, one) for one in activations if one) or None,
             **self._window(op),
             inputs=tuple(map(self._image, self._data(op))),
@@ -168,7 +195,7 @@ class _Reader:
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
-    def _weights(self, op: Op) -> dict[Weight, tuple[Weight, ...]]:
+    def _weights(self, op: Op) -> dict[Weight, _Made]:
         """What an operator shows as weights -> the constants that these are made of.
 
         No weights are single numbers, and in arithmetic neither are numbers that stand in the graph as literals, nor
@@ -181,24 +208,30 @@ class _Reader:
         if op.kind in _ARITHMETIC | _MOVES:
             prepares = op.outputs[0] in self.pixels
             tensors = [name for name in tensors if not prepares and name not in self.network.literals]
-        found: dict[Weight, tuple[Weight, ...]] = {
-            one: (one,) for one in op.held if one.shape and one.dtype not in _NO_WEIGHTS
-        }
+        found = {one: _Made(one) for one in op.held if one.shape and one.dtype not in _NO_WEIGHTS}
         for name in tensors:
-            roots = tuple(one for one in self.fixed.get(name, ()) if one.dtype not in _NO_WEIGHTS)
-            shape = self.network.shapes.get(name) or (roots[0].shape if roots else ())
-            if roots and shape:
-                known = roots[0].shape if None in shape else tuple(side or 0 for side in shape)
-                found[roots[0].model_copy(update={"shape": known})] = roots
+            made = self.fixed.get(name, _Made())
+            shape = self.network.shapes.get(name) or (made.learned.shape if made.learned else ())
+            if made.learned is not None and shape:
+                known = made.learned.shape if None in shape else tuple(side or 0 for side in shape)
+                found[made.learned.model_copy(update={"shape": known})] = made
         return found
 
-    def _count(self, weights: Mapping[Weight, Sequence[Weight]]) -> int:
+    def _count(self, weights: Mapping[Weight, _Made]) -> int:
         """Numbers in weights that no row before has counted."""
-        new = {one.name: one for roots in weights.values() for one in roots if one.name not in self.counted}
-        self.counted.update(new)
-        return sum(prod(one.shape) for one in new.values())
+        total, pending = 0, list(weights.values())
+        while pending:
+            made = pending.pop()
+            if made in self.counted:
+                continue
+            self.counted.add(made)
+            pending += made.parts
+            if not made.parts and made.learned is not None and made.learned.name not in self.counted:
+                self.counted.add(made.learned.name)
+                total += prod(made.learned.shape)
+        return total
 
-    def _fold_bias(self, op: Op, weights: dict[Weight, tuple[Weight, ...]], end: str) -> str:
+    def _fold_bias(self, op: Op, weights: dict[Weight, _Made], end: str) -> str:
         """Where one number a channel is added to a layer without a bias: make it its bias. Returns where the layer ends."""
         users = self.users[end]
         if op.kind not in _CONVOLUTIONS | _LINEAR or len(weights) != 1 or len(users) != 1 or users[0] == _OUTSIDE:
@@ -206,9 +239,9 @@ class _Reader:
         add, shape = self.ops[users[0]], self._image(end)
         channels = shape[0 if op.kind in _CONVOLUTIONS else -1] if shape else None
         for name in add.inputs if add.kind == "Add" else ():
-            roots = self.fixed.get(name, ())
-            if roots and prod(roots[0].shape) == channels:
-                weights[roots[0].model_copy(update={"shape": (channels,)})] = roots
+            made = self.fixed.get(name, _Made())
+            if made.weight is not None and prod(made.weight.shape) == channels:
+                weights[made.weight.model_copy(update={"shape": (channels,)})] = made
                 self.folded.add(users[0])
                 return add.outputs[0]
         return end
@@ -217,28 +250,45 @@ class _Reader:
 
     def _is_pointwise(self, op: Op) -> bool:
         """Whether it changes every number by itself, with nothing that was learned."""
-        return not op.domain and (op.kind in names.ACTIVATIONS or op.kind in _ARITHMETIC) and not self._weights(op)
+        if op.domain or (op.kind not in names.ACTIVATIONS and op.kind not in _ARITHMETIC):
+            return False
+        known = self.pointwise.get(op.outputs[0])
+        if known is None:
+            known = self.pointwise[op.outputs[0]] = not self._weights(op)
+        return known
 
     def _region(self, source: str, *, whole: bool) -> list[int]:
         """The longest run of pointwise operators that starts at `source` alone and ends in one tensor.
 
-        With `whole` nothing else may use `source`. Every tensor in between is used inside only.
+        With `whole` nothing else may use `source`. Every tensor in between is used inside only. At most `_MOST_POINTWISE`
+        of them, so that a graph of any form is read in a time that grows with its size alone.
         """
-        pending, known, region = sorted({*self.users[source]} - {_OUTSIDE} - self.folded), {source}, list[int]()
-        while pending:
+        region = self._reachable(source)
+        places, furthest, longest = {index: place for place, index in enumerate(region)}, -1, 0
+        inner = [source] * whole
+        for place, index in enumerate(region):
+            for name in inner:
+                users = self.users[name]
+                last = max((places.get(user, _MOST_POINTWISE) for user in users), default=-1)
+                furthest = max(furthest, last)
+            if furthest <= place:
+                longest = place + 1
+            inner = [self.ops[index].outputs[0]]
+        return region[:longest]
+
+    def _reachable(self, source: str) -> list[int]:
+        """Pointwise operators that need nothing but `source` and each other, in the order in which they run."""
+        users = {*self.users[source]} - {_OUTSIDE} if len(self.users[source]) <= _MOST_POINTWISE else set()
+        pending, known, region = sorted(users - self.folded), {source}, list[int]()
+        while pending and len(region) < _MOST_POINTWISE:
             index = heappop(pending)
             op = self.ops[index]
-            if index not in region and self._is_pointwise(op) and {*self._data(op)} <= known:
+            if region[-1:] != [index] and self._is_pointwise(op) and self.data_of[op.outputs[0]] <= known:
                 region.append(index)
                 known.add(op.outputs[0])
-                for user in self.users[op.outputs[0]]:
-                    if user != _OUTSIDE:
-                        heappush(pending, user)
-        while region:
-            inner = [self.ops[index].outputs[0] for index in region[:-1]] + [source] * whole
-            if all({*self.users[name]} <= {*region} for name in inner):
-                break
-            region.pop()
+                users = {*self.users[op.outputs[0]]} if len(self.users[op.outputs[0]]) <= _MOST_POINTWISE else set()
+                for user in users - {_OUTSIDE}:
+                    heappush(pending, user)
         return region
 
     def _fold(self, region: Sequence[int]) -> tuple[str, str]:
@@ -252,8 +302,8 @@ class _Reader:
     def _shape(self, op: Op, slot: int) -> Shape | None:
         """The shape of an input, weights or not."""
         name = op.inputs[slot] if slot < len(op.inputs) else ""
-        roots = self.fixed.get(name, ())
-        return self.network.shapes.get(name) or (roots[0].shape if roots else None)
+        weight = self.fixed.get(name, _Made()).weight
+        return self.network.shapes.get(name) or (weight.shape if weight is not None else None)
 
     def _window(self, op: Op) -> dict[str, Any]:
         """Kernel, stride, padding, dilation, groups of a convolution or pooling; nothing for other operators."""

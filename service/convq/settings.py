@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from convq import hosts
 from convq.errors import SettingsError
 from convq.masking import echoed
 from convq.protocol import MODEL_NAME, RESULT_TTL_S
@@ -195,16 +196,29 @@ class Settings(BaseModel):
     @classmethod
     def _address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if not (host and colon and port.isdigit() and int(port) <= MAX_PORT):
-            raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464")
+        if not (host and colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= MAX_PORT):
+            raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464")
+        if host[0] + host[-1] == "[]":
+            if not hosts.is_ipv6(host[1:-1]):
+                raise ValueError("expected an IPv6 address in the brackets, for example [::1]:9464")
+        elif ":" in host:
+            raise ValueError("an IPv6 address stands in brackets, for example [::1]:9464")
+        elif why := hosts.objection(host):
+            raise ValueError(f"the part before the colon {why}")
         return value
 
     @field_validator("otlp")
     @classmethod
     def _collector(cls, value: str | None) -> str | None:
-        parts = urlsplit(value or "")
+        try:
+            parts = urlsplit(value or "")
+            _ = parts.port, parts.hostname
+        except ValueError:
+            parts = urlsplit("")
         if value is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("expected the URL of a collector, for example http://127.0.0.1:4318")
+        if why := hosts.objection(parts.hostname or "localhost"):
+            raise ValueError(f"its host {why}")
         if "@" in parts.netloc:
             raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS, not into the URL")
         return value

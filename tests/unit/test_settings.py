@@ -112,6 +112,28 @@ def test_a_malformed_value_is_an_error_that_names_variable_and_value(variable: s
     assert value.partition(",")[0] in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "value", ["::1:9464", "[::g]:9464", "[127.0.0.1]:9464", "a..b:9464", "a b:9464", "[]:1", "[:1", "127.0.0.1:٤٤"]
+)
+def test_what_is_no_host_to_listen_on_is_an_error(value: str) -> None:
+    with pytest.raises(SettingsError, match="CONVQ_HTTP is"):
+        load_settings({}, {"CONVQ_HTTP": value})
+
+
+@pytest.mark.parametrize("value", ["http://a..b:4318", "http://[::1", "http://[::g]:1", "http://h:x", "http://a b:1"])
+def test_what_is_no_host_of_a_collector_is_an_error(value: str) -> None:
+    with pytest.raises(SettingsError, match="CONVQ_OTLP is"):
+        load_settings({}, {"CONVQ_OTLP": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "host"),
+    [("[::1]:9464", "::1"), ("[::]:0", "::"), ("[fe80::1%eth0]:1", "fe80::1%eth0"), ("localhost:1", "localhost")],
+)
+def test_an_address_to_listen_on_may_be_of_either_kind(value: str, host: str) -> None:
+    assert host == load_settings({}, {"CONVQ_HTTP": value}).http_address[0]
+
+
 @pytest.mark.parametrize("value", ["http://me:hush@collector:4318", "hush://me:hush@collector"])
 def test_what_is_wrong_with_the_url_of_a_collector_is_said_without_its_password(value: str) -> None:
     with pytest.raises(SettingsError, match="CONVQ_OTLP is") as error:

@@ -9,8 +9,9 @@ import difflib
 import re
 from contextlib import suppress
 from typing import NoReturn
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from convq import hosts
 from convq.errors import SettingsError
 from convq.masking import masked_url, password_of
 
@@ -93,6 +94,8 @@ def examine_url(url: str) -> None:
         _unreadable(url)  # a / or ? or # that belongs to the password has cut it in two
     if parts.fragment or url.endswith("#"):
         _unreadable(url)
+    if parts.hostname and (why := hosts.objection(unquote(parts.hostname))):
+        raise SettingsError(f"the host of the URL {masked_url(url)} {why}")
     databases = [] if parts.scheme == "unix" or parts.path in ("", "/") else [parts.path[1:]]
     _examine_database(url, databases)  # first: an option behind such a one may be the rest of a password
     databases += _options(url, parts)

@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from convq import hosts
 from convq.errors import SettingsError
 from convq.runtime.logs import event
 from convq.runtime.threads import Watch
@@ -52,10 +53,9 @@ class Probes:
             self._server = _Server(address, _handler(pages))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise SettingsError(
-                f"cannot listen on {address[0]}:{address[1]} ({reason}); choose another --http"
-            ) from None
-        self.url = f"http://{address[0]}:{self._server.server_address[1]}"
+            where = f"{hosts.in_url(address[0])}:{address[1]}"
+            raise SettingsError(f"cannot listen on {where} ({reason}); choose another --http") from None
+        self.url = f"http://{hosts.in_url(address[0])}:{self._server.server_address[1]}"
 
     def start(self) -> None:
         """Answer from a thread of its own."""
@@ -73,9 +73,17 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(address, handler)
+        self.address_family, place = _place(*address)
+        super().__init__(place, handler)
         self._open: dict[socket.socket, float] = {}
         """When each connection was made, by `time.monotonic`, the oldest first. Handlers take theirs out."""
+
+    def server_bind(self) -> None:
+        """Where it is `::`, IPv4 is listened to as well, whatever the system's default is."""
+        if self.address_family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread; where too many are open already, the oldest one goes."""
@@ -107,6 +115,13 @@ class _Server(ThreadingHTTPServer):
         error = sys.exception()
         if not isinstance(error, OSError):
             event(log, logging.ERROR, f"a page failed: {error!r}", client=client_address[0])
+
+
+def _place(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """The family of a host's address and the address itself, IPv4 where a name has both. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, place = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, place
 
 
 def _checked(check: Check) -> tuple[int, str, bytes]:

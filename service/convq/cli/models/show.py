@@ -99,8 +99,8 @@ def _table(folder: ModelFolder, version: Version, within_s: float) -> tuple[Arch
     from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - as above
 
     file = folder.path / str(version.number) / MODEL
-    sides = _sides(VersionFiles.of(folder.path, version.number).manifest.input)
     try:
+        sides = _sides(VersionFiles.of(folder.path, version.number).manifest.input)
         return inspect(file, folder.path, sides, within_s=within_s), ""
     except ModuleNotFoundError as error:
         if error.name != "onnx":

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.inference.graph import DTYPES, IMAGE_RANK, NUMERIC, Node
 from convq.inference.image import normalise
+from convq.inference.independence import INPUTS, disturbance, varied
 from convq.inference.manifest import Input
-from convq.inference.outputs import agrees
 from convq.inference.toml_errors import expectation
 
 Source = Literal["given", "graph", "measured", "assumed"]
@@ -110,32 +110,24 @@ def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Tria
 
 
 def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None) -> list[Finding]:
-    """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most."""
-    axis = _only_input(graph).shape[0]
-    dtype = DTYPES[graph.inputs[0].type]
+    """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most.
 
-    def alone(source: Source, why: str) -> list[Finding]:
-        return [Finding("limits", "max_batch", 1, source, why)]
-
-    if axis == 1:
-        return alone("graph", "its batch axis is fixed at 1: jobs run one by one")
-    both = noise(trial.spec, (2, *trial.shape), dtype, seed=1)
-    try:
-        together, first, second = graph.run(both), graph.run(both[:1]), graph.run(both[1:])
-    except ModelFault as error:
-        return alone("measured", f"it refuses a batch of 2 ({error})")
-    for node, rows, one, other in zip(graph.outputs, together, first, second, strict=True):
-        if not is_numeric(node):
-            continue
-        if rows.shape[:1] != (2,):
-            return alone("measured", f"the first axis of output {node.name} is not the batch")
-        if one.shape != other.shape or rows.shape[1:] != one.shape[1:]:
-            return alone("measured", f"output {node.name} has another shape in a batch than alone")
-        if not agrees(np.concatenate([one, other]), rows):
-            return alone("measured", f"output {node.name} of a job depends on the other jobs of its batch")
+    Raises ModelBroken where the graph answers the same input in several ways.
+    """
+    if _only_input(graph).shape[0] == 1:
+        why = "its batch axis is fixed at 1: jobs run one by one"
+        return [Finding("limits", "max_batch", 1, "graph", why)]
     most = wishes.max_batch if wishes is not None else None
+    inputs = np.stack(varied(trial.spec, trial.shape, DTYPES[graph.inputs[0].type], INPUTS))
+
+    def run(batch: Array) -> dict[str, Array]:
+        made = zip(graph.outputs, graph.run(batch), strict=True)
+        return {node.name: rows for node, rows in made if is_numeric(node)}
+
+    if why := disturbance(run, inputs, most):
+        return [Finding("limits", "max_batch", 1, "measured", why)]
     said: tuple[Source, str] = (
-        ("measured", "a batch of 2 answers as each job alone does") if most is None else ("given", "--max-batch")
+        ("measured", "a batch answers as each job alone does") if most is None else ("given", "--max-batch")
     )
     return [Finding("limits", "max_batch", most, *said)]
 

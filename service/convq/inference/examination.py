@@ -93,7 +93,7 @@ def _apart(engine: Engine) -> float | None:
     """How much an answer changes beside another job, relative to its largest value; None where jobs run alone anyway.
 
     Rounding is far below 0.001. More than that comes of a graph that computes with the whole batch, such as one that
-    finds the scale of its numbers at run time; `warm_up` refuses above 0.01.
+    finds the scale of its numbers at run time; `warm_up` refuses above 0.005.
     """
     if engine.max_batch < 2:  # noqa: PLR2004
         return None

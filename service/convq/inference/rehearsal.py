@@ -17,6 +17,8 @@ from convq.inference.confinement import answer_once, ask
 
 MODULE = "convq.inference.rehearsal"
 WITHIN_S = 60.0
+SPARE_S = 1.0
+"""For batches of sizes that are not always tried; a worker that starts takes less time for them."""
 PATIENCE = 15
 """How far behind the workers a trial stands in line for the processor; one that is timed stands beside them."""
 
@@ -76,7 +78,7 @@ def _load(question: dict[str, Any]) -> dict[str, Any]:
         os.nice(PATIENCE)
     folder = Path(question["folder"])
     engine = Engine.load(folder, question["version"], device=question.get("device", "auto"))
-    engine.warm_up()
+    engine.warm_up(SPARE_S)
     image = question.get("image")
     examination = examine(engine, folder, Path(image) if image else None) if question.get("examine") else {}
     return {"description": engine.describe(), "load_s": round(engine.load_s, 3), "examination": examination}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 import convq.inference.image as images
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.inference.graph import Graph, agree, check_same_network
+from convq.inference.independence import check_independence, inputs_for, varied
 from convq.inference.manifest import Manifest
 from convq.inference.onnx_file import precision_of
 from convq.inference.opening import (
@@ -39,6 +41,8 @@ __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 
 _TENSOR_SAMPLE = ".npy"
 _SEED = 7
+SPARE_S: Final = 0.015
+"""At the start of a worker, for batches of sizes that are not always tried: a small part of what the start takes."""
 _new_tuple = tuple.__new__
 
 
@@ -155,33 +159,34 @@ class Engine:
         engine._began = began
         return engine
 
-    def warm_up(self) -> None:
+    def warm_up(self, spare_s: float = SPARE_S) -> None:
         """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
 
         A `features.onnx` runs too, and must say the same as `model.onnx`. Where the largest batch comes near `max_batch_s`,
-        `max_batch` becomes smaller, and `remark` says so.
+        `max_batch` becomes smaller, and `remark` says so. In the end each job must be answered in batches as it is alone:
+        see `independence`, which may take `spare_s` seconds for sizes that it does not always try.
         """
         try:
             sample = self._read_sample()
-            shape = self._example = self._example_shape(sample)
+            shape, spec = self._example_shape(sample), self._graph.input
+            self._example = shape
             blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
             began = time.monotonic()
-            for size in sorted({1, self.max_batch}):
-                made = self.run([blank] * size, ())
-            if self.classes is not None and made[self.classes][0].size != len(self.labels):
-                count = made[self.classes][0].size
-                raise ModelBroken(
-                    f"{self._file}: {self.classes} has {count} classes; there are {len(self.labels)} labels"
-                )
+            made = self.run([blank], ())
+            if self.classes is not None and (count := made[self.classes][0].size) != len(self.labels):
+                there = f"{self.classes} has {count} classes; there are {len(self.labels)} labels"
+                raise ModelBroken(f"{self._file}: {there}")
             if sample is not None:
                 self._check_sample(sample)
+            inputs = [
+                Prepared(data, shape) for data in varied(spec, shape, self._dtype_text, inputs_for(self.max_batch))
+            ]
+            inputs[:2] = [sample if sample is not None and sample.shape == shape else inputs[0], blank]
+            self._check_independence(inputs, spare_s)
             if self.feature_maps:
-                self._check_features(blank, sample or self.noise())
-            if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN:
-                self._fit_batch(blank)
-            other = sample or self.noise()
-            if self.max_batch > 1:
-                self._check_independence(other, Prepared(np.zeros(other.shape, dtype=self._dtype), other.shape))
+                self._check_features(inputs[0])
+            if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN and self._fit_batch(blank):
+                self._check_independence(inputs, 0.0)
         except JobError as err:
             raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
@@ -318,31 +323,27 @@ class Engine:
             if label != warmup.golden:
                 raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
 
-    def _check_independence(self, sample: Prepared, neighbour: Prepared) -> None:
-        """A job's answer is the same alone and beside another one: a graph may reduce over the batch by mistake."""
-        alone, together = self.run([sample], ()), self.run([sample, neighbour], ())
-        for name, expected in alone.items():
-            if not agrees(expected, together[name][:1]):
-                raise ModelBroken(
-                    f"{self._file}: {name} depends on the other jobs of its batch; limits.max_batch = 1 keeps them apart"
-                )
+    def _check_independence(self, inputs: Sequence[Prepared], spare_s: float) -> None:
+        """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
+        tried = {self._file: None if self.feature_maps else ()}
+        if self._featured is not self._plain:
+            tried = {self._file: (), self._file.with_name(FEATURES): None}
+        for file, wanted in tried.items():
+            run = partial(lambda wanted, numbers: self.run([inputs[one] for one in numbers], wanted), wanted)
+            check_independence(file, run, len(inputs), self.max_batch, spare_s / len(tried))
 
-    def _fit_batch(self, blank: Prepared) -> None:
-        """As many jobs in a batch as end in time, on the slower of the two networks. Raises ModelBroken."""
+    def _fit_batch(self, blank: Prepared) -> bool:
+        """As many jobs in a batch as end in time, on the slower of the two networks; whether that is fewer. Raises ModelBroken."""
         wanted = None if self.feature_maps else ()
         threads = self.manifest.runtime.threads if self.provider == "cpu" else None
         limit_s, run = self.manifest.limits.max_batch_s, lambda size: self.run([blank] * size, wanted)
         self.max_batch, self.remark = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
+        return bool(self.remark)
 
-    def _check_features(self, blank: Prepared, sample: Prepared) -> None:
-        """The graph with the feature maps runs at both ends of the batch, and is the same network as the other."""
+    def _check_features(self, sample: Prepared) -> None:
+        """The graph with the feature maps is the same network as the other."""
         file = self._file if self._featured is self._plain else self._file.with_name(FEATURES)
-        try:
-            for size in sorted({1, self.max_batch}):
-                self.run([blank] * size)
-            featured = self.run([sample])
-        except JobError as err:
-            raise ModelBroken(f"{file}: warm-up failed: {err}") from None
+        featured = self.run([sample])
         for name, expected in self.run([sample], ()).items():
             if not agrees(expected, featured[name]):
                 raise ModelBroken(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")

@@ -7,13 +7,16 @@ import convq.interpreter  # before anything that the working folder could hold t
 import convq.interrupts  # noqa: F401 - before all that takes its time
 from convq.client import AsyncClient, Client
 from convq.errors import (
+    Answered,
     ConvqError,
     JobFailed,
+    JobHeld,
     QueueFull,
     RedisRefused,
     RedisUnavailable,
     ResultGone,
     ResultTimeout,
+    UnknownModel,
 )
 from convq.protocol import JobState, Output, Prediction, Priority, Result, Status
 from convq.queue import Address
@@ -22,10 +25,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "Answered",
     "AsyncClient",
     "Client",
     "ConvqError",
     "JobFailed",
+    "JobHeld",
     "JobState",
     "Output",
     "Prediction",
@@ -37,5 +42,6 @@ __all__ = [
     "ResultGone",
     "ResultTimeout",
     "Status",
+    "UnknownModel",
     "__version__",
 ]

@@ -15,8 +15,11 @@
     │   └── InternalFault       a defect of the service                (wire code: internal)
     ├── JobFailed               the client's view of a result that is not "ok"
     ├── ResultTimeout           no result came in the time that the caller gave
-    │   └── ResultGone          none will come: the job was answered, and its result has been read or has expired
+    │   ├── ResultGone          none will come: the job was answered, and its result has been read or has expired
+    │   │   └── Answered        the same, said by the door: a job with that id is not put into the queue again
+    │   └── UnknownModel        none would come: nobody serves, has served or expects a model of that name on this server
     ├── QueueFull               the door is shut: too many jobs or bytes wait already
+    ├── JobHeld                 the job's entry was deleted, and its worker is silent: nobody knows yet what becomes of it
     ├── RedisUnavailable        no connection, or it broke in the middle of a command
     ├── RedisRefused            the server answered, and the answer is no (version, rights, policy)
     ├── LeaseLost               another worker has taken over the jobs of this one
@@ -166,6 +169,46 @@ class ResultGone(ResultTimeout):
     code: ClassVar[str] = "result_gone"
     fault: ClassVar[Fault] = "client"
     retry: ClassVar[bool] = False
+
+
+class Answered(ResultGone):
+    """The door was given an id that was answered within the last 10 minutes, and whose answer was read or went to an inbox.
+
+    Nothing was put into the queue. The message says to which inbox it went; give another id to have an image computed again.
+    """
+
+    code: ClassVar[str] = "answered"
+
+
+class JobHeld(ConvqError):
+    """Somebody deleted the job's entry while a worker held it, and that worker is silent: it may answer, or be dead.
+
+    Submit again with the same id after `retry_after_s` seconds: then it is answered, or a new job.
+    """
+
+    code: ClassVar[str] = "job_held"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnknownModel(ResultTimeout):
+    """No service on this server serves the model, has served it, or expects it: nobody would ever answer.
+
+    Said by the door, at once and without the job being put into the queue. `nearest` is the known name that is most like
+    it, None where none is.
+    """
+
+    code: ClassVar[str] = "unknown_model"
+    fault: ClassVar[Fault] = "client"
+    retry: ClassVar[bool] = False
+
+    def __init__(self, message: str, nearest: str | None = None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
 
 
 class QueueFull(ConvqError):

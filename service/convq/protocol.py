@@ -195,6 +195,9 @@ class Result(BaseModel):
     batch: int | None = Field(None, description="how many jobs shared the run")
     attempt: int = 1
     worker: str = ""
+    ignored: tuple[str, ...] | None = Field(
+        None, description="fields of the job that the protocol does not know: the first 10, shortened"
+    )
 
     @property
     def ok(self) -> bool:

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from convq import AsyncClient, Client
-from convq.errors import BadField, JobFailed, RedisUnavailable, ResultGone, ResultTimeout
+from convq.errors import Answered, BadField, JobFailed, RedisUnavailable, ResultGone, ResultTimeout
 from convq.protocol import JobState, Status
 from servers import OwnServer, wait_until
 from services import SAMPLE, Plain, RunningService, digit_labels, digits, image_of, seven
@@ -287,7 +287,8 @@ def test_an_id_that_was_answered_is_said_so_at_once(service: RunningService, ser
             client.classify(seven(), id="order-17", timeout=3600)
         with pytest.raises(ResultGone, match=said):
             client.result("order-17", timeout=0)
-        assert "order-17" == client.submit(seven(), id="order-17")
+        with pytest.raises(Answered, match=said):
+            client.submit(seven(), id="order-17")
 
     async def story() -> None:
         async with AsyncClient(server.url, model="lenet") as other:

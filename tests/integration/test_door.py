@@ -6,7 +6,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from convq.errors import QueueFull
+from convq.errors import QueueFull, UnknownModel
 from convq.protocol import DEDUP_WINDOW_S, Job, Priority
 from convq.queue import (
     BlockingWire,
@@ -28,6 +28,7 @@ from convq.queue import (
     WorkQueue,
     at_once,
 )
+from convq.queue.entries import KNOWN_FIELDS
 from convq.queue.functions import LOOK_EVERY_S, SOURCE, FunctionLibrary
 from convq.queue.link import Link
 from convq.queue.producer import SUBMIT
@@ -205,7 +206,7 @@ def test_a_call_that_is_larger_than_the_queue_says_so(door: Door) -> None:
 
 def test_a_job_of_too_many_fields_is_refused_before_its_neighbours_are_added(door: Door) -> None:
     fields = [part for number in range(1001) for part in (f"field{number}", "x")]
-    call: list[str | int] = [1000, door.shard.job_prefix, 2, "", 3, 2, "image", "png", 2, "", 0, len(fields), *fields]
+    call: list[str | int] = [1000, 2, "", 3, 2, "image", "png", 2, "", 0, len(fields), *fields]
     keys = [door.shard.cfg, *door.shard.streams]
 
     door.redis.function_load(SOURCE)
@@ -325,6 +326,12 @@ def test_the_function_refuses_at_a_full_queue_and_says_until_when(door: Door) ->
         ([STREAM, "image", "x", "image", "y"], "^convq_submit: image must be given once"),
         ([STREAM, "image", "x", "top_k", "1", "novel", "x", "top_k", "1"], "^convq_submit: top_k must be given once"),
         ([STREAM, *["novel", "x"] * 1001], "^convq_submit: a job has 1001 fields; 1000 may be"),
+        ([STREAM, "*", "image", "x", "y"], r"without the \* of XADD$"),
+        ([STREAM, "1763800000000-0", "image", "x", "y"], r"without the \* of XADD$"),
+        ([STREAM, "NOMKSTREAM", "*", "image", "x"], "takes no options of XADD, like NOMKSTREAM"),
+        ([STREAM, "maxlen", "1000", "image", "x"], "takes no options of XADD, like MAXLEN"),
+        ([STREAM, "image"], r"without the \* of XADD; there are 1"),
+        ([STREAM, "image", "x", "priority", "high"], "the stream chooses the priority"),
     ],
 )
 def test_a_wrong_call_says_what_was_expected(door: Door, arguments: list[str], hint: str) -> None:
@@ -334,6 +341,191 @@ def test_a_wrong_call_says_what_was_expected(door: Door, arguments: list[str], h
         door.fcall(*arguments)
 
     assert set() == set(door.redis.scan_iter("convq:{*"))
+
+
+NEAR = {
+    "image": "Image IMAGE images imgae iamge imag imagee 'image ' image\n \ufeffimage image\u200b im-age",
+    "tensor": "Tensor tensors tesnor",
+    "dtype": "DType d-type dtypes dytpe",
+    "shape": "shapes Shape shap",
+    "id": "ID Id ids 'id ' i_d",
+    "ttl_ms": "ttl TTL ttl-ms ttlms ttl_s ttl_sec ttl_seconds TtlMs 'ttl ms' tll_ms",
+    "reply_to": "repply_to replyto reply-to REPLY_TO replyTo rpely_to reply reply_tos 'reply to' reply.to",
+    "top_k": "topk top-k TopK topK 'top k' top top_n top_kk top5",
+    "outputs": "output Outputs ouputs outptus",
+    "version": "versions Version verison",
+    "traceparent": "trace_parent traceParent trace-parent Traceparent traceparents tracparnt",
+    "client": "Client clients cleint",
+}
+ALLOWED = [
+    "sensor",
+    "type",
+    "user_id",
+    "job_id",
+    "uid",
+    "request_id",
+    "tracestate",
+    "session",
+    "camera",
+    "tag",
+    "client_id",
+    "version_id",
+    "novel",
+    "timeout",
+    "model",
+    "label",
+    "x",
+    "图像",
+    "imäge",
+]
+
+
+def names_in(text: str) -> list[str]:
+    """Words, and what stands between quotes."""
+    return [quoted or word for quoted, word in re.findall(r"'([^']*)'|(\S+\n?)", text)]
+
+
+@pytest.mark.parametrize("right", NEAR)
+def test_near_misses_of_a_field_are_refused_with_the_right_name(door: Door, right: str) -> None:
+    door.keeper.keep_functions()
+
+    for name in names_in(NEAR[right]):
+        with pytest.raises(redis.ResponseError, match=f"there is no field .*; did you mean {right}\\?$"):
+            door.fcall(STREAM, "novel", "x", name, "y")
+        assert 0 == door.waiting(), name
+
+
+def test_other_unknown_fields_are_let_in_and_so_are_all_that_are_known(door: Door) -> None:
+    door.keeper.keep_functions()
+    known = [part for name in sorted(KNOWN_FIELDS) for part in (name, "1")]
+
+    door.fcall(STREAM, *known)
+    for name in ALLOWED:
+        door.fcall(STREAM, "image", "x", name, "y")
+
+    assert 1 + len(ALLOWED) == door.waiting()
+
+
+def test_a_thousand_names_that_are_nearly_near_do_not_hold_up_the_server(door: Door) -> None:
+    door.keeper.keep_functions()
+    fields = [part for n in range(1000) for part in (f"traceparxyz{n:04}i", "x")]
+
+    began_s = float(door.redis.info("cpu")["used_cpu_user"])
+    door.fcall(STREAM, *fields)
+
+    assert float(door.redis.info("cpu")["used_cpu_user"]) - began_s < 2.0
+
+
+def test_the_other_keys_of_the_shard_may_be_named_too(door: Door) -> None:
+    door.keeper.keep_functions()
+    keys = [STREAM, door.shard.cfg, *door.shard.streams, door.shard.job("a")]
+
+    door.redis.fcall("convq_submit", len(keys), *keys, "image", "x", "id", "a")
+
+    assert 1 == door.redis.xlen(STREAM)
+    for wrong in (["convq:{other}:cfg"], ["image", "x"], []):
+        keys = [STREAM, *wrong] if wrong else []
+        with pytest.raises(redis.ResponseError, match=f"the number before the keys says that there are {len(keys)}"):
+            door.redis.fcall("convq_submit", len(keys), *keys, "image", "x")
+
+
+# -- models that nobody serves ------------------------------------------------------------------------------------------
+
+
+def by_function(door: Door, model: str) -> None:
+    door.redis.fcall("convq_submit", 1, f"convq:{{{model}}}:jobs", "image", "x")
+
+
+def by_library(door: Door, model: str) -> None:
+    wire = BlockingWire(door.url)
+    try:
+        at_once(Producer(wire, Shard(model)).submit([Submission(Job(image=b"x"))]))
+    finally:
+        at_once(wire.close())
+
+
+def by_script(door: Door, model: str) -> None:
+    door.redis.function_flush()
+    by_library(door, model)
+
+
+DOORS = pytest.mark.parametrize("submit", [by_function, by_library, by_script])
+
+
+@DOORS
+def test_a_model_that_is_not_known_is_refused_with_the_nearest_name(
+    door: Door, submit: Callable[[Door, str], None]
+) -> None:
+    door.keeper.keep_functions()
+    door.keeper.make_known(["lenet", "resnet18", "gaussian_blur"])
+
+    for wrong, right in {
+        "lennet": "lenet",
+        "resnet-18": "resnet18",
+        "lent": "lenet",
+        "gaussian-blurr": "gaussian_blur",
+    }.items():
+        with pytest.raises((redis.ResponseError, UnknownModel), match=f"id you mean '?{right}'?") as refused:
+            submit(door, wrong)
+        if isinstance(refused.value, UnknownModel):
+            assert (right, "client", False) == (refused.value.nearest, refused.value.fault, refused.value.retry)
+        else:
+            assert str(refused.value).startswith(f"UNKNOWNMODEL no service serves {wrong}, ")
+            assert str(refused.value).endswith(f"; nearest={right}")
+    with pytest.raises((redis.ResponseError, UnknownModel), match=r"expects it$|served: nothing.$"):
+        submit(door, "nothing-like-these")
+    assert [] == list(door.redis.scan_iter("convq:{*"))
+
+
+@DOORS
+def test_on_a_server_where_no_service_has_run_producers_may_start_first(
+    door: Door, submit: Callable[[Door, str], None]
+) -> None:
+    door.redis.function_load(SOURCE)
+
+    submit(door, "anything")
+
+    assert 1 == door.redis.xlen("convq:{anything}:jobs")
+
+
+@DOORS
+@pytest.mark.parametrize("sign", ["announced", "group", "group of a shard", "expected", "every name"])
+def test_a_model_is_known_by_what_its_services_leave_behind(
+    door: Door, submit: Callable[[Door, str], None], sign: str
+) -> None:
+    door.keeper.keep_functions()
+    door.keeper.make_known(["lenet"])
+    shard = Shard("resnet")
+    if sign == "announced":
+        door.keeper.announce(shard, {}, 1, 10, 1 << 30)
+        door.redis.delete("convq:models")
+    elif sign.startswith("group"):
+        door.redis.xgroup_create(shard.streams[2], "workers", "0", mkstream=True)
+    else:
+        door.keeper.make_known(["resnet" if sign == "expected" else "*"])
+
+    submit(door, "resnet")
+
+    assert 1 == door.redis.xlen(shard.streams[1])
+
+
+@DOORS
+def test_what_a_stranger_pushed_makes_no_model_known(door: Door, submit: Callable[[Door, str], None]) -> None:
+    door.keeper.keep_functions()
+    door.keeper.make_known(["lenet"])
+    door.redis.xadd("convq:{lennet}:jobs", {"image": "x"})
+
+    with pytest.raises((redis.ResponseError, UnknownModel), match=r"id you mean '?lenet'?"):
+        submit(door, "lennet")
+
+
+def test_a_list_of_names_that_is_none_lets_in_everybody(door: Door) -> None:
+    door.keeper.keep_functions()
+    door.redis.set("convq:known", "x")
+
+    by_function(door, "anything")
+
+    assert 1 == door.redis.xlen("convq:{anything}:jobs")
 
 
 def test_a_field_of_no_meaning_may_be_given_twice_at_the_door_as_in_xadd(door: Door) -> None:

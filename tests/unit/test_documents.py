@@ -78,3 +78,12 @@ def test_documents_are_one_line_of_plain_json() -> None:
     assert {
         "v", "id", "entry", "model", "version", "status", "predictions", "timing_ms", "batch", "attempt", "worker"
     } == set(json.loads(document))  # fmt: skip
+
+
+def test_only_a_job_with_unknown_fields_hears_of_them() -> None:
+    plain, odd = ticket(b"top_k", b"1"), ticket(b"repply_to", b"x")
+
+    for one, expected in ((plain, None), (odd, ("repply_to",))):
+        ok, refused = documents().ok(one, 1, ([0], [1.0])), documents().refused(one, BadImage("no"))
+        assert [expected] * 2 == [decode_result(document).ignored for document in (ok, refused)]
+        assert (b"ignored" in ok) == (expected is not None)

@@ -60,3 +60,13 @@ def test_a_hundred_thousand_layouts_are_not_remembered() -> None:
 
     assert len(receiver._layouts) <= Receiver.MAX_REMEMBERED
     assert all(len(layout.headers) <= Receiver.MAX_REMEMBERED for layout in receiver._layouts.values())
+
+
+def test_unknown_fields_are_named_once_each_a_few_of_them_cut_and_printable() -> None:
+    assert () == received(b"image", b"", b"client", b"me", b"top_k", b"1").ignored
+    assert ("repply_to", "ttl") == received(b"repply_to", b"x", b"image", b"", b"ttl", b"1", b"ttl", b"2").ignored
+    assert ("\\x1b[2J", "\ufffd", "", "x" * 40 + "\u2026") == received(
+        b"image", b"", b"\x1b[2J", b"", b"\xff", b"", b"", b"", b"x" * 9000, b""
+    ).ignored
+    many = received(b"image", b"", *[part for n in range(100) for part in (b"field %d" % n, b"")]).ignored
+    assert tuple(f"field {n}" for n in range(10)) == many

@@ -5,7 +5,6 @@ What a caller gave is looked at before anything is sent, in the same order for b
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -23,7 +22,7 @@ from convq.client.options import (
     several,
     timeout_of,
 )
-from convq.errors import BadField, JobFailed, ResultGone, ResultTimeout
+from convq.errors import Answered, BadField, JobFailed, ResultGone, ResultTimeout
 from convq.protocol import DEDUP_WINDOW_S, Job, JobState, Result, decode_result
 from convq.queue import Producer, Shard, Submission
 from convq.queue.wires import Wire
@@ -72,7 +71,12 @@ class Calls:
             inbox_of(producer.shard.inbox_prefix, options["reply_to"])
         options = within_trace(options)
         submissions = [Submission(await self._job(image, options), lane) for image in several(call, images)]
-        entries = await producer.submit(submissions)
+        try:
+            entries = await producer.submit(submissions)
+        except Answered:
+            if len(submissions) == 1 and (own := submissions[0].job.id) and producer.holds(own):
+                return [own]  # its answer is in our hands, for a call that was interrupted
+            raise
         return [one.job.id or entry for one, entry in zip(submissions, entries, strict=True)]
 
     async def _job(self, image: Any, options: dict[str, Any]) -> Job:
@@ -102,31 +106,20 @@ class Calls:
         """Submit one image and wait. Raises JobFailed where it does not end as ok."""
         timeout_of(timeout)
         job_id = (await self.submit("classify", [image], model, priority, given))[0]
-        if given.get("id") is not None:
-            await self._check_not_gone(await self.producer(model), job_id)
         result = await self.result(job_id, timeout, model)
         self.received(job_id, model)
         if not result.ok:
             raise JobFailed(f"job {job_id} ended as {result.explain()}", result)
         return result
 
-    async def _check_not_gone(self, producer: Producer, job_id: str) -> None:
-        """Raises ResultGone for a job that is known by its id, and neither in the queue nor waiting to be read."""
-        if await producer.status(job_id) is not JobState.UNKNOWN or not await producer.was_answered(job_id):
-            return
-        if not producer.holds(job_id):
-            raise _gone(job_id)
-
     async def _why_nothing(self, producer: Producer, job_id: str, timeout_s: float) -> ResultTimeout:
         """Whether it is worth waiting longer: where is the job, and does a worker serve that model at all?"""
         state = await producer.status(job_id)
-        if state is JobState.UNKNOWN and await producer.was_answered(job_id):
-            return _gone(job_id)
-        model, served = producer.shard.model, sorted(await self.served())
+        if state is JobState.UNKNOWN and (answered := await producer.was_answered(job_id)) is not None:
+            return _gone(job_id) if answered else _vanished(job_id)
+        model, served = producer.shard.model, await self.served()
         if model not in served:
-            close = difflib.get_close_matches(model, served, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            return ResultTimeout(f"no worker serves {model!r}; served: {', '.join(served) or 'nothing'}.{hint}")
+            return ResultTimeout(producer.unserved(served))
         return ResultTimeout(
             f"no result for {job_id} in {timeout_s:g} s; a worker serves {model!r}, the job is {state}"
         )
@@ -169,4 +162,10 @@ def _gone(job_id: str) -> ResultGone:
     return ResultGone(
         f"the id {job_id} was answered already within the last {DEDUP_WINDOW_S} s, and its result has been read or has "
         "expired; to have an image computed again, give another id"
+    )
+
+
+def _vanished(job_id: str) -> ResultTimeout:
+    return ResultTimeout(
+        f"nothing is left of {job_id}: it was deleted before it was answered; submitted again with that id, it is a new job"
     )

@@ -16,6 +16,7 @@ from typing import Any
 from convq.errors import BadField
 from convq.protocol import Priority
 from convq.queue.entries import JOB_ID, MAX_INBOX_NAME, MAX_INTEGER_DIGITS, MAX_TEXT_BYTES
+from convq.queue.spelling import bare, spellings
 
 SHOWN = 80
 """Characters of a caller's value that a message repeats."""
@@ -100,7 +101,8 @@ def options_of(call: str, given: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in given.items():
         if name not in _OPTIONS:
-            close = difflib.get_close_matches(name, _OPTIONS, n=1)
+            meant = spellings().get(bare(name))
+            close = [meant] if meant in _OPTIONS else difflib.get_close_matches(name, _OPTIONS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_OPTIONS)} and priority"
             raise BadField(f"{call} has no option {name!r}; {hint}")
         if value is None:

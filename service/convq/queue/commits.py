@@ -17,7 +17,7 @@ from convq.queue.entries import Received
 from convq.queue.keys import GROUP, Shard
 from convq.queue.link import Link, Script
 
-BURY, COMPLETE = (Script.load(name) for name in ("bury", "complete"))
+BURY, COMPLETE = (Script.load("known", name) for name in ("bury", "complete"))
 
 CHUNK = 500
 """Jobs per call of the commit script: bounds the time that the server does nothing else."""
@@ -119,6 +119,8 @@ class Commits:
             args += (lane + 1, kind, destination, len(members))
             for done in members:
                 args += (done.job.entry, done.document)
+                if kind == "k":
+                    args.append(done.job.id)
                 jobs.append(done.job)
         keys = [self._shard.leases, *self._shard.streams, self._shard.cancelled, self._shard.suspects, self._shard.cfg]
         reply = self._link.run(COMPLETE, keys, args)
@@ -136,12 +138,18 @@ class Commits:
     def _grouped(self, chunk: Sequence[Completion]) -> dict[tuple[int, str, str], list[Completion]]:
         """The completions by lane and destination; see `complete.lua` for the kinds."""
         groups: dict[tuple[int, str, str], list[Completion]] = {}
-        prefix = self._shard.result_prefix
+        prefix, inboxes = self._shard.result_prefix, self._shard.inbox_prefix
         for done in chunk:
             job = done.job
             if job.reply_to is not None:
-                key = (job.lane, "i", job.reply_to)
+                unnamed = job.id == job.entry or (job.id[:4] == "map-" and job.reply_to == _inbox_of(inboxes, job.id))
+                key = (job.lane, "i" if unnamed else "k", job.reply_to)
             else:
                 key = (job.lane, "r" if job.id == job.entry else "n", prefix + job.id)
             groups.setdefault(key, []).append(done)
         return groups
+
+
+def _inbox_of(prefix: str, job_id: str) -> str:
+    """Where the job with that id is answered if a client's `map` has made it: such ids are in no table of ids."""
+    return prefix + job_id.rpartition("-")[0]

@@ -9,9 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from convq.errors import BadField, JobError
+from convq.printable import printable
 from convq.protocol import DEFAULT_TOP_K
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ MAX_TEXT_BYTES = 16_384
 """Of what is worked on as it is: names of some hundred outputs. All else is compared with what it must be."""
 SHOWN_BYTES = 40
 """How much of a client's value a message repeats."""
+MAX_IGNORED = 10
+"""How many unknown fields an answer names."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +59,8 @@ class Received:
     """How often its decoding was over its time."""
     unread: bool = False
     """Its payload is still where it was: see `Holdings.read_payload`."""
+    ignored: tuple[str, ...] = ()
+    """Names of its fields that the protocol does not know: the first few, cut, fit to be shown."""
 
     @property
     def submitted_ms(self) -> int:
@@ -66,6 +72,12 @@ def shown(value: bytes) -> str:
     """The first bytes of a client's value, as text that is safe in a message."""
     text = value[:SHOWN_BYTES].decode("utf-8", "replace")
     return repr(text) + ("…" if len(value) > SHOWN_BYTES else "")
+
+
+def _name_shown(name: bytes) -> str:
+    """The name of a field that may hold anything, as its client finds it again: cut, and without what no terminal shows."""
+    text = name[:SHOWN_BYTES].decode("utf-8", "replace")
+    return printable(text) + ("…" if len(name) > SHOWN_BYTES else "")
 
 
 def _text(name: str, value: bytes) -> str:
@@ -121,6 +133,9 @@ PAYLOADS = ("image", "tensor")
 ADDRESS = ("id", "reply_to")
 """What says where the answer goes: given twice, it says nothing."""
 PROTOCOL_FIELDS = tuple(name.decode() for name in (*_OWN, *_HEADER))
+KNOWN_FIELDS = frozenset((*PROTOCOL_FIELDS, "client"))
+"""What has a meaning in the protocol, whether or not a worker reads it."""
+_KNOWN = frozenset(name.encode() for name in KNOWN_FIELDS)
 
 
 @dataclass(slots=True, frozen=True)
@@ -172,6 +187,8 @@ class Receiver:
             entry_id, lane, attempt, entry_id, header.reply_to, header.problem, None, None,
             header.dtype, header.shape, header.ttl_ms, header.top_k, header.outputs, header.version,
         )  # fmt: skip
+        if layout.ignored:
+            received.ignored = layout.ignored
         for index, name, parse in layout.own:
             try:
                 setattr(received, name, parse(flat[index]) if parse is not None else flat[index])
@@ -221,6 +238,7 @@ class _Layout:
     own: tuple[tuple[int, str, Any], ...]
     """Index, name and parser (None: taken as it is) of what belongs to this job alone."""
     problem: JobError | None
+    ignored: tuple[str, ...] = ()
     headers: dict[tuple[bytes, ...], _Header] = field(default_factory=dict)
 
     @classmethod
@@ -231,7 +249,12 @@ class _Layout:
         read = [(i, name) for i, name in known if name not in unclear]
         own = tuple((i, name, _OWN[name.encode()]) for i, name in read if name.encode() in _OWN)
         header = {i: (name, _HEADER[name.encode()]) for i, name in read if name.encode() in _HEADER}
-        return cls(header, own, cls._problem(counts))
+        return cls(header, own, cls._problem(counts), cls._ignored(names))
+
+    @staticmethod
+    def _ignored(names: tuple[bytes, ...]) -> tuple[str, ...]:
+        unknown = dict.fromkeys(name for name in names if name not in _KNOWN)
+        return tuple(_name_shown(name) for name in islice(unknown, MAX_IGNORED))
 
     @staticmethod
     def _problem(names: Mapping[str, int]) -> JobError | None:

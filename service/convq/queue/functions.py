@@ -6,30 +6,34 @@ Redis keeps a library like data, over restarts; only FUNCTION FLUSH, another ver
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from convq.errors import QueueFull, RedisRefused
 from convq.protocol import DEDUP_WINDOW_S
-from convq.queue.entries import PROTOCOL_FIELDS
-from convq.queue.keys import GROUP
+from convq.queue.entries import KNOWN_FIELDS
 from convq.queue.link import Link, lua
+from convq.queue.spelling import spellings
 
 LIBRARY = "convq"
-VERSION = 4
+VERSION = 5
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
 MISSED = "clients cannot call FCALL convq_submit; their XADD works as before"
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "{ " + ", ".join(f"{key} = {value}" for key, value in sorted(entries.items())) + " }"
+
 
 SOURCE = "\n".join(
     (
         f"#!lua name={LIBRARY}",
         f"-- library version {VERSION}, loaded by convq serve",
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
-        f"local GROUP = '{GROUP}'",
-        f"local FIELDS = {{ {', '.join(f'{name} = true' for name in PROTOCOL_FIELDS)} }}",
-        lua("door"),
-        lua("whereabouts"),
-        lua("functions"),
+        f"local FIELDS = {_table(dict.fromkeys(KNOWN_FIELDS, 'true'))}",
+        f"local WRITTEN = {_table({word: repr(name) for word, name in spellings().items()})}",
+        *map(lua, ("known", "whereabouts", "names", "door", "functions")),
     )
 )
 

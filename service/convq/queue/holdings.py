@@ -13,7 +13,7 @@ from typing import Any
 from convq.errors import BadField, BadTensor, ConvqError, ImageTooLarge, JobError, LeaseLost, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S
 from convq.queue.deliveries import Bounds, Delivery, Lease, Row, milliseconds
-from convq.queue.entries import MAX_TEXT_BYTES, PAYLOADS, PROTOCOL_FIELDS, Received, Receiver
+from convq.queue.entries import KNOWN_FIELDS, MAX_TEXT_BYTES, PAYLOADS, Received, Receiver
 from convq.queue.keys import GROUP, RETURNED, Shard
 from convq.queue.link import Command, Link, Script, understood
 
@@ -170,10 +170,11 @@ class Holdings:
         return self._receiver.receive(found[0][0], found[0][1], lane=row.lane, attempt=row.attempt)
 
     def read_payload(self, job: Received) -> bool:
-        """Read image or tensor of a job that is `unread`. Whether its entry is still there."""
+        """Read image or tensor of a job that is `unread`. Whether its entry is still there; else it is acknowledged away."""
         (found,) = self._link.flush([("XRANGE", self._streams[job.lane], job.entry, job.entry)])
         whole = self._whole(Row(job.lane, job.entry, job.attempt), found)
-        if whole is None:
+        if whole is None:  # it must not look as if somebody would answer it
+            self._link.flush([("XACK", self._streams[job.lane], GROUP, job.entry)])
             return False
         job.image, job.tensor, job.unread = whole.image, whole.tensor, False
         return True
@@ -181,7 +182,7 @@ class Holdings:
     def _header(self, row: Row) -> Received | None:
         """The job of an entry without its payload, which stays where it is; where that is too large, it is refused."""
         longest = MAX_TEXT_BYTES + 1  # what is longer than it may be is still so
-        args = [row.entry, longest, ",".join(PAYLOADS), *PROTOCOL_FIELDS]
+        args = [row.entry, longest, ",".join(PAYLOADS), *KNOWN_FIELDS]
         reply = self._link.run(HEADER, [self._streams[row.lane]], args)
         if not reply:
             return None

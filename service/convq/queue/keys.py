@@ -13,12 +13,13 @@ convq:{M}:result:<id>    list       workers               result TTL, or until i
 convq:{M}:inbox:<client> list       workers               3600 s after the last push, bounded length
 convq:{M}:dead           stream     workers               bounded length, until it is requeued or purged
 convq:{M}:leases         sorted set workers, supervisors  while workers live
-convq:{M}:job:<id>       string     clients (submit)      dedup window
+convq:{M}:job:<id>       string     clients, workers      dedup window; says where the job is, and that it was answered
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
 convq:{M}:suspects       hash       supervisors, workers  a day after the last death; a job leaves when it is answered
 convq:{M}:cfg            hash       supervisors, workers  while the shard is used: limits, drain rate, last beat, exporter
 convq:{M}:door           hash       clients (submit)      while the shard is used: bytes since the last measure, refusals
 convq:models             hash       supervisors           refreshed by live services, gone with them
+convq:known              set        supervisors           for ever: models that were served or are expected, * for all
 ======================== ========== ===================== ==========================================================
 """
 
@@ -38,6 +39,7 @@ RETURNED = "returned-0-00000000"
 It is named as workers are, for whoever reads process ids out of such names; there is no process 0."""
 
 MODELS = "convq:models"
+KNOWN = "convq:known"
 
 LANES: tuple[Priority, ...] = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 """The order in which workers look; a lane's number is its index here."""

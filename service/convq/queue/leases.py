@@ -18,10 +18,11 @@ from convq.errors import StrangeKey
 from convq.queue.address import Address
 from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
-from convq.queue.keys import GROUP, MODELS, Shard, is_model_name
-from convq.queue.link import Link, Script
+from convq.queue.keys import GROUP, KNOWN, MODELS, Shard, is_model_name
+from convq.queue.link import Link, Script, text_of
 from convq.queue.mending import Rights
 from convq.queue.suspicions import SUSPICION_TTL_MS
+from convq.queue.unserved import Lookout
 
 DEPTH, MEASURE, MEND, NOTE, RELEASE, RENEW = (
     Script.load(name) for name in ("depth", "measure", "mend", "note", "release", "renew")
@@ -183,6 +184,14 @@ class LeaseKeeper:
         self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
         self._link.run(MEASURE, [shard.cfg, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
 
+    def make_known(self, names: Sequence[str]) -> None:
+        """Have the door let in jobs for these models for good, whether or not anybody serves them now; * stands for all."""
+        self._link.call("SADD", KNOWN, *names)
+
+    def lookout(self) -> Lookout:
+        """Looks for streams that nobody serves, over the connection of this keeper."""
+        return Lookout(self._link)
+
     def unlist(self, model: str) -> None:
         """Take a model out of the list, whoever serves it."""
         self._link.call("HDEL", MODELS, model)
@@ -257,8 +266,3 @@ class LeaseKeeper:
         keys = [*shard.streams, shard.dead, shard.cfg]
         reply: list[Any] = self._link.run(DEPTH, keys, [GROUP, self._name, term_ms])
         return reply
-
-
-def text_of(name: bytes) -> str:
-    """A name that a stranger may have written, bytes that are no text escaped: for a log, and never to be sent back."""
-    return name.decode("utf-8", "backslashreplace")

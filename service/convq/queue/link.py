@@ -67,6 +67,11 @@ def lua(name: str) -> str:
     return files("convq.queue").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
+def text_of(name: bytes) -> str:
+    """A name that a stranger may have written, bytes that are no text escaped: for a log, and never to be sent back."""
+    return name.decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script of `queue/lua/`, called by its hash and sent whole where the server does not know it."""
@@ -77,8 +82,14 @@ class Script:
 
     @classmethod
     def load(cls, *names: str) -> Script:
-        """Read `lua/<name>.lua` of this package; several are one script in that order, called by the last name."""
-        source = "\n".join(lua(name) for name in names)
+        """Read `lua/<name>.lua` of this package; several are one script in that order, called by the last name.
+
+        Flags, the line that begins with #!, count for the whole and stand before it.
+        """
+        texts = [lua(name) for name in names]
+        flags = next((text.partition("\n")[0] for text in texts if text.startswith("#!")), None)
+        bodies = [text.partition("\n")[2] if text.startswith("#!") else text for text in texts]
+        source = "\n".join(bodies if flags is None else [flags, *bodies])
         return cls(names[-1], source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[str], args: Sequence[Any]) -> Command:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from convq.errors import BadField, QueueFull, RedisRefused, RedisUnavailable
+from convq.errors import (
+    Answered,
+    BadField,
+    ConvqError,
+    JobHeld,
+    QueueFull,
+    RedisRefused,
+    RedisUnavailable,
+    UnknownModel,
+)
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
-from convq.queue.keys import GROUP, LANES, MODELS, Shard, is_model_name
+from convq.queue.keys import LANES, MODELS, Shard, is_model_name
 from convq.queue.link import AT_MAXMEMORY, Script, understood
 from convq.queue.wires import Wire
 
-SUBMIT, STATUS = Script.load("door", "submit"), Script.load("whereabouts", "status")
+SUBMIT = Script.load("known", "whereabouts", "names", "door", "submit")
+STATUS = Script.load("known", "whereabouts", "status")
 
 SUBMIT_JOBS = 100
 """Jobs per submit script: bounds the time that the server does nothing else."""
@@ -45,9 +56,10 @@ class Producer:
     async def submit(self, submissions: Sequence[Submission]) -> list[str]:
         """Put jobs into the queue and return one entry id per job, in order.
 
-        A job whose `id` was seen within the dedup window is not added again: its first entry id comes back. Jobs travel
+        A job whose `id` was seen within the dedup window is not added again: its first entry id comes back while its answer is
+        to come or unread, and Answered is raised where that was read; where nothing is left of it, it is a new job. Jobs travel
         in chunks of at most 100 jobs and 4 MiB, each taken as a whole or refused with QueueFull, whose `accepted` are
-        the entry ids of the chunks before. After RedisUnavailable it is unknown whether the chunk under way was taken:
+        the entry ids of the chunks before, with Answered, JobHeld or UnknownModel. After RedisUnavailable it is unknown whether the chunk under way was taken:
         jobs with an `id` may be submitted again safely.
         """
         entries: list[str] = []
@@ -57,21 +69,23 @@ class Producer:
             except QueueFull as full:
                 full.accepted = entries
                 raise
+            except UnknownModel as unknown:
+                raise await self._explained(unknown) from unknown
             entries += [entry.decode() for entry in reply]
         return entries
 
     async def _submit(self, args: list[Any]) -> Any:
         shard = self.shard
         keys = [shard.cfg, *shard.streams]
-        whole = [DEDUP_WINDOW_S * 1000, shard.job_prefix, *args]
+        whole = [DEDUP_WINDOW_S * 1000, *args]
         try:
             return await self._ask("convq_submit_jobs", args, SUBMIT, keys, whole)
         except QueueFull as full:
             if AT_MAXMEMORY not in str(full) or self._scripts:
                 raise
-            # There the server runs no function that may write; one that cannot says whether the queue is full besides.
+            # There the server runs no function that may write; one that cannot says whether there is another reason.
             reply = (await self._wire.flush([("FCALL", "convq_refusal", 1, shard.streams[1], *args)]))[0]
-            if str(reply).startswith("QUEUEFULL"):
+            if str(reply).startswith(tuple(_REFUSALS)):
                 _checked(reply)
             raise
 
@@ -114,18 +128,32 @@ class Producer:
     async def status(self, job_id: str) -> JobState:
         """Where a job is."""
         keys = [self.shard.result(job_id), self.shard.job(job_id), *self.shard.streams]
-        reply = await self._ask("convq_status", [job_id], STATUS, keys, [GROUP, job_id])
+        reply = await self._ask("convq_status", [job_id], STATUS, keys, [job_id])
         return JobState(reply.decode())
 
-    async def was_answered(self, job_id: str) -> bool:
-        """Of a job that is `unknown`: whether its id was submitted within the dedup window, so that it was answered."""
-        return bool(_checked((await self._wire.flush([("EXISTS", self.shard.job(job_id))]))[0]))
+    async def was_answered(self, job_id: str) -> bool | None:
+        """Of a job that is `unknown`: whether it was answered, or has vanished; None where its id is not remembered."""
+        known = _checked((await self._wire.flush([("GET", self.shard.job(job_id))]))[0])
+        return None if known is None else b" answered " in known
 
     async def served(self) -> dict[str, dict[str, Any]]:
         """What live services say that they serve: model -> its description."""
         flat = _checked((await self._wire.flush([("HGETALL", MODELS)]))[0])
         found = {name: _description(text) for name, text in zip(flat[::2], flat[1::2], strict=True)}
         return {name.decode(): said for name, said in found.items() if said is not None and is_model_name(name)}
+
+    async def _explained(self, unknown: UnknownModel) -> UnknownModel:
+        """With the names that are served, where this user may read them."""
+        try:
+            return UnknownModel(self.unserved(await self.served(), unknown.nearest), unknown.nearest)
+        except ConvqError:
+            return unknown
+
+    def unserved(self, served: Mapping[str, Any], nearest: str | None = None) -> str:
+        """That nobody serves this model, in words: who is served, and what was perhaps meant."""
+        nearest = nearest or next(iter(difflib.get_close_matches(self.shard.model, served, n=1)), None)
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        return f"no worker serves {self.shard.model!r}; served: {', '.join(sorted(served)) or 'nothing'}.{hint}"
 
     async def _ask(
         self, function: str, args: Sequence[Any], script: Script, keys: Sequence[str], whole: Sequence[Any]
@@ -187,17 +215,21 @@ def _checked(reply: Any) -> Any:
     if not isinstance(reply, Exception):
         return reply
     text = str(reply)
-    if text.startswith("QUEUEFULL"):
-        raise _queue_full(text.removeprefix("QUEUEFULL "))
     if text.startswith("WRONGTYPE"):
         raise BadField(f"a key that convq reads holds something else: {text}")
-    raise understood(reply) from reply
+    word, _, rest = text.partition(" ")
+    raise _REFUSALS[word](*_facts(rest)) if word in _REFUSALS else understood(reply) from reply
 
 
-def _queue_full(text: str) -> QueueFull:
-    """What the door says: how much is there and may be, and where it is known, when there is room again."""
+def _facts(text: str) -> tuple[str, dict[str, str]]:
+    """What the door says, and what stands behind that for programs."""
     why, *facts = text.split("; ")
     known = dict(fact.split("=", 1) for fact in facts if "=" in fact)
+    return "; ".join([why, *(fact for fact in facts if "=" not in fact)]), known
+
+
+def _queue_full(why: str, known: dict[str, str]) -> QueueFull:
+    """How much is there and may be, and where it is known, when there is room again."""
     if "retry_after_ms" in known:
         wait_s = int(known["retry_after_ms"]) / 1e3
         return QueueFull(f"the queue is full: {why}; try again in {wait_s:.3g} s", wait_s)
@@ -205,3 +237,17 @@ def _queue_full(text: str) -> QueueFull:
     if "most_jobs" in known:
         full.most_jobs = int(known["most_jobs"])
     return full
+
+
+def _answered(why: str, known: dict[str, str]) -> Answered:
+    ago_s = int(known.get("answered_ms_ago", 0)) / 1e3
+    return Answered(f"{why} ({ago_s:.3g} s ago); to have an image computed again, give another id")
+
+
+_REFUSALS: dict[str, Callable[[str, dict[str, str]], ConvqError]] = {
+    "QUEUEFULL": _queue_full,
+    "ANSWERED": _answered,
+    "HELD": lambda why, known: JobHeld(why, int(known.get("retry_after_ms", 1000)) / 1e3),
+    "UNKNOWNMODEL": lambda why, known: UnknownModel(why, known.get("nearest")),
+}
+"""First word of what the door says -> the error of the tree."""

@@ -17,7 +17,7 @@ from convq.errors import RedisRefused
 from convq.protocol import INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.address import Address
 from convq.queue.deliveries import Delivery, Lease, Row, milliseconds
-from convq.queue.entries import Received, Receiver
+from convq.queue.entries import KNOWN_FIELDS, Received, Receiver
 from convq.queue.holdings import Holdings, lost
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
 from convq.queue.link import Command, Link, Script, understood
@@ -25,7 +25,8 @@ from convq.queue.metering import Meter, ReplyTooLarge
 from convq.queue.suspicions import SUSPICION_TTL_MS, Suspicions
 
 GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
-CLAIM, EXPIRE, RECLAIM = (Script.load("weight", name) for name in ("claim", "expire", "reclaim"))
+CLAIM, RECLAIM = (Script.load("weight", name) for name in ("claim", "reclaim"))
+EXPIRE = Script.load("known", "weight", "expire")
 
 LOWER_LANE_SHARE = 1 / 8
 """Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
@@ -247,6 +248,7 @@ class WorkQueue:
         room = self._count_for(room, self.holdings.claim_bytes)
         args = [GROUP, lease.incarnation, room, result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
         args += (shard.result_prefix, shard.inbox_prefix, shard.model, self._worker, *self.holdings.bounds.most())
+        args += KNOWN_FIELDS
         reply = self._fetching.run(EXPIRE, keys, args)
         if reply == b"FENCED":
             raise lost(lease)

@@ -66,6 +66,8 @@ class Documents:
             ]
         if outputs is not None:
             document["outputs"] = [self._output(name, value) for name, value in outputs.items()]
+        if job.ignored:
+            document["ignored"] = job.ignored
         return orjson.dumps(document)
 
     def _output(self, name: str, value: np.ndarray) -> dict[str, Any]:
@@ -92,6 +94,8 @@ class Documents:
             # What a client wrote may stand in a message: lone surrogates cannot, they are no JSON.
             message = str(error).encode("utf-8", "replace").decode()
             document["error"] = {"code": error.code, "message": message}
+        if job.ignored:
+            document["ignored"] = job.ignored
         return orjson.dumps(document)
 
 

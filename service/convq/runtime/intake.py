@@ -185,7 +185,7 @@ class Intake:
             lease.lost = True
             raise
         if answers is None:
-            lease.held.discard((ticket.job.lane, ticket.job.entry))  # deleted: `resume` acknowledges it away
+            lease.held.discard((ticket.job.lane, ticket.job.entry))  # deleted, and acknowledged away
         else:
             self._handover.put(answers)
 

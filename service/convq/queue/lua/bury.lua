@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- bury: answer one job as poisoned and keep the whole of it as a dead letter. The image does not leave the server.
+-- Stands behind known.lua.
 --
 -- convq:{M}:leases            read: a worker whose lease is gone buries nothing
 -- convq:{M}:jobs[:high|:low]  XPENDING, XRANGE, XACK, XDEL
@@ -9,6 +10,7 @@
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE
 -- convq:{M}:cancelled         SREM
 -- convq:{M}:cfg               HINCRBY answered
+-- convq:{M}:job:<id>          that it is answered, see known.lua
 --
 -- KEYS  leases, stream of the job, dead, suspects, destination of the document, its result key (for an inbox that is no list),
 --       cancelled, cfg
@@ -28,7 +30,8 @@ if pending.err or #pending == 0 then
 end
 local MOST_PARTS = 4000
 local PROTOCOL = {}
-for _, name in ipairs({ 'image', 'tensor', 'dtype', 'shape', 'id', 'ttl_ms', 'reply_to', 'top_k', 'outputs', 'version', 'traceparent' }) do
+for _, name in ipairs({ 'image', 'tensor', 'dtype', 'shape', 'id', 'ttl_ms', 'reply_to', 'top_k', 'outputs', 'version', 'traceparent',
+  'client' }) do
   PROTOCOL[name] = true
 end
 
@@ -64,5 +67,9 @@ elseif length > tonumber(ARGV[11]) then
   redis.call('LTRIM', destination, -tonumber(ARGV[11]), -1)
 end
 redis.call('PEXPIRE', destination, ARGV[6])
+if ARGV[10] ~= ARGV[4] then
+  local where = destination == KEYS[6] and '-' or destination
+  note_answered((string.gsub(KEYS[8], 'cfg$', '')), { { ARGV[10], ARGV[4], where } }, ARGV[6])
+end
 redis.pcall('HINCRBY', KEYS[8], 'answered', 1)
 return kept

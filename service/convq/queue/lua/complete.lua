@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- complete: publish the results of one batch, each at most once, and delete the jobs.
+-- complete: publish the results of one batch, each at most once, and delete the jobs. Stands behind known.lua.
 --
 -- convq:{M}:leases            read: a worker whose lease is gone publishes nothing
 -- convq:{M}:jobs[:high|:low]  XPENDING, XACK, XDEL
@@ -8,12 +8,14 @@
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE (one push per inbox and batch)
 -- convq:{M}:cfg               HINCRBY answered: what the drain rate is estimated from
 -- convq:{M}:suspects          HDEL of suspects that are answered now
+-- convq:{M}:job:<id>          that it is answered, see known.lua
 --
 -- KEYS  leases, high, jobs, low, cancelled, suspects, cfg
 -- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length,
 --       ids to forget as cancelled, suspects to forget (lane:entry); both with commas between,
 --       then jobs in groups: lane (1..3), kind, destination, how many, and for each of them entry id, document
---       kind "i": destination is an inbox; "r": it is a result key; "n": a result key of an id that the client chose
+--       kind "i": destination is an inbox; "k": the same, of jobs with ids that the client chose, each id behind its document;
+--       "r": it is a result key; "n": a result key of an id that the client chose
 -- Reply "FENCED", or {how many were published, {positions of jobs that somebody else has answered},
 --       {positions of jobs that are still ours, because their inbox is of another type}}, positions counted from 1
 --
@@ -53,36 +55,43 @@ local function take(held, stream, entry)
   return mine
 end
 
+local base = string.gsub(KEYS[7], 'cfg$', '')
 local finished = { {}, {}, {} } -- per lane: entries to acknowledge and delete
-local pushes = {}               -- {kind, destination, {documents}}
+local pushes = {}               -- {whether to an inbox, kind, destination, {documents}}
+local named = {}                -- jobs with ids of their own, as known.lua takes them
 local lost, refused = {}, {}
 local position, published, i = 0, 0, FIRST_GROUP
 
 while i <= #ARGV do
   local lane, kind, destination, count = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local usable = true
-  if kind == 'i' then
+  local usable, to_inbox, step = true, kind == 'i' or kind == 'k', kind == 'k' and 3 or 2
+  local own_id = kind == 'n' and string.sub(destination, #base + #'result:' + 1)
+  if to_inbox then
     local type = redis.call('TYPE', destination).ok
     usable = type == 'list' or type == 'none'
   end
   local stream, done, documents = KEYS[1 + lane], finished[lane], {}
-  local held = usable and holdings(stream, ARGV[i + 4], ARGV[i + 2 + 2 * count], count)
-  for at = i + 4, i + 2 + 2 * count, 2 do
+  local last = i + 4 + step * (count - 1)
+  local held = usable and holdings(stream, ARGV[i + 4], ARGV[last], count)
+  for at = i + 4, last, step do
     position = position + 1
     if not usable then
       refused[#refused + 1] = position
     elseif take(held, stream, ARGV[at]) then
       done[#done + 1] = ARGV[at]
       documents[#documents + 1] = ARGV[at + 1]
+      if own_id or kind == 'k' then
+        named[#named + 1] = { own_id or ARGV[at + 2], ARGV[at], own_id and '-' or destination }
+      end
     else
       lost[#lost + 1] = position
     end
   end
   if #documents > 0 then
     published = published + #documents
-    pushes[#pushes + 1] = { kind, destination, documents }
+    pushes[#pushes + 1] = { to_inbox, kind, destination, documents }
   end
-  i = i + 4 + 2 * count
+  i = last + step
 end
 
 for lane = 1, 3 do
@@ -94,9 +103,9 @@ for lane = 1, 3 do
 end
 
 for _, push in ipairs(pushes) do
-  local kind, destination, documents = push[1], push[2], push[3]
+  local to_inbox, kind, destination, documents = push[1], push[2], push[3], push[4]
   local length = redis.pcall('RPUSH', destination, unpack(documents))
-  if kind == 'i' then
+  if to_inbox then
     if length > inbox_length then
       redis.call('LTRIM', destination, -inbox_length, -1)
     end
@@ -113,8 +122,9 @@ for _, push in ipairs(pushes) do
   end
 end
 
+note_answered(base, named, result_ttl) -- all that follows a publication may fail, and must not look as if that had
 for id in string.gmatch(ARGV[6], '[^,]+') do
-  redis.pcall('SREM', cancelled, id) -- all that follows a publication may fail, and must not look as if that had
+  redis.pcall('SREM', cancelled, id)
 end
 for suspect in string.gmatch(ARGV[7], '[^,]+') do
   redis.pcall('HDEL', KEYS[6], suspect, 'slow:' .. suspect)

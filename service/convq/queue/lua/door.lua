@@ -1,9 +1,13 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
+-- Stands behind known.lua, whereabouts.lua and names.lua.
 --
 -- convq:{M}:cfg               HMGET max_jobs, max_bytes, drain_*: the service's own, which producers can only read
 -- convq:{M}:door              HMGET bytes; HINCRBY bytes, refused_jobs, refused_bytes
 -- convq:{M}:jobs[:high|:low]  XLEN, XADD
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
+-- convq:{M}:result:<id>, convq:{M}:inbox:<client>, convq:{M}:leases, XPENDING and XRANGE of the streams: what became of a job whose id
+--                             is remembered, see whereabouts.lua; EXISTS, LRANGE
+-- convq:known                 SMEMBERS, only for a model that no service has said anything of
 --
 -- `bytes` is what the service last measured plus what was submitted since; limits and drain_* are written by measure.lua. What
 -- is no count, or lies in a key of another type, counts as not known: no limit, nothing held. The name of door is made from that
@@ -16,6 +20,8 @@ local MOST_PARTS = 2000 -- fields and values of one job: what unpack can take at
 local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
 local SOONEST_MS, LATEST_MS = 10, 3600000
 local MOST_DIGITS = 15 -- of a number that Lua can count on from
+local WINDOW_S = 600 -- ids are remembered: DEDUP_WINDOW_S of protocol.py
+local HELD_MS = 1000 -- until a worker that is silent is asked after again
 
 -- What others may have written: nil for all that is no count.
 local function count_in(text)
@@ -82,33 +88,121 @@ local function add_to(streams, args)
   end
 end
 
--- The entry id of the job that was let in under this id; nothing where there is none, or something else stands there.
-local function known_as(key)
-  local known = redis.pcall('GET', key)
-  return type(known) == 'string' and string.match(known, ' (%d+%-%d+)$')
+-- Whether the answer of that entry is among the newest of its inbox. Where the caller may not look, it is taken to be.
+local INBOX_LOOKS, INBOX_BYTES, HEAD_BYTES = 100, 1048576, 300
+local function is_in_inbox(inbox, entry)
+  local bytes, named = 0, '"entry":"' .. entry .. '"'
+  for i = 1, INBOX_LOOKS do
+    local found = redis.pcall('LRANGE', inbox, -i, -i)
+    if forbidden(found) then
+      return true
+    elseif found.err or #found == 0 then
+      return false
+    elseif string.find(string.sub(found[1], 1, HEAD_BYTES), named, 1, true) then
+      return true
+    end
+    bytes = bytes + #found[1]
+    if bytes > INBOX_BYTES then
+      return false
+    end
+  end
+  return false
+end
+
+local function answered(base, id, known)
+  if known.where == '-' then
+    if redis.call('EXISTS', base .. 'result:' .. id) == 1 then
+      return known.entry
+    end
+  elseif is_in_inbox(known.where, known.entry) then
+    return known.entry
+  end
+  local where = known.where == '-' and 'and its answer was read' or 'and its answer went to ' .. known.where
+  local what = string.format('ANSWERED the id %s was answered already within the last %d s, ', id, WINDOW_S)
+  local ago_ms = math.max(0, now_ms() - known.answered_ms)
+  return nil, redis.error_reply(what .. where .. string.format('; answered_ms_ago=%.0f', ago_ms))
+end
+
+-- What became of the job that was let in under this id: its entry where its answer is there or will come; an error besides where it
+-- was read, or where nobody can say; nothing where there is none, or nothing is left of it: then it is a new job.
+local function known_as(base, streams, id)
+  local known = remembered(redis.pcall('GET', base .. 'job:' .. id))
+  if not known then
+    return nil
+  elseif known.where then
+    return answered(base, id, known)
+  end
+  local lane
+  for n = 1, 3 do
+    lane = streams[n] == known.stream and n or lane
+  end
+  local found = lane and place(streams[lane], known.entry)
+  if found == 'held' then
+    local what = 'HELD the entry of the job ' .. id .. ' was deleted, and a worker that is silent held it: nobody knows yet'
+    return nil, redis.error_reply(what .. ' whether it will be answered; retry_after_ms=' .. HELD_MS)
+  elseif found or redis.call('EXISTS', base .. 'result:' .. id) == 1 then
+    return known.entry
+  end
+end
+
+-- The error for a model that nobody serves, has served, or expects; nil where it is known, or where there is no name to compare with.
+-- Workers make the group, which a plain XADD does not. In a Cluster the list of names lies elsewhere: then all are known.
+local function unknown_model(base, streams)
+  for lane = 1, 3 do
+    local group = redis.pcall('XPENDING', streams[lane], WORKERS)
+    if not group.err or forbidden(group) then
+      return nil
+    end
+  end
+  local names, model = redis.pcall('SMEMBERS', 'convq:known'), string.match(base, '^convq:{([^.}]+)')
+  if names.err or #names == 0 then
+    return nil
+  end
+  for _, name in ipairs(names) do
+    if name == model or name == '*' then
+      return nil
+    end
+  end
+  local what, near = 'UNKNOWNMODEL no service serves ' .. model .. ', has served it or expects it', nearest(model, names)
+  return redis.error_reply(what .. (near and '; did you mean ' .. near .. '?; nearest=' .. near or ''))
 end
 
 -- Let jobs in. `streams` are high, jobs, low; a job is {lane 1..3, id or '', bytes of the payload, from, to}, its fields being
 -- args[from] to args[to]. Returns one entry id per job, or an error, and then nothing was added.
-local function let_in(cfg, streams, window_ms, prefix, args, jobs)
-  local door = string.gsub(cfg, 'cfg$', 'door')
+local function let_in(cfg, streams, window_ms, args, jobs)
+  local base, door = string.gsub(cfg, 'cfg$', ''), string.gsub(cfg, 'cfg$', 'door')
   local facts, held = redis.pcall('HMGET', cfg, 'max_jobs', 'max_bytes'), redis.pcall('HMGET', door, 'bytes')
   local max_jobs, max_bytes, bytes = count_in(facts[1]), count_in(facts[2]), count_in(held[1]) or 0
+  local unknown = not max_jobs and unknown_model(base, streams)
+  if unknown then
+    return unknown
+  end
 
   local there, count, size, lengths = 0, 0, 0, {}
   for lane = 1, 3 do
     lengths[lane] = redis.pcall('XLEN', streams[lane])
     there = there + (type(lengths[lane]) == 'number' and lengths[lane] or 0)
   end
-  for _, job in ipairs(jobs) do
+  local entries, named = {}, {}
+  for n, job in ipairs(jobs) do
     if job.to - job.from >= MOST_PARTS then
       return redis.error_reply(string.format('ERR a job has %d fields; %d may be', (job.to - job.from + 1) / 2, MOST_PARTS / 2))
     end
-    if job.id == '' or not known_as(prefix .. job.id) then
+    local refusal
+    if job.id ~= '' and not named[job.id] then
+      entries[n], refusal = known_as(base, streams, job.id)
+      if refusal then
+        return refusal
+      end
+    end
+    if not entries[n] and not named[job.id] then
       if type(lengths[job.lane]) == 'table' then
         return lengths[job.lane] -- no stream: said before anything is added
       end
       count, size = count + 1, size + job.bytes
+    end
+    if job.id ~= '' then
+      named[job.id] = true
     end
   end
 
@@ -124,21 +218,22 @@ local function let_in(cfg, streams, window_ms, prefix, args, jobs)
     return queue_full(cfg, door, 'bytes', count, bytes .. ' bytes are in the queue, ' .. max_bytes .. ' may be', excess)
   end
 
-  local add, entries, added = add_to(streams, args), {}, 0
+  local add, added, first = add_to(streams, args), 0, {}
   for n, job in ipairs(jobs) do
-    local known = job.id ~= '' and known_as(prefix .. job.id)
-    if known then
-      entries[n] = known
-    else
+    entries[n] = entries[n] or first[job.id]
+    if not entries[n] then
       local entry = add(job)
       if type(entry) == 'table' then
         return entry
       end
       if job.id ~= '' then
-        redis.call('SET', prefix .. job.id, streams[job.lane] .. ' ' .. entry, 'PX', window_ms)
+        redis.call('SET', base .. 'job:' .. job.id, streams[job.lane] .. ' ' .. entry, 'PX', window_ms)
       end
       entries[n] = entry
       added = added + job.bytes
+    end
+    if job.id ~= '' then
+      first[job.id] = entries[n]
     end
   end
   if added > 0 then

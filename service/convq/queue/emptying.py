@@ -9,8 +9,7 @@ from typing import Final
 from convq.errors import ServiceFailed
 from convq.queue.address import Address
 from convq.queue.keys import MODELS, Shard
-from convq.queue.leases import text_of
-from convq.queue.link import Link
+from convq.queue.link import Link, text_of
 
 PAGE: Final = 500
 POLL_S: Final = 0.005

@@ -11,8 +11,8 @@ from typing import Any
 from convq.queue.address import Address
 from convq.queue.health import CLOCK_SLACK_S, Remark
 from convq.queue.keys import MODELS, Shard, is_model_name
-from convq.queue.leases import FAR_AHEAD_S, text_of
-from convq.queue.link import Link
+from convq.queue.leases import FAR_AHEAD_S
+from convq.queue.link import Link, text_of
 from convq.queue.mending import Rights, caller
 
 CHECK = "strange key"

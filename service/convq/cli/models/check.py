@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ ROUNDING = 1e-3
 SLOW = "--within gives it longer; warm-up runs a whole batch, so a smaller limits.max_batch in its manifest makes that shorter"
 
 
-def within_option(text: str = "Longest time that the graph may take to load, warm up and answer.") -> Any:
+def within_option(
+    text: str = "Longest time that the graph may take to load, warm up and answer.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--within`."""
     kind = click.FloatRange(min=1)
     return click.option("--within", "within_s", metavar="S", type=kind, default=60.0, show_default=True, help=text)

@@ -95,8 +95,12 @@ class Supervisor:
         self._versions = VersionKeeper(
             repository, self._models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
         )
+        self.probes = Probes(settings.http_address, self._registry(), self._live, self._ready, self._watch)
+
+    def _registry(self) -> CollectorRegistry:
+        """What /metrics says."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(BoardCollector(self._board, self._models, workers))
+        registry.register(BoardCollector(self._board, self._models, len(self._slots)))
         registry.register(
             FunctionCollector(
                 lambda: service_families(
@@ -110,7 +114,7 @@ class Supervisor:
                 )
             )
         )
-        self.probes = Probes(settings.http_address, registry, self._live, self._ready, self._watch)
+        return registry
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises ServiceFailed, or the error that a worker's start ended with."""

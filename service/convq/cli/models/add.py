@@ -319,10 +319,9 @@ def _show(document: Mapping[str, Any]) -> None:
         print_line(f"The manifest as it is now was copied into the folders of versions without one: {these}.")
     assumed = [_key(one) for one in findings if one["source"] == "assumed"]
     if assumed:
-        print_line(f"Check in {document['version']}/manifest.toml there what was assumed: {', '.join(assumed)}.")
-        print_line(
-            "That is the version's own, and decides; the manifest.toml beside it is what the next version is made with."
-        )
+        print_line(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
+        own = f"{document['version']}/manifest.toml"
+        print_line(f"What decides is its own, {own}; the model's manifest.toml is what the next version is made with.")
         print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
 
 

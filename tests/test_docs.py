@@ -9,11 +9,13 @@ from pathlib import Path
 import click
 import pytest
 
+import convq
 from convq import errors
 from convq.cli import commands
 from convq.errors import JOB_ERRORS
 from convq.inference.codecs import tiff
 from convq.inference.manifest import Manifest
+from convq.protocol import Status
 from convq.queue.keys import Shard
 from convq.runtime.metrics import documented_labels, documented_metrics
 from convq.settings import Settings, facts
@@ -66,6 +68,21 @@ def test_every_error_code_stands_in_the_pages_with_whose_fault_it_is(page: str) 
     documented = {code: cells[0] for code, cells in rows(page, "code").items() if not code.isdigit()}
 
     assert {one.code: one.fault for one in JOB_ERRORS} == documented
+
+
+def test_what_is_worth_another_try_is_said_of_every_answer_and_error_as_the_errors_say_it() -> None:
+    said = {name: row[0] for cell, row in rows(PROTOCOL, "what came").items() for name in re.findall(r"\w+", cell)}
+    raised = {
+        name: one for name, one in vars(convq).items() if isinstance(one, type) and issubclass(one, errors.ConvqError)
+    }
+    expected = {name: one.retry for name, one in raised.items() if one is not errors.ConvqError}
+    expected |= {one.code: one.retry for one in JOB_ERRORS}
+    expected |= dict.fromkeys(set(Status) - {Status.OK, Status.ERROR}, False)
+
+    assert {"QueueFull", "bad_image", "expired"} <= set(expected)
+    assert {str(name): "yes" if again else "no" for name, again in expected.items()} == {
+        name: said.get(str(name)) for name in map(str, expected)
+    }
 
 
 def test_every_exit_code_stands_in_the_readme() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import importlib.util
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,19 @@ PAGE = (Path(__file__).parents[2] / "service" / "PROTOCOL.md").read_text()
 
 
 @pytest.fixture
-def push() -> Callable[..., Any]:
+def push(tmp_path: Path) -> Callable[..., Any]:
+    """The function of the page, in a module of its own."""
     text = (
         PAGE.partition("In Python every error says it by `retry`:")[2].partition("```python\n")[2].partition("```")[0]
     )
-    names: dict[str, Any] = {"time": time, "random": random, "ConvqError": ConvqError}
-    exec(text, names)  # noqa: S102 - the page's own code
-    made: Callable[..., Any] = names["push"]
+    file = tmp_path / "page.py"
+    file.write_text("import random\nimport time\n\nfrom convq import ConvqError\n\n\n" + text)
+    spec = importlib.util.spec_from_file_location("page", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Callable[..., Any] = module.push
     return made
 
 

@@ -168,6 +168,18 @@ def test_the_picture_shows_the_levels_that_went_in_as_people_see_them(url: str, 
     assert Result.model_validate(document | {"outputs": [y]}).output("y").bytes() == network.tobytes()
 
 
+def test_it_goes_together_with_what_else_is_asked_for(url: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(image_of(PHOTO))
+    inputs: list[str | Path] = [tmp_path / "photo.png", "--model", "levels", "--save-input", tmp_path / "in"]
+
+    (plain,) = documents(submit(url, *inputs, "--save-maps", tmp_path / "maps"))
+    (asked,) = documents(submit(url, *inputs, "--outputs", PREPARED))
+
+    assert [str(tmp_path / "maps" / "photo.y.png")] == plain["saved"]
+    assert (["y"], [PREPARED]) == tuple([one["name"] for one in said["outputs"]] for said in (plain, asked))
+    assert np.array_equal(seen(plain, tmp_path / "in"), seen(asked, tmp_path / "in"))
+
+
 def test_sixteen_bits_and_a_turned_photograph_are_seen_as_eight_bits_and_upright(url: str, tmp_path: Path) -> None:
     wide = (GRAY.astype(np.uint16) << 8) + GRAY
     Image.fromarray(wide).save(tmp_path / "a.png")

@@ -197,6 +197,7 @@ def test_a_number_is_an_index_only_where_no_class_is_called_by_one() -> None:
     [
         (["cta", "dog"], "no class of pets: 'cta' (did you mean 'cat'?); it has 7: cat, dog"),
         (["7"], "no class of pets: '7'"),
+        (["train", "val"], "a class is a folder right below the one that was named, or stands in the CSV file"),
         (["-1"], "no class of pets: '-1'"),
         (["crane"], "'crane' names 2 classes of pets, 3 and 4; --classes FILE says"),
         (["n09999999"], "--classes FILE says what your data calls them"),

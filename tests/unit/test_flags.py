@@ -27,7 +27,7 @@ VERSIONS = dict(options_called("--version"))
 
 
 def test_these_commands_take_a_version() -> None:
-    assert {"submit", "models add", "models check", "models show"} == set(VERSIONS)
+    assert {"submit", "models add", "models check", "models eval", "models show"} == set(VERSIONS)
 
 
 @pytest.mark.parametrize("command", VERSIONS)

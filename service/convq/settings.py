@@ -89,6 +89,13 @@ class Settings(BaseModel):
         False,
         "start only if every model and version of the folder can be served; without it what cannot be is passed over and said",
     )
+    expect: tuple[str, ...] = _setting(
+        "--expect",
+        "EXPECT",
+        "a,b",
+        (),
+        "models that other services will serve on this server: the door lets in their jobs before any has run; * for every name",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | None = _setting(
         "--workers",
         "WORKERS",
@@ -183,12 +190,12 @@ class Settings(BaseModel):
             return value
         return int(found[1]) << _SHIFTS[found[2].upper()]
 
-    @field_validator("only", mode="before")
+    @field_validator("only", "expect", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: Any, info: ValidationInfo) -> Any:
         names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
         for name in names:
-            if not MODEL_NAME.match(name):
+            if not MODEL_NAME.match(name) and (name, info.field_name) != ("*", "expect"):
                 raise ValueError(f"{echoed(name)} is no name of a model")
         return names
 

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fault-report", metavar="FILE", help="write the table of faults as JSON")
     group.addoption("--kills", type=int, default=20, help="how many kill -9s test_thousand_kills does")
     group.addoption("--soak", type=float, default=15.0, help="how many seconds test_soak lasts")
-    group.addoption("--sequences", type=int, default=40, help="how many lives of jobs test_same_id_again goes through")
+    group.addoption("--lives", type=int, default=40, help="how many lives of jobs test_same_id_again goes through")
     group.addoption("--states", type=int, default=30, help="how many random states test_strange_keys goes through")
     group.addoption("--jobs", type=int, default=3000, help="how many random jobs test_thousand_kills submits")
 

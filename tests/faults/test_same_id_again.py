@@ -1,6 +1,6 @@
 """Random lives of jobs with ids of their own, against a model in plain Python of what a client must be told.
 
-`--sequences 1000` is the size at which this was shown; the default is a sample of it.
+`--lives 1000` is the size at which this was shown; the default is a sample of it.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def forgetting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
 def test_whoever_submits_an_id_again_is_always_answered_or_told(
     forgetting: OwnServer, pytestconfig: pytest.Config
 ) -> None:
-    for seed in range(pytestconfig.getoption("--sequences", 40)):
+    for seed in range(pytestconfig.getoption("--lives", 40)):
         world = World(forgetting, random.Random(seed))
         try:
             for _ in range(STEPS):

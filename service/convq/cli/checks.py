@@ -24,7 +24,7 @@ from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
 from convq.queue.address import OPERATOR, USERS, WORKER, flags
 from convq.queue.health import Level, Remark
-from convq.queue.strangers import look_for_strangers
+from convq.queue.strangers import look_for_strangers, look_for_unserved
 
 if TYPE_CHECKING:
     from convq.inference.repository import ModelFolder
@@ -192,7 +192,7 @@ def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
             yield Finding.of(remark)
         served = _models_served(asked)
         yield _served(asked, served)
-        for remark in look_for_strangers(asked, {*served, *_models_here(root)}):
+        for remark in (*look_for_strangers(asked, {*served, *_models_here(root)}), *look_for_unserved(asked)):
             yield Finding.of(remark)
     except RedisUnavailable as error:
         level: Level = "warning" if address is None else "problem"

@@ -9,6 +9,7 @@ from convq.cli.output import for_programs, json_option, print_json, print_table
 from convq.client import Client
 from convq.protocol import JobState
 from convq.queue import Address
+from convq.queue.unserved import nearest_model
 
 MODEL = click.option(
     "--model", metavar="NAME", default=None, help="Which model; without it all that are served are asked."
@@ -34,7 +35,7 @@ def status(ids: tuple[str, ...], address: Address, model: str | None, *, as_json
     """Say where jobs are: waiting, running, done or unknown.
 
     "done" means that a result waits to be read. A job whose result was read or has expired is "unknown", as one is that
-    never was.
+    never was. Where nobody serves the model, a column says so, with the name that was perhaps meant.
 
     \b
     convq jobs status 1763800000000-0
@@ -49,6 +50,11 @@ def status(ids: tuple[str, ...], address: Address, model: str | None, *, as_json
             found += [{"id": one, "model": name, "state": str(state)} for name, state in known.items()] or [
                 {"id": one, "model": alone, "state": str(JobState.UNKNOWN)}
             ]
+        served = client.served()
+        if model is not None and model not in served and any(job["state"] != str(JobState.DONE) for job in found):
+            near = nearest_model(model, served)
+            hint = f"nobody serves {model!r}" + (f"; did you mean {near}?" if near else "")
+            found = [{**job, "served": hint} for job in found]
     _show(found, as_json=as_json)
 
 

@@ -19,7 +19,7 @@ from convq.queue.address import Address
 from convq.queue.functions import FunctionLibrary
 from convq.queue.health import Server, look_at
 from convq.queue.keys import GROUP, KNOWN, MODELS, Shard, is_model_name
-from convq.queue.link import Link, Script, text_of
+from convq.queue.link import Command, Link, Script, text_of
 from convq.queue.mending import Rights
 from convq.queue.suspicions import SUSPICION_TTL_MS
 from convq.queue.unserved import Lookout
@@ -179,14 +179,16 @@ class LeaseKeeper:
         self, shard: Shard, description: Mapping[str, object], ttl_ms: int, max_jobs: int, max_bytes: int
     ) -> None:
         """Say that this model is served, what it takes, how much may wait, how fast it drains. Gone `ttl_ms` after the last call."""
-        sizes = self._link.flush([("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams])
+        asked: list[Command] = [("MEMORY", "USAGE", stream, "SAMPLES", MEMORY_SAMPLES) for stream in shard.streams]
+        *sizes, _ = self._link.flush([*asked, ("SADD", KNOWN, shard.model)])
         waiting_bytes = sum(size for size in sizes if isinstance(size, int))
         self._link.run(NOTE, [MODELS], [ttl_ms, shard.model, json.dumps(description)])
         self._link.run(MEASURE, [shard.cfg, *shard.streams], [GROUP, max_jobs, max_bytes, waiting_bytes])
 
     def make_known(self, names: Sequence[str]) -> None:
         """Have the door let in jobs for these models for good, whether or not anybody serves them now; * stands for all."""
-        self._link.call("SADD", KNOWN, *names)
+        if names:
+            self._link.call("SADD", KNOWN, *names)
 
     def lookout(self) -> Lookout:
         """Looks for streams that nobody serves, over the connection of this keeper."""

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from convq.errors import RedisRefused
 from convq.queue.address import Address
 from convq.queue.health import CLOCK_SLACK_S, Remark
 from convq.queue.keys import MODELS, Shard, is_model_name
 from convq.queue.leases import FAR_AHEAD_S
 from convq.queue.link import Link, text_of
 from convq.queue.mending import Rights, caller
+from convq.queue.unserved import look_once
 
-CHECK = "strange key"
+CHECK, UNSERVED = "strange key", "not served"
+MOST_UNSERVED = 10
 SHOWN_BYTES = 80
 Cli = Callable[[str], str]
 """Name of a command -> how redis-cli is called by somebody who may run it."""
@@ -43,6 +46,27 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
                 yield from _shard(link, Shard(model), int(now[0]), cli)
     finally:
         link.close()
+
+
+def look_for_unserved(address: Address) -> Iterator[Remark]:
+    """Remarks on streams that hold jobs and that nobody serves, the fullest first. Raises RedisUnavailable."""
+    link = Link(address)
+    try:
+        found = look_once(link)
+    except RedisRefused as refused:
+        yield Remark("warning", UNSERVED, f"not looked for: {refused}", "name a user that has the right +scan")
+        return
+    finally:
+        link.close()
+    if found is None:
+        yield Remark("warning", UNSERVED, "not looked for in all keys: there are too many", None)
+    for one in (found or ())[:MOST_UNSERVED]:
+        mend = "start a service for it, or submit its jobs again elsewhere and delete the stream"
+        if one.nearest is not None:
+            mend = f"submit its jobs again to {one.nearest} and delete the stream, or start a service for it"
+        yield Remark("warning", UNSERVED, f"{one} ({one.jobs} jobs)", mend)
+    if len(found or ()) > MOST_UNSERVED:
+        yield Remark("warning", UNSERVED, f"{len(found or ()) - MOST_UNSERVED} more streams like these", None)
 
 
 def wrong_types(address: Address, model: str | None) -> list[Remark]:

@@ -21,10 +21,11 @@ from convq.runtime.board import Board
 from convq.runtime.crashes import Overdue, accusations
 from convq.runtime.foreign_keys import ForeignKeys
 from convq.runtime.logs import event
-from convq.runtime.orders import is_gone, worker_name
+from convq.runtime.orders import incarnation_of, is_gone
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
 from convq.runtime.troubles import Troubles
+from convq.runtime.unserved_streams import UnservedStreams
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -33,7 +34,7 @@ ANNOUNCED_FOR_LEASES = 3
 """The list of served models outlives the last heartbeat by this many leases."""
 LOOK_EVERY_S = 30.0
 """How often the server is asked again what it is: an operator may have changed its settings, or another took its place."""
-LEASES, LIST = "leases", "the list of models"
+LEASES, LIST, KNOWN = "leases", "the list of models", "names that the door lets in"
 """Steps of a beat that more depends on than the step itself."""
 FIRST_ANSWER_WITHIN_S = 5.0
 """A server that has never answered by then is an error of the start, not an outage to wait out."""
@@ -73,6 +74,7 @@ class Heartbeat:
         self._announced: set[str] = set()
         self._troubles = Troubles(log, "heartbeat")
         self.foreign_keys = ForeignKeys(self._keeper, self._troubles, log, self._shards)
+        self.unserved_streams = UnservedStreams(self._keeper.lookout(), self._troubles)
         self._stopping = False
         self._draining = False
         self._remarks: set[str] = set()
@@ -157,7 +159,7 @@ class Heartbeat:
                 caution.note_death(row)
             row.clear_marks()
             if nonce:
-                self._dead.put(_Dead(index, Shard(model), _incarnation(pid, nonce), suspects))
+                self._dead.put(_Dead(index, Shard(model), incarnation_of(pid, nonce), suspects))
 
     def _beat_now(self) -> None:
         self._news = True
@@ -190,6 +192,7 @@ class Heartbeat:
     def _inspect(self, *, first: bool) -> None:
         """Whether a queue may live on this server: refused at the start, later said once and loudly."""
         server = self._keeper.inspect() if first else self._keeper.look()
+        self._step("", KNOWN, self._keeper.make_known, [*filter(None, self._models), *self._settings.expect])
         if first:
             event(log, logging.INFO, "connected", server=str(server))
         told, self._remarks = self._remarks, set()
@@ -252,6 +255,8 @@ class Heartbeat:
             self._step("", "resigning", self._export_nothing)
         self._step("", LIST, self._withdraw_others)
         self._forget({shard.model for _, shard in seated})
+        exports = bool(self._depths and self._announced)  # whoever does looks, and not every service
+        self._step("", "looking through the keys", self.unserved_streams.look, exports)
         for trouble in self._keeper.keep_functions():
             event(log, logging.WARNING, trouble, during="heartbeat")
         if not self.beats:
@@ -327,7 +332,7 @@ class Heartbeat:
         for slot in self._slots:
             nonce = int(self._board.row(slot.number, index).get("pulse_incarnation"))
             if nonce and slot.pid is not None and not slot.stopped:
-                owners[_incarnation(slot.pid, nonce)] = (slot.number, nonce)
+                owners[incarnation_of(slot.pid, nonce)] = (slot.number, nonce)
         if not owners:
             self._keeper.incarnations(shard)  # where there can be no leases, there are no owners: said all the same
             return
@@ -343,8 +348,3 @@ class Heartbeat:
         never = not inspected and time.monotonic() - self._started_s > FIRST_ANSWER_WITHIN_S
         if never or (isinstance(error, RedisRefused) and not inspected):
             self.refusal = error
-
-
-def _incarnation(pid: int, nonce: int) -> str:
-    """The name that the worker gave its lease: see `WorkQueue.take`."""
-    return f"{worker_name(pid)}-{nonce:08x}"

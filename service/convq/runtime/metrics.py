@@ -230,6 +230,10 @@ SERVICE_FAMILIES: dict[str, Family] = {
         "1 for a model of the folder of which nothing can be served, 0 for the others.", _PER_MODEL
     ),
     "convq_foreign_keys": Family("Keys of the model in Redis that hold another type than convq's.", _PER_MODEL),
+    "convq_unserved_streams": Family(
+        "Streams of this server that hold jobs and that nobody serves; absent where another service looks."
+    ),
+    "convq_unserved_jobs": Family("Jobs in the streams that nobody serves."),
     "convq_worker_restarts_total": Family("Workers that died and were started again.", _PER_WORKER),
     "convq_worker_cpu_seconds_total": Family("Processor time of all processes that this worker was.", _PER_WORKER),
     "convq_worker_resident_memory_bytes": Family("Resident memory of each worker process.", _PER_WORKER),

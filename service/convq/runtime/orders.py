@@ -76,6 +76,11 @@ def worker_name(pid: int) -> str:
     return f"{host}.{tag}-{pid}" if tag else f"{host}-{pid}"
 
 
+def incarnation_of(pid: int, nonce: int) -> str:
+    """The name that the worker gave its lease: see `WorkQueue.take`."""
+    return f"{worker_name(pid)}-{nonce:08x}"
+
+
 @cache
 def process_space() -> str:
     """8 hexadecimal digits for this boot of this machine and this namespace of process ids; empty elsewhere than on Linux.

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 import convq
 from convq.queue.leases import ShardDepth
+from convq.queue.unserved import Unserved
 from convq.runtime import logs
 from convq.runtime.metrics import SERVICE_FAMILIES, new_family
 from convq.runtime.processes import open_files_of, usage_of
@@ -25,6 +26,7 @@ def service_families(
     slots: Sequence[Slot],
     suspended: Collection[str],
     foreign_keys: Mapping[str, int],
+    unserved_streams: Sequence[Unserved] | None,
     versions: Mapping[str, Mapping[int, str]],
     unserved: Collection[str],
     unfit: Mapping[str, Collection[int]],
@@ -32,7 +34,7 @@ def service_families(
     """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state.
 
     `unserved` are models of the folder of which nothing can be served, `unfit` versions that are served and could not be
-    loaded again.
+    loaded again. `unserved_streams` is None where this service does not look for streams that nobody serves.
     """
     models = tuple(versions)
     return [
@@ -42,6 +44,7 @@ def service_families(
         _per_model("convq_model_suspended", {model: model in suspended for model in models}),
         _per_model("convq_foreign_keys", {model: foreign_keys.get(model, 0) for model in models}),
         _per_model("convq_model_unserved", {model: model in unserved for model in {*models, *unserved}}),
+        *_unserved(unserved_streams),
         *_process_families(slots),
         _model_info(slots),
         _states(versions),
@@ -60,6 +63,15 @@ def _per_model(name: str, values: Mapping[str, float]) -> Metric:
     for model, value in values.items():
         family.add_metric([model], value)
     return family
+
+
+def _unserved(found: Sequence[Unserved] | None) -> list[Metric]:
+    if found is None:
+        return []
+    streams, jobs = new_family("convq_unserved_streams"), new_family("convq_unserved_jobs")
+    streams.add_metric([], len(found))
+    jobs.add_metric([], sum(one.jobs for one in found))
+    return [streams, jobs]
 
 
 def _process_families(slots: Sequence[Slot]) -> list[Metric]:

@@ -108,6 +108,7 @@ class Supervisor:
                     self._slots,
                     self._crashes.suspended(),
                     self.heartbeat.foreign_keys.counts(),
+                    self.heartbeat.unserved_streams.found,
                     self._versions.states(),
                     self._versions.unserved(),
                     self._versions.unfit(),

@@ -272,6 +272,10 @@ INPUT = (
           [("sum by (reason) (increase(convq_dead_letters_total{$S}[$__rate_interval]))", "{{reason}}")]),
     Panel("Suspended", "1 while the model claims nothing, because its network kills worker after worker.", "timeseries", "short",
           [("max by (instance) (convq_model_suspended{$S})", "{{instance}}")]),
+    Panel("Stalled", "1 while jobs wait and no worker of the service makes progress.", "timeseries", "short",
+          [("max by (instance) (convq_model_stalled{$S})", "{{instance}}")]),
+    Panel("Clients", "Answered, by the client that the jobs name: the busiest, the unnamed and the others.", "timeseries", "ops",
+          [(rate("convq_client_jobs_total", "$S", "client"), "{{client}}")]),
     Panel("Run again, given up", "Jobs taken over from dead workers; results not published, because another worker answers.",
           "timeseries", "ops", [(rate("convq_redeliveries_total", "$S"), "run again"), (rate("convq_lost_commits_total", "$S"), "given up")]),
 )

@@ -94,6 +94,9 @@ class Job(BaseModel):
     )
     version: int | None = Field(None, ge=1, description="pins a model version; default is the newest ready one")
     traceparent: str | None = Field(None, description="W3C trace context")
+    client: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] | None = Field(
+        None, description="who sends it, for operators: counted by name, and shown by convq top"
+    )
 
     @model_validator(mode="after")
     def _one_input(self) -> Job:

@@ -128,6 +128,7 @@ def test_the_operator_looks_after_dead_letters_jobs_and_the_server(
         ["jobs", "cancel", "nobody"],
         ["models", "list"],
         ["doctor"],
+        ["top", "--once"],
     ):
         assert 0 == main([*line, "--redis", url]), capsys.readouterr()
     with Client(guarded.url("producer"), model="lenet") as client:

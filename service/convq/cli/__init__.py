@@ -27,6 +27,7 @@ from convq.cli.output import print_line
 from convq.cli.serve import serve
 from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
+from convq.cli.top import top
 from convq.errors import ConvqError
 from convq.extras import install
 from convq.masking import echoed, masked
@@ -71,6 +72,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
     convq demo                      see it work, in a minute, with nothing installed
     convq serve                     keep it running
     convq submit seven.png          your own picture
+    convq top                       what waits, who works on it, who fills it
     convq doctor                    what is wrong, and the command that mends it
     """
     context.find_object(Run).debug = debug  # type: ignore[union-attr]  # main() always passes one
@@ -80,7 +82,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
         context.exit(WRONG_USAGE)
 
 
-for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, doctor):
+for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, top, doctor):
     commands.add_command(_command)
 
 

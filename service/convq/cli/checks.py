@@ -7,11 +7,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import convq
 from convq.cli.models.folder import BrokenModel, open_models, passed_over
@@ -24,6 +24,7 @@ from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
 from convq.queue.address import OPERATOR, USERS, WORKER, flags
 from convq.queue.health import Level, Remark
+from convq.queue.standstill import look_for_standstills
 from convq.queue.strangers import look_for_strangers, look_for_unserved
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
         yield _served(asked, served)
         for remark in (*look_for_strangers(asked, {*served, *_models_here(root)}), *look_for_unserved(asked)):
             yield Finding.of(remark)
+        for remark in look_for_standstills(asked, served):
+            yield replace(Finding.of(remark), exit_code=1)
     except RedisUnavailable as error:
         level: Level = "warning" if address is None else "problem"
         remedy = "start it, or name another with --redis URL; convq serve without --redis brings its own"
@@ -219,13 +222,13 @@ def _remedy(refusal: RedisRefused, asked: Address) -> str | None:
     )
 
 
-def _models_served(address: Address) -> list[str]:
-    """The list of live services; nothing where its key holds something else, which is another finding."""
+def _models_served(address: Address) -> dict[str, dict[str, Any]]:
+    """The list of live services: model -> what it says of itself; nothing where its key holds something else, which is another finding."""
     try:
         with Client(address) as client:
-            return sorted(client.served())
+            return client.served()
     except BadField:
-        return []
+        return {}
 
 
 def _models_here(root: Path | None) -> list[str]:
@@ -237,9 +240,9 @@ def _models_here(root: Path | None) -> list[str]:
     return [name for name in names if MODEL_NAME.match(name)]
 
 
-def _served(address: Address, served: list[str]) -> Finding:
+def _served(address: Address, served: Collection[str]) -> Finding:
     if served:
-        return Finding("ok", "served now", ", ".join(served))
+        return Finding("ok", "served now", ", ".join(sorted(served)))
     user = WORKER if address.user in USERS else None
     found = "nothing: no worker is running on this Redis"
     return Finding("warning", "served now", found, f"convq serve {flags(address, user)}")

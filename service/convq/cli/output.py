@@ -46,6 +46,12 @@ def print_line(text: str = "", *, err: bool = False) -> None:
     click.echo(printable_lines(text), err=err)
 
 
+def write_terminal(text: str) -> None:
+    """Text with control sequences of our own, as it is, at once: whoever calls this has made the rest printable."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def new_console(**options: Any) -> Console:
     """For people: text is what it says, and neither markup nor a link. `options` are those of rich."""
     from rich.console import Console  # noqa: PLC0415 - not needed in a pipe

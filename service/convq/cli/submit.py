@@ -35,6 +35,7 @@ CHUNK = 64
 @click.option("--ttl-ms", metavar="MS", type=click.IntRange(min=0), help="Don't compute what is older than this.")
 @click.option("--priority", type=click.Choice([str(lane) for lane in Priority]), default="normal", show_default=True)
 @click.option("--id", "job_id", metavar="ID", help="Your own id, for one image: may be submitted again, stays one job.")
+@click.option("--client", metavar="NAME", help="Who you are, for operators: convq top shows who fills a queue.")
 @version_option("Pin a version of the model (the newest).")
 @click.option("--outputs", metavar="A,B", help="Raw outputs or feature maps wanted besides the classes.")
 @click.option(
@@ -79,7 +80,7 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     files = _files(images)
     if given["job_id"] is not None and len(files) > 1:
         raise click.UsageError("--id names one job: give one image with it")
-    names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs"}
+    names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs", "client": "client"}
     options = {name: given[name] for name in names if given[name] is not None}
     programs = for_programs(as_json=given["as_json"])
     for name in ("save_maps", "save_input"):

@@ -25,6 +25,8 @@ class Client:
             password.
         model: the model that calls mean when they name none. Where neither names one, it is the only model that is
             served, or the only one that yields classes.
+        client_name: how this program calls itself, 1 to 64 characters of A-Z a-z 0-9 . _ : -, so that operators see who
+            fills a queue. Jobs of a client without a name count as unnamed.
 
     An image is encoded bytes (or what holds them: bytearray, memoryview, mmap), a path, a PIL image, or a numpy array of
     dtype uint8 or float32 in the layout of the model's input without the batch axis, for example (1, 32, 32). A PIL image
@@ -40,6 +42,7 @@ class Client:
     - `outputs`: names of outputs or feature maps, as a list or with commas between them.
     - `version`: of the network, 1 or more; the newest if not given.
     - `traceparent`: W3C trace context; without one the job continues the current OpenTelemetry span, where there is one.
+    - `client`: in place of `client_name`, for jobs that are passed on for others.
     - `priority`: high, normal or low.
 
     Timeouts are seconds, 0 or more, and not infinite. Every call may raise RedisUnavailable or RedisRefused; arguments
@@ -47,9 +50,11 @@ class Client:
     closed connects again when it is used. It cannot be pickled: another process makes its own.
     """
 
-    def __init__(self, url: str | Address = DEFAULT_URL, *, model: str | None = None) -> None:
+    def __init__(
+        self, url: str | Address = DEFAULT_URL, *, model: str | None = None, client_name: str | None = None
+    ) -> None:
         self._wire = BlockingWire(url)
-        self._calls = Calls(self._wire, model)
+        self._calls = Calls(self._wire, model, client_name)
 
     def submit(
         self,
@@ -194,9 +199,11 @@ class AsyncClient:
     first still runs.
     """
 
-    def __init__(self, url: str | Address = DEFAULT_URL, *, model: str | None = None) -> None:
+    def __init__(
+        self, url: str | Address = DEFAULT_URL, *, model: str | None = None, client_name: str | None = None
+    ) -> None:
         self._wire = AsyncioWire(url)
-        self._calls = Calls(self._wire, model)
+        self._calls = Calls(self._wire, model, client_name)
 
     async def submit(self, image: Any, model: str | None = None, *, priority: str = "normal", **options: Any) -> str:
         """See `Client.submit`. A cancelled call may have put its job into the queue."""

@@ -13,6 +13,7 @@ from typing import Any
 from convq.client.inputs import is_slow, job_for, within_trace
 from convq.client.mapping import Map
 from convq.client.options import (
+    client_name_of,
     in_flight_of,
     inbox_of,
     job_id_of,
@@ -35,10 +36,11 @@ def meant(served: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 class Calls:
-    """What both clients do, over either wire. Raises BadField for a model whose name cannot be one."""
+    """What both clients do, over either wire. Raises BadField for a model or a client whose name cannot be one."""
 
-    def __init__(self, wire: Wire, model: str | None) -> None:
+    def __init__(self, wire: Wire, model: str | None, client_name: str | None = None) -> None:
         self._wire = wire
+        self._always = {} if client_name is None else {"client": client_name_of(client_name, "client_name")}
         self._model = None if model is None else Shard(model_of(model)).model
         self._producers: dict[str, Producer] = {}
 
@@ -65,7 +67,7 @@ class Calls:
         self, call: str, images: Iterable[Any], model: str | None, priority: str, given: Mapping[str, Any]
     ) -> list[str]:
         """Put jobs into the queue and return their ids; `call` is what the caller called."""
-        options, lane = options_of(call, given), priority_of(priority)
+        options, lane = self._always | options_of(call, given), priority_of(priority)
         producer = await self.producer(model)
         if "reply_to" in options:
             inbox_of(producer.shard.inbox_prefix, options["reply_to"])
@@ -143,7 +145,7 @@ class Calls:
         given: Mapping[str, Any],
     ) -> AsyncGenerator[Result, None]:
         """Results in the order of the images. What is wrong with the arguments is said here, before the first is wanted."""
-        options, lane = options_of("map", given), priority_of(priority)
+        options, lane = self._always | options_of("map", given), priority_of(priority)
         timeout_s, most, source = timeout_of(timeout), in_flight_of(in_flight), several("map", images)
         if model is not None:
             Shard(model_of(model))

@@ -15,7 +15,7 @@ from typing import Any
 
 from convq.errors import BadField
 from convq.protocol import Priority
-from convq.queue.entries import JOB_ID, MAX_INBOX_NAME, MAX_INTEGER_DIGITS, MAX_TEXT_BYTES
+from convq.queue.entries import CLIENT_NAME, JOB_ID, MAX_INBOX_NAME, MAX_INTEGER_DIGITS, MAX_TEXT_BYTES
 from convq.queue.spelling import bare, spellings
 
 SHOWN = 80
@@ -58,6 +58,13 @@ def job_id_of(value: Any, name: str = "id") -> str:
     return value
 
 
+def client_name_of(value: Any, name: str = "client") -> str:
+    """How a client calls itself. Raises BadField."""
+    if not isinstance(value, str) or not CLIENT_NAME.match(value):
+        raise BadField(f"{name}: expected 1 to 64 characters of A-Z a-z 0-9 . _ : -, not {shown(value)}")
+    return value
+
+
 def _outputs(name: str, value: Any) -> str | None:
     """Names with commas between them; None for an empty list of names."""
     expected = "names of outputs, as a list or with commas between them"
@@ -81,6 +88,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "outputs": _outputs,
     "version": lambda name, value: _whole(name, value, 1),
     "traceparent": _text,
+    "client": lambda name, value: client_name_of(value, name),
 }
 """Option of a job -> what makes its field of the value that a caller gave. None is as good as not given."""
 

@@ -30,6 +30,8 @@ class Completion:
     job: Received
     document: bytes
     cancelled: bool = False
+    failed: bool = False
+    """It ends as an error."""
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class Commits:
             f"{done.job.lane}:{done.job.entry}" for done in chunk if done.job.suspicion or done.job.slow
         )
         args: list[Any] = [GROUP, lease.incarnation, self.result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
-        args += (cancelled, suspects)
+        args += (cancelled, suspects, sum([done.failed for done in chunk]))
         jobs: list[Received] = []
         for (lane, kind, destination), members in groups.items():
             args += (lane + 1, kind, destination, len(members))

@@ -19,6 +19,7 @@ from convq.protocol import DEFAULT_TOP_K
 T = TypeVar("T")
 
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+CLIENT_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 MAX_INTEGER_DIGITS = 15
 """Integers on the wire have at most this many digits: 31,000 years in milliseconds, and exact in every language."""
 MAX_INBOX_NAME = 256
@@ -53,6 +54,8 @@ class Received:
     outputs: tuple[str, ...] = ()
     version: int | None = None
     traceparent: str | None = None
+    client: str = ""
+    """Who sent it, as it says itself; empty where it does not."""
     suspicion: int = 0
     """Points: how much this job is suspected of having killed a worker."""
     slow: int = 0
@@ -113,6 +116,13 @@ def _parse_id(value: bytes) -> str:
     return text
 
 
+def _parse_client(value: bytes) -> str:
+    text = _text("client", value)
+    if not CLIENT_NAME.match(text):
+        raise BadField(f"client must be 1 to 64 characters of A-Z a-z 0-9 . _ : -; got {shown(value)}")
+    return text
+
+
 _OWN: dict[bytes, Any] = {
     b"image": None,
     b"tensor": None,
@@ -127,13 +137,14 @@ _HEADER: dict[bytes, Any] = {
     b"top_k": lambda value: _integer("top_k", value, 1),
     b"outputs": _parse_outputs,
     b"version": lambda value: _integer("version", value, 1),
+    b"client": _parse_client,
 }
 
 PAYLOADS = ("image", "tensor")
 ADDRESS = ("id", "reply_to")
 """What says where the answer goes: given twice, it says nothing."""
 PROTOCOL_FIELDS = tuple(name.decode() for name in (*_OWN, *_HEADER))
-KNOWN_FIELDS = frozenset((*PROTOCOL_FIELDS, "client"))
+KNOWN_FIELDS = frozenset(PROTOCOL_FIELDS)
 """What has a meaning in the protocol, whether or not a worker reads it."""
 _KNOWN = frozenset(name.encode() for name in KNOWN_FIELDS)
 
@@ -149,6 +160,7 @@ class _Header:
     top_k: int = DEFAULT_TOP_K
     outputs: tuple[str, ...] = ()
     version: int | None = None
+    client: str = ""
     problem: JobError | None = None
 
 
@@ -185,7 +197,7 @@ class Receiver:
         entry_id = entry.decode()
         received = Received(
             entry_id, lane, attempt, entry_id, header.reply_to, header.problem, None, None,
-            header.dtype, header.shape, header.ttl_ms, header.top_k, header.outputs, header.version,
+            header.dtype, header.shape, header.ttl_ms, header.top_k, header.outputs, header.version, None, header.client,
         )  # fmt: skip
         if layout.ignored:
             received.ignored = layout.ignored

@@ -84,6 +84,15 @@ class ShardDepth:
             return None if waiting else 0.0
         return waiting / self.drain_per_s if self.drain_per_s else math.inf
 
+    @property
+    def filled(self) -> float:
+        """How much of what the door lets in is there, of jobs or of bytes: from 1 on it refuses."""
+        jobs = sum(lane.length for lane in self.lanes)
+        shares = [jobs / self.limit_jobs if self.limit_jobs else 0.0]
+        if self.limit_bytes and self.held_bytes is not None and jobs:
+            shares.append(self.held_bytes / self.limit_bytes)
+        return max(shares)
+
 
 class Blame(StrEnum):
     """What the death of a worker says about a job; see `release.lua`."""
@@ -117,6 +126,8 @@ class LeaseKeeper:
         self._rights = Rights(self._link)
         self.misnamed: list[bytes] = []
         """Names in the list of models that no model can have."""
+        self.jobs: dict[str, tuple[int, float]] = {}
+        """Model -> jobs in its streams, whoever exports them, and when `depth` found so many, by `time.monotonic`."""
         self._first_seen: dict[tuple[str, int], tuple[bytes, float]] = {}
         """Model and lane -> the oldest entry where its age is not known, and when it was first seen, by `time.monotonic`."""
 
@@ -229,9 +240,10 @@ class LeaseKeeper:
         """
         valid_until_s = time.monotonic() + self._term_ms / 1e3  # from before the server heard of it: never too late
         reply = self._elect(shard, self._term_ms)
-        if not reply:
+        self.jobs[shard.model] = reply[0], time.monotonic()
+        if len(reply) == 1:
             return None
-        dead, refused_jobs, refused_bytes, *facts = reply
+        _, dead, refused_jobs, refused_bytes, *facts = reply
         limit_jobs, limit_bytes, held_bytes = (None if fact is None else int(fact) for fact in facts[:3])
         rows = [facts[i : i + FACTS_OF_A_LANE] for i in range(4, len(facts), FACTS_OF_A_LANE)]
         lanes = [self._lane_depth(shard, lane, row) for lane, row in enumerate(rows)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from convq.queue import LeaseKeeper, Shard
 from convq.queue.keys import MODELS
 from convq.queue.leases import FAR_AHEAD_S, ShardDepth
+from convq.runtime.fullness import note_room
 from convq.runtime.logs import event
 from convq.runtime.troubles import Troubles
 
@@ -69,7 +70,8 @@ class ForeignKeys:
         return {shard.model: len(found.get(shard.model, {}).keys() - {MODELS}) for shard in self._shards()}
 
     def look_ahead(self, shard: Shard, depth: ShardDepth) -> None:
-        """Say where entry ids are from the future, and exchange a stream that is empty and far ahead."""
+        """Say where entry ids are from the future, and exchange a stream that is empty and far ahead; say that a queue is full."""
+        note_room(self._troubles, shard.model, depth)
         for stream, lane in zip(shard.streams, depth.lanes, strict=True):
             if lane.ahead_s <= AHEAD_S:
                 self._troubles.over(shard.model, f"ids of {stream}")

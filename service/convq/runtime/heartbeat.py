@@ -75,8 +75,7 @@ class Heartbeat:
         self._troubles = Troubles(log, "heartbeat")
         self.foreign_keys = ForeignKeys(self._keeper, self._troubles, log, self._shards)
         self.unserved_streams = UnservedStreams(self._keeper.lookout(), self._troubles)
-        self._stopping = False
-        self._draining = False
+        self._stopping = self._draining = False
         self._remarks: set[str] = set()
         self._started_s = time.monotonic()
         self._thread = (watch or Watch(log)).thread("heartbeat", self._run)
@@ -84,6 +83,7 @@ class Heartbeat:
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None
         self._depths: Mapping[str, ShardDepth] = {}
+        self.jobs: Mapping[str, tuple[int, float]] = self._keeper.jobs
 
     def _shards(self) -> list[Shard]:
         """Of the models that have a place on the board now."""

@@ -112,6 +112,8 @@ PULSE_SERIES = (
     Series("pulse_incarnation", "Random part of the lease's name, as a number; 0: no lease.", "gauge"),
     Series("pulse_fenced", "An incarnation that the supervisor found without its lease.", "gauge"),
     Series("pulse_running_version", "The version that ran last, or runs.", "gauge"),
+    Series("pulse_moved_s", "Monotonic seconds when it last published, or claimed with nothing in hand.", "gauge"),
+    Series("pulse_wait_s", "Seconds that a prepared job may wait for others.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run, and that its answers may take to be made.", "gauge"),
     Series("pulse_decode_limit_s", "Seconds that decoding and preparing one job may take.", "gauge"),
     Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
@@ -229,11 +231,18 @@ SERVICE_FAMILIES: dict[str, Family] = {
     "convq_model_unserved": Family(
         "1 for a model of the folder of which nothing can be served, 0 for the others.", _PER_MODEL
     ),
+    "convq_model_stalled": Family(
+        "1 while jobs of the model wait and no worker of this service makes progress.", _PER_MODEL
+    ),
     "convq_foreign_keys": Family("Keys of the model in Redis that hold another type than convq's.", _PER_MODEL),
     "convq_unserved_streams": Family(
         "Streams of this server that hold jobs and that nobody serves; absent where another service looks."
     ),
     "convq_unserved_jobs": Family("Jobs in the streams that nobody serves."),
+    "convq_client_jobs_total": Family(
+        "Jobs answered, by the client that they name: the 20 busiest; unnamed and other are the rest.",
+        ("model", "client"),
+    ),
     "convq_worker_restarts_total": Family("Workers that died and were started again.", _PER_WORKER),
     "convq_worker_cpu_seconds_total": Family("Processor time of all processes that this worker was.", _PER_WORKER),
     "convq_worker_resident_memory_bytes": Family("Resident memory of each worker process.", _PER_WORKER),
@@ -266,7 +275,7 @@ def documented_metrics() -> dict[str, str]:
 
 
 def documented_labels() -> dict[str, tuple[str, ...]]:
-    """Metric -> its labels, as the README must list them. No value of any label comes from a client."""
+    """Metric -> its labels, as the README must list them. One label's values come from clients, `client`, and are bounded: see `clients`."""
     found = {}
     for series in WORKER_SERIES:
         name = f"{series.name}_total" if series.kind == "counter" else series.name

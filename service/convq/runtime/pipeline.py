@@ -127,10 +127,15 @@ class Pipeline:
         """Follow another plan from the next job on; what is admitted already ends with the version that it was given."""
         self._row.set("pulse_limit_s", max(serving.max_batch_s, self.serving.max_batch_s))
         self._row.set("pulse_decode_limit_s", max(serving.max_decode_s, self.serving.max_decode_s))
+        self._row.set("pulse_wait_s", serving.engine.manifest.batching.max_wait_ms / 1e3)
         self._row.set("convq_model_load_duration_seconds", serving.engine.load_s)
         self._batcher.resize(serving.max_batch, self._memory.waiting_bytes)
         self._work.holdings.bounds = self._memory.bounds(serving)
         self._admission.serving = serving
+
+    def clients(self) -> dict[str, int]:
+        """Who sent the jobs that were answered since the last call: name -> jobs. For another thread."""
+        return self._tally.clients.take()
 
     @property
     def is_idle(self) -> bool:
@@ -215,8 +220,11 @@ class Pipeline:
             else:
                 hurried = self._more or self._intake.has_suspects
                 block_ms = 1 if hurried else max(1, round(self._block_s * 1e3))
+                was_free = not lease.held
                 delivery = self._work.claim(lease, room, block_ms, room_bytes)
                 self._more |= delivery.more
+                if was_free or delivery.jobs:
+                    self._tally.moved()
                 self._intake.idle = not delivery.jobs
                 self._accept(lease, delivery)
         self._note_strange_keys()

@@ -25,16 +25,19 @@ def service_families(
     depths: Mapping[str, ShardDepth],
     slots: Sequence[Slot],
     suspended: Collection[str],
+    stalled: Collection[str],
     foreign_keys: Mapping[str, int],
     unserved_streams: Sequence[Unserved] | None,
     versions: Mapping[str, Mapping[int, str]],
     unserved: Collection[str],
     unfit: Mapping[str, Collection[int]],
+    clients: Mapping[str, Mapping[str, int]],
 ) -> list[Metric]:
     """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state.
 
     `unserved` are models of the folder of which nothing can be served, `unfit` versions that are served and could not be
     loaded again. `unserved_streams` is None where this service does not look for streams that nobody serves.
+    `clients`: model -> name -> jobs.
     """
     models = tuple(versions)
     return [
@@ -42,6 +45,7 @@ def service_families(
         _per_model("convq_exporter", {model: model in depths for model in models}),
         _per_model("convq_workers", {model: _workers_of(model, slots) for model in models}),
         _per_model("convq_model_suspended", {model: model in suspended for model in models}),
+        _per_model("convq_model_stalled", {model: model in stalled for model in models}),
         _per_model("convq_foreign_keys", {model: foreign_keys.get(model, 0) for model in models}),
         _per_model("convq_model_unserved", {model: model in unserved for model in {*models, *unserved}}),
         *_unserved(unserved_streams),
@@ -49,6 +53,7 @@ def service_families(
         _model_info(slots),
         _states(versions),
         _unfit(unfit),
+        _clients(clients),
         _log_lines(),
         _build_info(),
     ]
@@ -130,6 +135,14 @@ def _unfit(unfit: Mapping[str, Collection[int]]) -> Metric:
     for model, numbers in unfit.items():
         for number in sorted(numbers):
             family.add_metric([model, str(number)], 1)
+    return family
+
+
+def _clients(clients: Mapping[str, Mapping[str, int]]) -> Metric:
+    family = new_family("convq_client_jobs_total")
+    for model, jobs in clients.items():
+        for name, count in sorted(jobs.items()):
+            family.add_metric([model, name], count)
     return family
 
 

@@ -22,6 +22,7 @@ from convq.interpreter import child_environment, python
 from convq.queue import Address
 from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board
+from convq.runtime.clients import Census
 from convq.runtime.crashes import CrashWatch, ending, points_of
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.logs import event, form_here
@@ -29,6 +30,8 @@ from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, res
 from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders, report_in
 from convq.runtime.probes import Probes
+from convq.runtime.progress import ProgressWatch
+from convq.runtime.readiness import readiness
 from convq.runtime.roster import Roster
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
@@ -92,6 +95,8 @@ class Supervisor:
         self._voices = Voices(self._watch)
         self.heartbeat = Heartbeat(settings, redis, self._board, self._models, self._slots, self._watch)
         self._crashes = CrashWatch(self._board, self._models, workers)
+        self._clients: dict[str, Census] = {}
+        self._progress = ProgressWatch(self._board, self._models, workers, settings.lease)
         self._versions = VersionKeeper(
             repository, self._models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
         )
@@ -107,11 +112,13 @@ class Supervisor:
                     self.heartbeat.depths(),
                     self._slots,
                     self._crashes.suspended(),
+                    self._progress.stalled(),
                     self.heartbeat.foreign_keys.counts(),
                     self.heartbeat.unserved_streams.found,
                     self._versions.states(),
                     self._versions.unserved(),
                     self._versions.unfit(),
+                    {model: self._clients[model].totals() for model in self._models if model in self._clients},
                 )
             )
         )
@@ -147,6 +154,8 @@ class Supervisor:
         for slot in self._slots:
             self._look_after(slot)
         if self._draining_since_s is None:
+            served = self._versions.plans().keys() - self.heartbeat.unserved.keys()
+            self._progress.look(self._slots, served, self.heartbeat.jobs, self._crashes.suspended())
             self._note_ready()
             return True
         if time.monotonic() - self._draining_since_s > self._settings.drain + 1.0:
@@ -242,6 +251,8 @@ class Supervisor:
                 self._versions.note_loaded(slot, report)
             elif report["event"] == "refused":
                 self._versions.note_refused(slot, report)
+            elif report["event"] == "clients":
+                self._clients.setdefault(report["model"], Census()).add(report["jobs"])
             elif report["event"] == "left":
                 slot.note_left(report["model"])
             elif report["event"] == "ready":
@@ -302,23 +313,7 @@ class Supervisor:
     def _ready(self) -> tuple[bool, str]:
         if self._draining_since_s is not None:
             return False, "draining"
-        unserved = self._versions.unserved() | self.heartbeat.unserved
-        whys = "".join(f"; not {model}: {why}" for model, why in unserved.items())
-        missing = [slot.number for slot in self._slots if slot.ready_since_s is None]
-        if missing:
-            return False, f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready{whys}"
-        if not self.heartbeat.beats:
-            return False, f"Redis does not answer: {self.heartbeat.trouble}"
-        if not self._versions.plans():
-            return False, f"no model can be served; files that are put right are{whys}"
-        served = [model for model in self._versions.plans() if model not in unserved]
-        named = self.heartbeat.foreign_keys.named(served)
-        whys += named and f"; though {named}"
-        for model, unfit in self._versions.unfit().items():
-            whys += "".join(f"; though {model} {one} could not be loaded again: {why}" for one, why in unfit.items())
-        if not self.heartbeat.has_announced(self._versions.expected()):
-            return False, f"the workers are ready; their models are not in the list of those served yet{whys}"
-        return True, f"{len(self._slots)} workers serve {', '.join(served)}{whys}"
+        return readiness(self._slots, self.heartbeat, self._versions, self._progress)
 
     # -- end ------------------------------------------------------------------------------------------------------
 

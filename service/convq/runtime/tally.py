@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from convq.errors import ConvqError, LeaseLost
 from convq.protocol import Status
 from convq.queue import Completion, Delivery
 from convq.runtime.board import Row
+from convq.runtime.clients import Census
 from convq.runtime.metrics import LANE_NAMES
 from convq.runtime.serving import Role
 from convq.runtime.tickets import Answers, Ticket
@@ -24,6 +26,12 @@ class Tally:
     def __init__(self, row: Row) -> None:
         self._row = row
         self._reconnects = 0
+        self.clients = Census()
+        """Who sent the jobs that were answered."""
+
+    def moved(self) -> None:
+        """This worker makes progress: see `progress`."""
+        self._row.set("pulse_moved_s", time.monotonic())
 
     def delivered(self, delivery: Delivery) -> None:
         """Jobs have arrived."""
@@ -31,6 +39,7 @@ class Tally:
 
     def expired(self, per_lane: Sequence[int]) -> None:
         """Jobs were answered as expired inside the server."""
+        self.moved()
         for lane, count in zip(LANE_NAMES, per_lane, strict=True):
             if count:
                 self._row.add("convq_jobs", count, lane, "expired")
@@ -44,6 +53,7 @@ class Tally:
     def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, done_s: float) -> None:
         """A batch is published: `rank_s` went into its documents, `done_s` is the moment when the server had them."""
         row = self._row
+        self.moved()
         outcomes: dict[tuple[int, str], int] = {}
         for ticket in answers.tickets:
             key = ticket.job.lane, outcome_of(ticket)
@@ -56,6 +66,7 @@ class Tally:
                 row.add("convq_rejected", 1, ticket.job.problem.code)
         for (lane, outcome), count in outcomes.items():
             row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
+        self.clients.add(Counter([ticket.job.client for ticket in answers.tickets]))
         row.add("convq_result_bytes", sum(len(done.document) for done in completions))
         self._timed(answers, rank_s, done_s)
         if answers.role is not None:

@@ -321,7 +321,9 @@ class Answerer:
     def refusal(self, ticket: Ticket) -> Completion:
         """The completion of a job that was not computed."""
         ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
-        return Completion(ticket.job, self._refusals.refused(ticket, ticket.job.problem), cancelled=ticket.cancelled)
+        document = self._refusals.refused(ticket, ticket.job.problem)
+        failed = ticket.status is Status.ERROR
+        return Completion(ticket.job, document, cancelled=ticket.cancelled, failed=failed)
 
 
 def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:

@@ -43,6 +43,8 @@ log = logging.getLogger("convq.worker")
 PR_SET_PDEATHSIG = 1
 MOST_REPORTED_BYTES = 1 << 28
 """Reports that a supervisor has not read yet: it may be stopped, and is never so far behind."""
+CLIENTS_EVERY_S = 1.0
+"""How often the supervisor is told who sent the jobs."""
 DEFECT = 70
 """Exit status of a worker whose thread ended by a defect."""
 
@@ -60,6 +62,7 @@ class Worker:
         self._stop = threading.Event()
         self._watch = Watch(log)
         self._name, self._gate = worker_name(os.getpid()), Gate()
+        self._clients_s = 0.0
         self._job_log: JobLog | None = None
         self._tracing: Tracing | None = None
         self._memory: Memory | None = None
@@ -86,6 +89,7 @@ class Worker:
         while not self._stop.wait(0.1):
             if self._job_log is not None:
                 self._job_log.summarise()
+            self._report_clients()
             idle.look(nothing_in_hand=all(pipeline.is_idle for pipeline in self._pipelines.values()))
             if self._watch.fallen is not None:  # the supervisor starts another worker, others take over its jobs
                 return DEFECT
@@ -130,6 +134,15 @@ class Worker:
         memory = Memory(self._orders.memory, len(self._orders.plans), _resident_bytes())
         self._complain_of(memory)
         return memory
+
+    def _report_clients(self, *, at_once: bool = False) -> None:
+        """Tell the supervisor, which counts over workers and their deaths, who sent what was answered lately."""
+        if not at_once and time.monotonic() < self._clients_s:
+            return
+        self._clients_s = time.monotonic() + CLIENTS_EVERY_S
+        for model, pipeline in self._pipelines.items():
+            if jobs := pipeline.clients():
+                _report(event="clients", model=model, jobs=jobs)
 
     def _complain_of(self, memory: Memory) -> None:
         if memory.too_small and memory.base_bytes:
@@ -226,6 +239,7 @@ class Worker:
         for pipeline in pipelines:
             pipeline.drain()
         done = [pipeline.join(max(0.0, deadline - time.monotonic())) for pipeline in pipelines]
+        self._report_clients(at_once=True)
         if self._job_log is not None:
             self._job_log.summarise(at_once=True)
         if self._tracing is not None:

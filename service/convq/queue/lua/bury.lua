@@ -9,7 +9,7 @@
 -- convq:{M}:result:<id>       RPUSH, PEXPIRE (where the job named no inbox)
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE
 -- convq:{M}:cancelled         SREM
--- convq:{M}:cfg               HINCRBY answered
+-- convq:{M}:cfg               HINCRBY answered, failed
 -- convq:{M}:job:<id>          that it is answered, see known.lua
 --
 -- KEYS  leases, stream of the job, dead, suspects, destination of the document, its result key (for an inbox that is no list),
@@ -72,4 +72,5 @@ if ARGV[10] ~= ARGV[4] then
   note_answered((string.gsub(KEYS[8], 'cfg$', '')), { { ARGV[10], ARGV[4], where } }, ARGV[6])
 end
 redis.pcall('HINCRBY', KEYS[8], 'answered', 1)
+redis.pcall('HINCRBY', KEYS[8], 'failed', 1)
 return kept

@@ -6,13 +6,14 @@
 -- convq:{M}:cancelled         SREM of the ids that are answered now
 -- convq:{M}:result:<id>       RPUSH, PEXPIRE (where the job named no inbox)
 -- convq:{M}:inbox:<client>    RPUSH, LTRIM, PEXPIRE (one push per inbox and batch)
--- convq:{M}:cfg               HINCRBY answered: what the drain rate is estimated from
+-- convq:{M}:cfg               HINCRBY answered: what the drain rate is estimated from; failed: of them as errors, for people
 -- convq:{M}:suspects          HDEL of suspects that are answered now
 -- convq:{M}:job:<id>          that it is answered, see known.lua
 --
 -- KEYS  leases, high, jobs, low, cancelled, suspects, cfg
 -- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length,
 --       ids to forget as cancelled, suspects to forget (lane:entry); both with commas between,
+--       how many of the jobs ended as errors,
 --       then jobs in groups: lane (1..3), kind, destination, how many, and for each of them entry id, document
 --       kind "i": destination is an inbox; "k": the same, of jobs with ids that the client chose, each id behind its document;
 --       "r": it is a result key; "n": a result key of an id that the client chose
@@ -27,7 +28,7 @@
 local leases, cancelled = KEYS[1], KEYS[5]
 local group, incarnation = ARGV[1], ARGV[2]
 local result_ttl, inbox_ttl, inbox_length = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local FIRST_GROUP = 8
+local FIRST_GROUP = 9
 
 if not redis.call('ZSCORE', leases, incarnation) then
   return 'FENCED'
@@ -132,6 +133,9 @@ end
 
 if published > 0 then
   redis.pcall('HINCRBY', KEYS[7], 'answered', published)
+  if ARGV[8] ~= '0' then
+    redis.pcall('HINCRBY', KEYS[7], 'failed', math.min(ARGV[8], published))
+  end
 end
 
 return { published, lost, refused }

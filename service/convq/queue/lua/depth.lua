@@ -3,12 +3,12 @@
 --
 -- convq:{M}:cfg               HMGET of limits and drain_*; HSET, HDEL exporter, exporter_ms, exporter_term_ms
 -- convq:{M}:door              HMGET of bytes and refused_*
--- convq:{M}:jobs[:high|:low]  XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS
+-- convq:{M}:jobs[:high|:low]  XLEN, XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS
 -- convq:{M}:dead              XLEN
 --
 -- KEYS  high, jobs, low, dead, cfg; the name of door is made from that of cfg, as in door.lua
 -- ARGV  group, name of the service, term in ms; with a term of 0 it gives the export up
--- Reply {} to a service that is not elected. To the one that is: the length of dead, jobs refused for their number and for
+-- Reply {jobs in the streams} to a service that is not elected. To the one that is also: the length of dead, jobs refused for their number and for
 --       their bytes, then max_jobs, max_bytes, bytes and jobs answered a second as texts (false: not known), then per lane:
 --       length, pending, lag (-1: the server cannot tell), age of the oldest entry in ms, longest idle time of a consumer
 --       in ms, entries ever added, by how many ms the id that the next entry must exceed is ahead of the clock, id of the oldest
@@ -89,14 +89,19 @@ local function depth_of(stream)
   return { fact(info, 'length'), pending, lag, age, idle, fact(info, 'entries-added'), ahead, unknown }
 end
 
+local jobs = 0
+for lane = 1, 3 do
+  local length = redis.pcall('XLEN', KEYS[lane])
+  jobs = jobs + (type(length) == 'number' and length or 0)
+end
 if not elected(KEYS[5], ARGV[2], tonumber(ARGV[3])) then
-  return {}
+  return { jobs }
 end
 
 local facts = redis.call('HMGET', KEYS[5], 'max_jobs', 'max_bytes', 'drain_per_s', 'drain_ms', 'drain_full')
 local door = redis.pcall('HMGET', (string.gsub(KEYS[5], 'cfg$', 'door')), 'refused_jobs', 'refused_bytes', 'bytes')
 local dead = redis.pcall('XLEN', KEYS[4])
-local reply = { type(dead) == 'number' and dead or 0, count(door[1]) or 0, count(door[2]) or 0 }
+local reply = { jobs, type(dead) == 'number' and dead or 0, count(door[1]) or 0, count(door[2]) or 0 }
 for _, known in ipairs({ count(facts[1]) or false, count(facts[2]) or false, count(door[3]) or false }) do
   reply[#reply + 1] = known and string.format('%.0f', known)
 end

@@ -46,7 +46,7 @@ class Slot:
     told: dict[str, tuple[Plan | None, float]] = field(default_factory=dict)
     """Model -> the plan that its worker was last told to follow, and when, by `time.monotonic`."""
     given: frozenset[str] = frozenset()
-    """The models that its worker was started with; it may not have said yet that it has them."""
+    """The models that its worker is started with; it may not have said yet that it has them."""
 
     account: tuple[int | None, float] = (None, 0.0)
     """The worker whose processor time still counts up, and the seconds of those before it. Replaced as one: a scrape reads it."""
@@ -63,7 +63,7 @@ class Slot:
 
     def may_have(self, model: str) -> bool:
         """Whether its worker has a model, or may have it soon."""
-        return self.process is not None and (model in self.given or model in self.plans)
+        return model in self.given or (self.process is not None and model in self.plans)
 
     def note_left(self, model: str) -> None:
         """Its worker serves a model no longer."""
@@ -87,6 +87,7 @@ class Slot:
     def take_out(self) -> subprocess.Popen[bytes] | None:
         """Its ended worker, which has this place no longer."""
         process, self.process = self.process, None
+        self.given = frozenset()
         if process is not None and process.stdin is not None:
             with suppress(OSError):  # what it died too early to read is still in the buffer, and closing writes it
                 process.stdin.close()
@@ -100,7 +101,6 @@ class Slot:
         self.models.clear()
         self.plans.clear()
         self.told.clear()
-        self.given = frozenset()
 
     def delay_next(self, was_ready_s: float | None, *, accused: bool, killed: bool) -> float:
         """Set when the next worker starts here, and return in how many seconds; the last one was ready since `was_ready_s`.

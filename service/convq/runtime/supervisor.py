@@ -217,7 +217,7 @@ class Supervisor:
             self._bury(slot, status)
 
     def _start(self, slot: Slot) -> None:
-        plans = self._versions.plans()
+        plans = self._versions.give(slot)
         changing = {"slot": slot.number, "models": self._models.places, "plans": plans}
         orders = Orders.model_validate({**changing, **self._orders})
         environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
@@ -232,7 +232,6 @@ class Supervisor:
             env=environment,
         )
         slot.forget()
-        slot.given = frozenset(plans)
         process = slot.process
         if process.stdout and process.stderr:
             self._voices.hear(slot.number, process.pid, process.stderr, orders.log_mark)

@@ -93,6 +93,13 @@ class VersionKeeper:
         """What a worker that starts now is to do."""
         return {model.name: model.plan for model in self._models.values() if not model.lost and not model.leaving}
 
+    def give(self, slot: Slot) -> dict[str, Plan]:
+        """The same, for the worker that starts in a place: nothing of that is forgotten until it is gone or has let go of it."""
+        with self._lock:
+            plans = self.plans()
+            slot.given = frozenset(plans)
+        return plans
+
     def expected(self) -> list[str]:
         """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
         return [name for name in self.plans() if not self._models[name].found_again]
@@ -205,7 +212,9 @@ class VersionKeeper:
             if model.was_replaced():
                 self._lineup.dismiss(model, EXCHANGED)
         if model.leaving:
-            if self._leader.see_off(model):
+            with self._lock:  # no worker is given it meanwhile
+                left = self._leader.see_off(model)
+            if left:
                 self._lineup.forget(model)
             return
         if model.lost:

@@ -1,8 +1,8 @@
-"""From an ONNX file to a Network: its operators, constants and shapes. The only module of the service that needs onnx."""
+"""From an ONNX file to a Network: its operators, constants and shapes. It and `sizes` alone need onnx."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import onnx
 import onnx.inliner
-import onnx.reference
 
 from convq.errors import ModelBroken
 from convq.inference.architecture import sums
+from convq.inference.architecture.sizes import KEPT_NUMBERS, compute_sizes, keeps_values_small
 from convq.inference.architecture.table import Shape, Weight
+from convq.inference.architecture.unfolding import fits_unfolded
 
 _RUNTIMES_DOMAIN: Final = "com.microsoft"
 _QUANTISED: Final = ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
@@ -37,59 +38,10 @@ _STANDS_FOR: Final[Mapping[str, tuple[str, slice | tuple[int, ...]]]] = {
 """Quantised or fused operator -> the plain one of the same shapes, and which of the inputs that one takes: the others
 are scales and zero points."""
 
-_SIZE_SLOTS: Final[Mapping[str, tuple[int, ...]]] = {
-    "Slice": (1, 2, 3, 4),
-    "Resize": (1, 2, 3),
-    **dict.fromkeys(("Pad", "Reshape", "Expand", "Tile", "Upsample", "Squeeze", "Unsqueeze"), (1,)),
-    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2"), (1,)),
-}
-"""Inputs whose values decide about shapes."""
-
 _LITERALS: Final = {"value_float": "FLOAT", "value_floats": "FLOAT", "value_int": "INT64", "value_ints": "INT64"}
 _SINGLE: Final = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.INT64])
-_MOST_UNFOLDED_NODES, _MOST_UNFOLDED_BYTES = 200_000, 256 << 20
-"""Of a graph whose functions are put in the place of their calls; beyond that a call is a row."""
 _MOST_ROUNDS: Final = 64
 """Of inference for poolings behind each other: each halves its sides, which have at most 63 bits."""
-_OF_SIZES: Final = frozenset(
-    [
-        *(
-            "Concat",
-            "Reshape",
-            "Slice",
-            "Transpose",
-            "Cast",
-            "Gather",
-            "Squeeze",
-            "Unsqueeze",
-            "Identity",
-            "Shape",
-            "Size",
-        ),
-        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Floor", "Ceil", "Min", "Max", "Pow", "Sqrt", "Where"),
-        *(
-            "Equal",
-            "Less",
-            "Greater",
-            "Not",
-            "And",
-            "Or",
-            "ReduceProd",
-            "ReduceSum",
-            "Expand",
-            "ConstantOfShape",
-            "Range",
-        ),
-    ]
-)
-"""Operators that exporters make sizes with. No other one is computed: a loop of constants may never end."""
-_AS_LARGE_AS_SAID: Final = {"ConstantOfShape": 0, "Expand": 1}
-"""Which input says how many numbers come out."""
-_MOST_COMPUTED: Final = 1 << 20
-_MOST_AXES: Final = 64
-"""Of a tensor whose shape is not known; ONNX's own operators have no more than eight."""
-_KEPT_NUMBERS: Final = 1024
-"""Constants with more elements are no sizes, and shape inference is quicker without their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,51 +96,13 @@ def read(model: bytes, sides: Sequence[int | None]) -> Network:
 def _prepared(proto: Any) -> Any:
     """The same without the bytes of large weights and without functions of its own."""
     for tensor in proto.graph.initializer:
-        if prod(tensor.dims) > _KEPT_NUMBERS:
+        if prod(tensor.dims) > KEPT_NUMBERS:
             tensor.CopyFrom(onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
-    if proto.functions and _fits_unfolded(proto):
+    if proto.functions and fits_unfolded(proto):
         with suppress(Exception):  # a row for each call is better than no table
             return onnx.inliner.inline_local_functions(proto)
     del proto.functions[:]  # inference would look into each call of each call
     return proto
-
-
-def _fits_unfolded(proto: Any) -> bool:
-    """Whether the graph stays of a sane size with every call replaced by what the function holds.
-
-    Functions that call others twice double with every step, and 30 steps are a file of a few kilobytes.
-    """
-    functions = {(one.domain, one.name): one for one in proto.functions}
-    sizes: dict[tuple[str, str], tuple[int, int]] = {}
-    open_ = [(key, False) for key in functions]
-    entered = set()
-    while open_:
-        key, is_known = open_.pop()
-        calls = [call for call in _calls(functions[key].node) if call in functions]
-        if is_known:
-            if any(call not in sizes for call in calls):
-                return False  # it calls itself
-            sizes[key] = _unfolded(functions[key], calls, sizes)
-        elif key not in entered:
-            entered.add(key)
-            open_ += [(key, True), *((call, False) for call in calls if call not in entered)]
-    nodes, size_bytes = _unfolded(proto.graph, [call for call in _calls(proto.graph.node) if call in functions], sizes)
-    return nodes <= _MOST_UNFOLDED_NODES and size_bytes <= _MOST_UNFOLDED_BYTES
-
-
-def _unfolded(one: Any, calls: Sequence[Any], sizes: Mapping[Any, tuple[int, int]]) -> tuple[int, int]:
-    """Nodes and bytes of a graph or function with its calls replaced."""
-    nodes, size_bytes = zip((len(one.node), one.ByteSize()), *(sizes[call] for call in calls), strict=True)
-    return min(sum(nodes), _MOST_UNFOLDED_NODES + 1), min(sum(size_bytes), _MOST_UNFOLDED_BYTES + 1)
-
-
-def _calls(nodes: Any) -> Iterator[tuple[str, str]]:
-    """Domain and operator of each node, subgraphs included."""
-    for node in nodes:
-        yield node.domain, node.op_type
-        for one in node.attribute:
-            for graph in (one.g, *one.graphs):
-                yield from _calls(graph.node)
 
 
 def _read(proto: Any, sides: Sequence[int | None]) -> Network:
@@ -278,28 +192,14 @@ def _shapes(proto: Any, inputs: Sequence[str], sides: Sequence[int | None]) -> d
             # Gelu came late to ONNX itself; as far as shapes go, the identity is the same.
             node.op_type, node.domain, node.input[:] = "Identity" if kind == "Gelu" else kind, "", taken
     with suppress(Exception):  # then inference will find fewer shapes
-        _compute_sizes(proto)
-    with_values = _keeps_values_small(graph)
+        compute_sizes(proto)
+    with_values = keeps_values_small(graph)
     shapes = _inferred(proto, with_values=with_values)
     for _ in range(_MOST_ROUNDS):
         if not _round_down(graph, shapes):
             break
         shapes = _inferred(proto, with_values=with_values)
     return shapes
-
-
-def _keeps_values_small(graph: Any) -> bool:
-    """Whether inference may follow the values of sizes: it joins them as often as the graph says, and so without end."""
-    counts = {one.name: prod(one.dims) for one in graph.initializer if prod(one.dims) <= _KEPT_NUMBERS}
-    for node in graph.node:
-        if node.op_type not in _OF_SIZES:
-            continue
-        taken = [counts.get(name, 0) for name in node.input]
-        made = sum(taken) if node.op_type == "Concat" else max(taken, default=_KEPT_NUMBERS)
-        counts.update(dict.fromkeys(node.output, _MOST_AXES if node.op_type == "Shape" else made))
-        if made > _MOST_COMPUTED:
-            return False
-    return True
 
 
 def _inferred(proto: Any, *, with_values: bool) -> dict[str, Shape]:
@@ -360,61 +260,3 @@ def _fill(value: Any, known: Mapping[str, int]) -> None:
 
 def _dims(value: Any) -> Any:
     return value.type.tensor_type.shape.dim
-
-
-def _compute_sizes(proto: Any) -> None:
-    """Put values in the place of operators that only make sizes out of constants, which inference does not follow.
-
-    PyTorch's older exporter assembles the padding of every Pad in that way.
-    """
-    graph = proto.graph
-    fixed = {
-        one.name: one
-        for one in graph.initializer
-        if prod(one.dims) <= _KEPT_NUMBERS and one.data_type != onnx.TensorProto.STRING
-    }
-    makers: dict[str, Any] = {}
-    for node in graph.node:
-        is_of_sizes = len(node.output) == 1 and not node.domain and node.op_type in _OF_SIZES
-        if is_of_sizes and all(name in fixed or name in makers or not name for name in node.input):
-            makers[node.output[0]] = node
-    wanted = {node.input[i] for node in graph.node for i in _SIZE_SLOTS.get(node.op_type, ()) if i < len(node.input)}
-    ends = {name for name in wanted if name in makers and makers[name].op_type != "Constant"}
-    needed, names = list[Any](), {*ends}
-    for name, node in reversed(makers.items()):
-        if name in names:
-            needed.append(node)
-            names.update(node.input)
-    values = {name: onnx.numpy_helper.to_array(fixed[name]) for name in names & fixed.keys()}
-    for node in reversed(needed):
-        with suppress(Exception):  # then what depends on it is not known
-            values[node.output[0]] = _computed(node, values, proto.opset_import)
-    known = ends & values.keys()
-    if not known:
-        return
-    kept = [node for node in graph.node if not (len(node.output) == 1 and node.output[0] in known)]
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in sorted(known))
-
-
-def _computed(node: Any, values: Mapping[str, Any], opsets: Any) -> Any:
-    """What an operator makes of constants. Raises ValueError where that is more than sizes take, and whatever onnx does."""
-    taken = {name: values[name] for name in node.input if name}
-    sizes = [max(1, values[name].size) for name in node.input if name]
-    said = _AS_LARGE_AS_SAID.get(node.op_type)
-    if said is not None:
-        most = prod(map(int, values[node.input[said]].reshape(-1)))
-    elif node.op_type == "Range":
-        start, limit, step = (float(values[name].reshape(())) for name in node.input)
-        most = int((limit - start) / step)
-    else:
-        most = sum(sizes) if node.op_type == "Concat" else prod(sizes)
-    if most > (_MOST_COMPUTED if said is None else _KEPT_NUMBERS):
-        raise ValueError("is no size")
-    part = onnx.helper.make_graph([node], "size", [], [onnx.ValueInfoProto(name=node.output[0])])
-    model = onnx.helper.make_model(part, opset_imports=opsets)
-    made = onnx.reference.ReferenceEvaluator(model).run(None, taken)[0]
-    if made.size > _KEPT_NUMBERS:
-        raise ValueError("is no size")
-    return made

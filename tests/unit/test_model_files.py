@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convq.cli.models.folder import Budget, versions_of
 from convq.errors import ConvqError, ModelBroken
 from convq.inference.external_data import External
 from convq.inference.manifest import Manifest
 from convq.inference.model_files import labels_of, open_inside, read_given, read_inside, text_of
 from convq.inference.onnx_file import read_whole
+from convq.inference.repository import ModelRepository, default_root
 from convq.inference.session import Engine
 from onnx_models import graph, identity, model_folder
 
@@ -304,6 +307,44 @@ def test_weights_in_what_is_no_file_are_refused(tmp_path: Path, kind: str) -> No
     error = ended(lambda: read_whole(tmp_path / "m.onnx"))
 
     assert expected in str(error)
+
+
+def test_files_of_weights_are_summed_before_one_is_read(tmp_path: Path) -> None:
+    for name in "abc":
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 30)
+    (tmp_path / "m.onnx").write_bytes(external(*(External(name, 0, 1 << 30) for name in "abc")))
+
+    with pytest.raises(ModelBroken, match="its weights have more than 2147483647 bytes"):
+        read_whole(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("lead", ["w.bin", "../outside", "/etc/hostname", "w\0x"])
+def test_weights_that_lie_nowhere_in_the_folder_of_their_model_are_refused(tmp_path: Path, lead: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "outside").write_bytes(bytes(64))
+    if "\0" not in lead:
+        (folder / "w.bin").symlink_to(lead)
+    (folder / "m.onnx").write_bytes(external(External("w\0x" if "\0" in lead else "w.bin", 0, 16)))
+
+    with pytest.raises(ModelBroken, match=r"expected a file beside the model|links"):
+        read_whole(folder / "m.onnx")
+
+
+def test_a_listing_compares_the_newest_graphs_first_and_says_which_it_did_not(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(default_root() / "lenet", root / "lenet", ignore=shutil.ignore_patterns("t10k*"))
+    for number in (2, 3):
+        shutil.copytree(root / "lenet" / "1", root / "lenet" / str(number))
+    size_bytes = sum(file.stat().st_size for file in (root / "lenet" / "1").glob("*.onnx"))
+    budget = Budget(2 * size_bytes + 10)
+
+    states = [one.state for one in versions_of(ModelRepository.open(root)["lenet"], budget)]
+
+    assert ["ok", "ok"] == states[1:]
+    assert states[0].startswith("not checked: ")
+    assert 10 >= budget.left_bytes
 
 
 def test_what_a_person_names_may_lie_anywhere(tmp_path: Path) -> None:

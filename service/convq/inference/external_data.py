@@ -46,10 +46,12 @@ class External(NamedTuple):
 
 def external_files(model: bytes) -> tuple[str, ...]:
     """The files besides itself that an ONNX file takes tensors from, each once. Raises ValueError for what is no ONNX file."""
-    found: dict[str, None] = {}
-    for external in _externals(memoryview(model), "model", 0):
-        found[external.location] = None
-    return tuple(found)
+    return tuple(dict.fromkeys(one.location for one in external_tensors(model)))
+
+
+def external_tensors(model: bytes) -> tuple[External, ...]:
+    """All tensors that it takes from other files, in order. Raises ValueError as `external_files` does."""
+    return tuple(_externals(memoryview(model), "model", 0))
 
 
 def inlined(model: bytes, read: Callable[[External], bytes]) -> bytes:

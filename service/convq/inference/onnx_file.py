@@ -7,14 +7,16 @@ covers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from convq.errors import ModelBroken
-from convq.inference.external_data import External, external_files, inlined
-from convq.inference.model_files import MOST_BYTES, read_given
+from convq.inference.external_data import External, external_tensors, inlined
+from convq.inference.model_files import MOST_BYTES, open_given, read_given
 from convq.inference.protobuf import fields
+from convq.printable import brief
 
 LARGEST_BYTES = MOST_BYTES["model.onnx"]
 """What one message of protocol buffers may hold."""
@@ -24,6 +26,7 @@ _IR_VERSION, _PRODUCER, _GRAPH, _OPSET_IMPORT = 1, 2, 7, 8
 _DOMAIN, _VERSION = 1, 2
 _INITIALIZER = 5
 _DATA_TYPE = 2
+_MOST_TEXT_BYTES, _MOST_OPSETS = 200, 64
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16", 21: "uint4", 22: "int4"}
 """The element types that weights have: number in TensorProto.DataType -> numpy's name, or ONNX's where that has none."""
@@ -67,8 +70,10 @@ def read_whole(file: Path) -> tuple[bytes, tuple[str, ...]]:
         return there[external.offset : end]
 
     try:
-        if not (names := external_files(content)):
+        if not (externals := external_tensors(content)):
             return content, ()
+        _must_fit(file, externals)
+        names = tuple(dict.fromkeys(one.location for one in externals))
         whole = inlined(content, part_of)
     except ValueError as error:
         raise ModelBroken(f"{file}: {error}") from None
@@ -77,16 +82,31 @@ def read_whole(file: Path) -> tuple[bytes, tuple[str, ...]]:
     return whole, names
 
 
+def _must_fit(file: Path, externals: Sequence[External]) -> None:
+    """Look at each file of weights and sum what the model takes of them, before anything is read. Raises ModelBroken."""
+    sizes: dict[str, int] = {}
+    for location in {one.location for one in externals}:
+        with open_given(_place(file.parent, location), LARGEST_BYTES) as opened:
+            sizes[location] = os.fstat(opened.fileno()).st_size
+    taken = (sizes[one.location] - one.offset if one.length is None else one.length for one in externals)
+    total = sum(max(0, size) for size in taken)
+    if max(total, sum(sizes.values())) > LARGEST_BYTES:
+        raise ModelBroken(
+            f"{file}: its weights have more than {LARGEST_BYTES} bytes; one ONNX file holds less than 2 GiB"
+        )
+
+
 def origin_of(content: bytes) -> Origin:
     """What the model says of itself; what is missing or damaged stays empty."""
-    ir_version, producer, opsets = None, "", {}
+    ir_version, producer = None, ""
+    opsets: dict[str, int] = {}
     with contextlib.suppress(ValueError):
         for part in fields(content):
             if part.number == _IR_VERSION and isinstance(part.value, int):
                 ir_version = part.value
             elif part.number == _PRODUCER:
                 producer = _text(part.value)
-            elif part.number == _OPSET_IMPORT and isinstance(part.value, memoryview):
+            elif part.number == _OPSET_IMPORT and isinstance(part.value, memoryview) and len(opsets) < _MOST_OPSETS:
                 entry = {inner.number: inner.value for inner in fields(part.value)}
                 domain, version = _text(entry.get(_DOMAIN)), entry.get(_VERSION)
                 opsets["" if domain == "ai.onnx" else domain] = version if isinstance(version, int) else 0
@@ -117,12 +137,22 @@ def _element_type(tensor: memoryview) -> str:
 
 
 def _beside(folder: Path, name: str, most_bytes: int) -> bytes:
-    """A file of weights; only one below the model's folder, as whoever made the model chose the name."""
+    """A file of weights, as `_place` takes it."""
+    return read_given(_place(folder, name), most_bytes)
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file of weights is: below the model's folder, as whoever made the model chose the name. Raises ModelBroken."""
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        raise ModelBroken(f"its weights are in {name[:200]!r}; expected a file beside the model")
-    return read_given(folder / path, most_bytes)
+    try:
+        is_inside = (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or the name of no file
+        is_inside = False
+    if not name or path.is_absolute() or not is_inside:
+        raise ModelBroken(f"its weights are in '{brief(name, 200)}'; expected a file beside the model")
+    return folder / path
 
 
 def _text(value: int | memoryview | None) -> str:
-    return bytes(value).decode("utf-8", "replace") if isinstance(value, memoryview) else ""
+    """At most so much of it: it goes into the report, which people read."""
+    return bytes(value[:_MOST_TEXT_BYTES]).decode("utf-8", "replace") if isinstance(value, memoryview) else ""

@@ -25,6 +25,9 @@ REPORT: Final = "report.json"
 CHECKSUMS: Final = {MODEL: "sha256", FEATURES: "features_sha256"}
 
 OK: Final = "ok"
+UNCHECKED: Final = "not checked"
+MOST_HASHED_BYTES: Final = 8 << 30
+"""Of all graphs whose checksums one listing compares, the newest of each model first; it takes some ten seconds."""
 SHORT: Final = 12
 """Digits of a checksum that tell versions apart."""
 
@@ -47,9 +50,16 @@ class Version:
 
     number: int
     state: str
-    """ok, or what is wrong with its files."""
+    """ok, what is wrong with its files, or that their checksums were not compared."""
     report: Mapping[str, Any]
     """`report.json`; empty where it cannot be read."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes may still be read to compare checksums."""
+
+    left_bytes: int = MOST_HASHED_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +118,10 @@ def inside(folder: Path, error: ModelBroken) -> str:
     return str(error).removeprefix(str(folder)).lstrip("/: ")
 
 
-def versions_of(folder: ModelFolder) -> list[Version]:
-    """All versions of a model, the newest last."""
-    return [_look_at(folder, number) for number in folder.versions]
+def versions_of(folder: ModelFolder, budget: Budget | None = None) -> list[Version]:
+    """All versions of a model, the newest last, which is the first that the budget (None: a whole one) is spent on."""
+    budget = budget or Budget()
+    return [_look_at(folder, number, budget) for number in reversed(folder.versions)][::-1]
 
 
 def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
@@ -140,7 +151,7 @@ def check_sample(folder: ModelFolder, version: Version) -> None:
     VersionFiles.of(folder.path, version.number).sample()
 
 
-def _look_at(folder: ModelFolder, number: int) -> Version:
+def _look_at(folder: ModelFolder, number: int, budget: Budget | None = None) -> Version:
     from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
 
     path = folder.path / str(number)
@@ -155,6 +166,8 @@ def _look_at(folder: ModelFolder, number: int) -> Version:
     for name, key in CHECKSUMS.items():
         if name == FEATURES and not (manifest.feature_maps and (path / name).exists()):
             continue
+        if budget is not None and not _affords(path / name, budget):
+            return Version(number, f"{UNCHECKED}: {name} is one of too many large files", report)
         if reason := _damage(path / name, report.get(key), key):
             return Version(number, reason, report)
     return Version(number, _numbered(folder, number) or OK, report)
@@ -168,6 +181,20 @@ def _numbered(folder: ModelFolder, number: int) -> str:
         return reused(number, ledger_of(folder.path).get(number), mark_of(folder.path, number))
     except ModelBroken as error:
         return inside(folder.path, error)
+
+
+def _affords(file: Path, budget: Budget) -> bool:
+    """Whether the budget has enough left for a file, which is then taken from it; one that is too large is not read anyway."""
+    from convq.inference.model_files import MOST_BYTES  # noqa: PLC0415 - brings the engine's parts
+
+    try:
+        size_bytes = file.stat().st_size
+    except OSError:
+        return True
+    if size_bytes <= min(budget.left_bytes, MOST_BYTES[file.name]):
+        budget.left_bytes -= size_bytes
+        return True
+    return size_bytes > MOST_BYTES[file.name]
 
 
 def _read_report(file: Path) -> dict[str, Any]:

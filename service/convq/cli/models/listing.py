@@ -11,7 +11,9 @@ import click
 from convq.cli.connection import connected, named_redis_options
 from convq.cli.models.folder import (
     OK,
+    UNCHECKED,
     BrokenModel,
+    Budget,
     accuracy_text,
     check_sample,
     document_of,
@@ -40,14 +42,16 @@ SERVED = ("versions", "serving", "candidate", "shadow", "refused")
 def list_models(root: Path | None, address: Address | None, *, as_json: bool) -> None:
     """List every model of the repository, and whether the files of its versions are whole.
 
-    A version that is not is listed with the reason. Nothing is loaded: `convq models check` does that.
+    A version that is not is listed with the reason. Nothing is loaded: `convq models check` does that. Checksums are compared
+    for the first 8 GiB of graphs, the newest of each model first; which versions were not checked is said.
 
     \b
     convq models list
     convq models list --models /srv/models --json
     convq models list --redis redis://10.0.0.5:6379/0
     """
-    documents = [_document(model) for model in open_models(root)]
+    budget = Budget()
+    documents = [_document(model, budget) for model in open_models(root)]
     for name, reason in passed_over(root).items():
         print_line(f"passed over: {name}: {reason}", err=True)
     if address is not None:
@@ -61,11 +65,11 @@ def list_models(root: Path | None, address: Address | None, *, as_json: bool) ->
     print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
-def _document(model: ModelFolder | BrokenModel) -> dict[str, Any]:
+def _document(model: ModelFolder | BrokenModel, budget: Budget) -> dict[str, Any]:
     """One model for programs; of one that cannot be served at all, its name and the reason."""
     if isinstance(model, BrokenModel):
         return {"name": model.name, "state": model.reason, "versions": []}
-    versions = versions_of(model)
+    versions = versions_of(model, budget)
     said = [{"version": one.number, "state": one.state} for one in versions]
     whole = next((one for one in reversed(versions) if one.state == OK), None)
     try:
@@ -111,6 +115,8 @@ def _state_text(one: Mapping[str, Any]) -> str:
     broken = [f"{entry['version']}: {entry['state']}" for entry in reversed(one["versions"]) if entry["state"] != OK]
     if one["state"] == OK:
         return "; ".join([OK, *broken, *_own_text(one)])
+    if one["state"].startswith(UNCHECKED):
+        return "; ".join(broken)
     newest_is_broken = one["versions"] and one["versions"][-1]["state"] != OK
     older = [f"{one['newest_whole']} can be served"] if one.get("newest_whole") else []
     return "BROKEN " + "; ".join([*broken, *older] if newest_is_broken else [one["state"], *broken])

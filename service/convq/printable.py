@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 _UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 """Letters and marks to Python, and nothing to the eye: two names that differ by one of them look the same."""
@@ -29,6 +30,18 @@ def printable_lines(text: str) -> str:
 def excerpt(text: str, most: int, *, instead: str = "?") -> str:
     """The first `most` characters, with a sign in the place of each that cannot be printed: for a word in a message."""
     return "".join(c if c.isprintable() and not _INVISIBLE.match(c) else instead for c in text[:most])
+
+
+def brief(text: str, most: int = 60) -> str:
+    """`excerpt`, with a sign for what is left out; for a name that may be of any length."""
+    return excerpt(text, most) + ("…" if len(text) > most else "")
+
+
+def brief_list(names: Iterable[str], most: int = 5) -> str:
+    """The first few of such names, and how many more there are."""
+    said = list(names)
+    more = f" and {len(said) - most} more" if len(said) > most else ""
+    return ", ".join(map(brief, said[:most])) + more
 
 
 def json_line(document: object, *, ascii_only: bool = False) -> str:

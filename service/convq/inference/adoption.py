@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from convq.errors import ModelBroken, ModelFault, SettingsError
-from convq.inference.graph import DTYPES, IMAGE_RANK, NUMERIC, Node
+from convq.inference.graph import DTYPES, IMAGE_RANK, NUMERIC, Node, beyond
 from convq.inference.image import normalise
 from convq.inference.independence import INPUTS, disturbance, varied
 from convq.inference.manifest import Input
 from convq.inference.toml_errors import expectation
+from convq.printable import brief, brief_list
 
 Source = Literal["given", "graph", "measured", "assumed"]
 Value = str | int | float | tuple[float, ...] | None
@@ -31,6 +32,7 @@ TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
 TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
 LEVELS = 255
+_MOST_AXES_SHOWN = 16
 
 
 class OpenGraph(Protocol):
@@ -142,11 +144,13 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 def _only_input(graph: OpenGraph) -> Node:
     if len(graph.inputs) != 1:
-        names = ", ".join(node.name for node in graph.inputs) or "none"
+        names = brief_list(node.name for node in graph.inputs) or "none"
         raise ModelBroken(f"the graph has {len(graph.inputs)} inputs ({names}); expected exactly one, the image")
     node = graph.inputs[0]
+    if misfit := beyond(node.name, [output.name for output in graph.outputs]):
+        raise ModelBroken(misfit)
     if node.type not in DTYPES:
-        raise ModelBroken(f"input {node.name} is a {node.type}; expected {' or '.join(DTYPES)}")
+        raise ModelBroken(f"input {node.name} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
     if not node.shape:
         raise ModelBroken(f"input {node.name} has no axes; expected the batch first")
     if isinstance(node.shape[0], int) and node.shape[0] != 1:
@@ -324,4 +328,5 @@ def is_numeric(node: Node) -> bool:
 
 
 def _shown(shape: Sequence[Any]) -> str:
-    return " x ".join("any" if side is None else str(side) for side in shape)
+    sides = ["any" if side is None else brief(str(side)) for side in shape]
+    return " x ".join(sides[:_MOST_AXES_SHOWN] + ["…"] * (len(sides) > _MOST_AXES_SHOWN))

@@ -36,6 +36,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 _NO_THREAD = re.compile(r"pthread_create failed|start new thread|thread_init", re.IGNORECASE)
 _TOO_TIGHT = "it could not start a thread: ulimit (-u, -v, -d) or the pids.max of the container leave it no room"
+_MOST_REASON = 4000
+"""Characters of a reason; services repeat it to clients and in the log."""
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -174,4 +176,5 @@ def _too_large(details: str, limit: int | None) -> str:
 
 
 def _refusal(reason: str, exit_code: int | None = None) -> dict[str, Any]:
-    return {"ok": False, "reason": " ".join(reason.split()), "exit_code": exit_code or ModelBroken.exit_code}
+    reason = " ".join(reason[:_MOST_REASON].split())
+    return {"ok": False, "reason": reason, "exit_code": exit_code or ModelBroken.exit_code}

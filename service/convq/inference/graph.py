@@ -6,14 +6,17 @@ text or None; `Node` is just that, so this module imports no runtime.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from convq.errors import ModelBroken
+from convq.inference.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
 from convq.inference.manifest import Input, Manifest
 from convq.inference.pictures import Picture
+from convq.printable import brief, brief_list
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 """The input types that are served: those of the protocol's `tensor` field."""
@@ -94,23 +97,31 @@ def agree(
     `with_maps` the feature maps come from another graph, and this one need not have them.
     """
     if len(inputs) != 1:
-        names = ", ".join(node.name for node in inputs) or "none"
+        names = brief_list(node.name for node in inputs) or "none"
         raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one")
     node = inputs[0]
     _check_input(manifest.input, node, file)
     batch, *sides = [side if isinstance(side, int) else None for side in node.shape]
     if batch is not None and batch != 1:
         raise ModelBroken(
-            f"{file}: input {node.name}: the batch axis is fixed at {batch}; expected free, or fixed at 1"
+            f"{file}: input {brief(node.name)}: the batch axis is fixed at {batch}; expected free, or fixed at 1"
         )
-    spec, shape = _sized(manifest.input, sides, f"{file}: input {node.name}")
+    spec, shape = _sized(manifest.input, sides, f"{file}: input {brief(node.name)}")
     known = {output.name: output for output in outputs}
     if fetched is None:
         fetched = _fetched(manifest, known, file)
     maps = manifest.feature_maps if with_maps else {}
+    if misfit := beyond(node.name, [*fetched, *maps]):
+        raise ModelBroken(f"{file}: {misfit}")
     raw = {**{name: name for name in fetched}, **maps}
     for name in raw.values():
         _check_output(known, name, file)
+    nodes = {name: _describe(known[output]) for name, output in raw.items()}
+    described_bytes = len(json.dumps([node.name, [str(side) for side in node.shape], nodes]))
+    if described_bytes > MOST_DESCRIBED_BYTES:
+        raise ModelBroken(
+            f"{file}: its names and shapes take {described_bytes} bytes to describe; at most {MOST_DESCRIBED_BYTES}"
+        )
     return Graph(
         name=node.name,
         dtype=DTYPES[node.type],
@@ -119,9 +130,19 @@ def agree(
         max_batch=1 if batch == 1 else manifest.limits.max_batch,
         fetched=tuple(fetched),
         feature_maps=dict(maps),
-        nodes={name: _describe(known[output]) for name, output in raw.items()},
+        nodes=nodes,
         pictures=_pictures(manifest, known, file),
     )
+
+
+def beyond(input_name: str, outputs: Sequence[str]) -> str:
+    """Which bound the names go beyond, in words that go on after a file's name; empty where they keep to all of them."""
+    if len(outputs) > MOST_OUTPUTS:
+        return f"it has {len(outputs)} outputs and feature maps; at most {MOST_OUTPUTS} are served"
+    long = next((name for name in (input_name, *outputs) if len(name) > MOST_NAME_CHARACTERS), None)
+    if long is not None:
+        return f"the name {brief(long)} has {len(long)} characters; at most {MOST_NAME_CHARACTERS}"
+    return ""
 
 
 def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
@@ -131,7 +152,8 @@ def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
     """
     if (plain.name, plain.dtype) != (featured.name, featured.dtype):
         raise ModelBroken(
-            f"{file}: its input is {featured.name}, {featured.dtype}; model.onnx has {plain.name}, {plain.dtype}"
+            f"{file}: its input is {brief(featured.name)}, {featured.dtype}; "
+            f"model.onnx has {brief(plain.name)}, {plain.dtype}"
         )
     if (plain.shape, plain.max_batch) != (featured.shape, featured.max_batch):
         raise ModelBroken(f"{file}: its input is {_sides(featured)}; model.onnx has {_sides(plain)}")
@@ -139,17 +161,19 @@ def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
         ours, theirs = plain.nodes[name], featured.nodes[name]
         if ours["dtype"] != theirs["dtype"] or not _compatible(ours["shape"], theirs["shape"]):
             raise ModelBroken(
-                f"{file}: output {name} is {theirs['dtype']} {theirs['shape']}; "
+                f"{file}: output {brief(name)} is {theirs['dtype']} {theirs['shape']}; "
                 f"model.onnx has {ours['dtype']} {ours['shape']}"
             )
 
 
 def _check_input(spec: Input, node: Node, file: str) -> None:
-    where = f"{file}: input {node.name}"
+    where = f"{file}: input {brief(node.name)}"
     if spec.name not in (None, node.name):
-        raise ModelBroken(f"{file}: the graph's input is {node.name}; the manifest says input.name = {spec.name}")
+        raise ModelBroken(
+            f"{file}: the graph's input is {brief(node.name)}; the manifest says input.name = {brief(str(spec.name))}"
+        )
     if node.type not in DTYPES:
-        raise ModelBroken(f"{where} is a {node.type}; expected {' or '.join(DTYPES)}")
+        raise ModelBroken(f"{where} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
     dtype = DTYPES[node.type]
     if spec.dtype not in (None, dtype):
         raise ModelBroken(f"{where} is {dtype}; the manifest says input.dtype = {spec.dtype}")
@@ -196,7 +220,7 @@ def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[
             shape = _describe(known[output.name])["shape"]
             # No axes at all is how onnxruntime shows an output whose shape only a run can tell.
             if known[output.name].shape and (misfit := made.misfit(tuple(shape))):
-                raise ModelBroken(f"{file}: output {output.name} {misfit}")
+                raise ModelBroken(f"{file}: output {brief(output.name)} {misfit}")
             pictures[output.name] = made
     return pictures
 
@@ -209,17 +233,19 @@ def _fetched(manifest: Manifest, known: Mapping[str, Node], file: str) -> tuple[
     if not fetched:
         raise ModelBroken(f"{file}: all outputs of the graph are feature maps; expected one that every job gets")
     if twice := [name for name in fetched if name in manifest.feature_maps]:
-        raise ModelBroken(f"{file}: {twice[0]} is an output of the graph, and the manifest calls a feature map so")
+        raise ModelBroken(
+            f"{file}: {brief(twice[0])} is an output of the graph, and the manifest calls a feature map so"
+        )
     return fetched
 
 
 def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
     if name not in known:
-        there = ", ".join(known)
-        raise ModelBroken(f"{file}: the graph has no output {name}, which the manifest names; it has {there}")
+        there = brief_list(known)
+        raise ModelBroken(f"{file}: the graph has no output {brief(name)}, which the manifest names; it has {there}")
     kind = known[name].type
     if kind.removeprefix("tensor(").removesuffix(")") not in NUMERIC:
-        raise ModelBroken(f"{file}: output {name} is a {kind}; expected a tensor of numbers")
+        raise ModelBroken(f"{file}: output {brief(name)} is a {brief(kind)}; expected a tensor of numbers")
 
 
 def _describe(node: Node) -> dict[str, Any]:

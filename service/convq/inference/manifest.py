@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from convq.errors import ModelBroken
+from convq.inference.bounds import MOST_OUTPUTS, NodeName
 from convq.inference.model_files import MOST_BYTES, read_inside, text_of
 from convq.inference.toml_errors import expectation, explain
 from convq.protocol import LAST_VERSION
@@ -84,7 +85,7 @@ class Input(_Table):
     side. An image that has the size of the input already is taken as it is (unless `short_side` is given). `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
     """
 
-    name: str | None = None
+    name: NodeName | None = None
     """The graph's input. Left out: the only one it has."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     color: Literal["gray", "rgb", "bgr", "none"] = "rgb"
@@ -186,7 +187,7 @@ def objection(key: str, value: Any) -> str:
 class Output(_Table):
     """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: NodeName
     meaning: Literal["classes", "image", "tensor"] = "tensor"
     """image: [n, channels, height, width], or channels last where the input has them last, with 1 or 3 channels in the
     input's order of colours. A job gets it as a PNG."""
@@ -292,11 +293,11 @@ class Rollout(_Table):
 class Manifest(_Table):
     """The whole of one `manifest.toml`. Every table may be left out; the defaults are those of the fields above."""
 
-    description: str = ""
+    description: Annotated[str, Field(max_length=4000)] = ""
     input: Input = Input()
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_list_of_tables)] = ()
     """Left out: every output of the graph, as tensors."""
-    feature_maps: dict[str, str] = {}
+    feature_maps: dict[NodeName, NodeName] = {}
     """Name that a job asks for -> output of the graph, or of `features.onnx` of the version where it has one: the same
     network with these outputs. They are computed or fetched only for batches in which a job asks."""
     limits: Limits = Limits()
@@ -309,6 +310,8 @@ class Manifest(_Table):
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         names = [output.name for output in self.outputs] + list(self.feature_maps)
+        if len(names) > MOST_OUTPUTS:
+            raise ValueError(f"at most {MOST_OUTPUTS} outputs and feature maps, found {len(names)}")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"every output and feature map once: {', '.join(twice)}")

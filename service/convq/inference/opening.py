@@ -16,7 +16,7 @@ from convq.errors import ModelBroken, SettingsError
 from convq.extras import install_anew
 from convq.inference.external_data import external_files
 from convq.inference.model_files import MOST_BYTES, read_inside
-from convq.printable import excerpt
+from convq.printable import brief_list
 
 MODEL: Final = "model.onnx"
 FEATURES: Final = "features.onnx"
@@ -47,8 +47,7 @@ def read_verified(file: Path) -> tuple[bytes, str]:
     except ValueError as err:
         raise ModelBroken(f"{file}: {err}") from None
     if elsewhere:
-        named = ", ".join(_brief(name) for name in elsewhere[:_NAMES_SHOWN])
-        named += f" and {len(elsewhere) - _NAMES_SHOWN} more" if len(elsewhere) > _NAMES_SHOWN else ""
+        named = brief_list((name or "no name" for name in elsewhere), _NAMES_SHOWN)
         raise ModelBroken(f"{file}: has weights in other files ({named}); expected one file that holds all of them")
     return content, actual
 
@@ -114,8 +113,3 @@ def _checksum_in_report(file: Path) -> Any:
         return json.loads(content)[key]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelBroken(f"{report}: is not a JSON object with the {key} of {file.name}") from None
-
-
-def _brief(name: str) -> str:
-    """What a stranger's file says, short and printable."""
-    return excerpt(name, 60) or "no name"

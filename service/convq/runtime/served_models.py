@@ -13,6 +13,8 @@ from convq.inference.numbering import Mark, mark_of, reused
 from convq.inference.repository import missing_in, versions_in, with_way
 from convq.runtime.plans import Plan, plan_of
 
+MOST_REASON = 4000
+"""Characters: a reason may repeat what a stranger wrote, and is told to clients every few seconds."""
 Stamp = tuple[tuple[str, int, int], ...]
 """Names, sizes and times of the files in a folder."""
 
@@ -141,7 +143,7 @@ class ServedModel:
 
     def refuse(self, version: int, reason: str) -> None:
         """Not to be served until its files, the manifest or what that names change."""
-        found = Refusal(self._stamp(version), reason)
+        found = Refusal(self._stamp(version), reason[:MOST_REASON])
         self.refused = {**self.refused, version: found}  # replaced as one: other threads look at it
 
     def is_refused(self, version: int) -> bool:

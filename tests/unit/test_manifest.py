@@ -11,7 +11,7 @@ import pytest
 
 from convq.errors import ModelBroken
 from convq.inference.manifest import Manifest
-from convq.inference.repository import ModelRepository, default_root
+from convq.inference.repository import MOST_MODELS, ModelRepository, default_root
 from convq.inference.version_files import VersionFiles
 
 
@@ -282,6 +282,21 @@ def test_an_unknown_model_is_answered_with_the_nearest_name(tmp_path: Path) -> N
         ModelRepository.open(tmp_path, ["q"])
     with pytest.raises(ModelBroken, match=r"did you mean 'lenet'\?"):
         ModelRepository.open(tmp_path)["Lenet"]
+
+
+def test_more_models_than_a_service_can_bear_are_passed_over_by_name(tmp_path: Path) -> None:
+    names = [f"m{number:03}" for number in range(MOST_MODELS + 2)]
+    for name in names:
+        model(tmp_path, name, "1")
+
+    found = ModelRepository.open(tmp_path)
+
+    assert names[:MOST_MODELS] == list(found.models)
+    assert set(names[MOST_MODELS:]) == set(found.passed_over)
+    assert "at most 100; --only names which" in found.passed_over[names[-1]]
+    assert names[-1:] == list(ModelRepository.open(tmp_path, names[-1:]).models)
+    with pytest.raises(ModelBroken, match="102 models were chosen; one service serves at most 100"):
+        ModelRepository.open(tmp_path, names)
 
 
 def test_an_empty_or_missing_repository_is_an_error_and_not_an_empty_service(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ NEEDED: Final = ("model.onnx", "report.json")
 """The files without which a version is not whole; one that is being copied lacks them for a while."""
 MOST_HELD: Final = 100
 """So many files besides these are looked for."""
+MOST_MODELS: Final = 100
+"""Each has threads, connections and metrics of its own in every worker."""
 _VERSION = re.compile(rf"[1-9][0-9]{{0,{VERSION_DIGITS - 1}}}")
 _NO_MODELS = frozenset({"lost+found", "__pycache__"})
 _SHOWN = 3
@@ -69,10 +71,12 @@ class ModelRepository:
                 models[name] = _examine(path)
             except ModelBroken as err:
                 broken[name] = str(err)
+        kept, beyond = _within_bound(models)
+        broken |= beyond
         if not models or (strict and broken):
             more = f" (and {len(broken) - _SHOWN} more)" if len(broken) > _SHOWN else ""
             raise ModelBroken("; ".join(list(broken.values())[:_SHOWN]) + more)
-        return cls(root, models, {**_rubbish(entries, found), **_no_versions(models), **broken})
+        return cls(root, kept, {**_rubbish(entries, found), **_no_versions(kept), **broken})
 
     def __getitem__(self, name: str) -> ModelFolder:
         """The model of that name; raises ModelBroken with the nearest name where there is none."""
@@ -153,10 +157,20 @@ def _chosen(root: Path, found: Mapping[str, Path], only: Sequence[str]) -> dict[
     """Those that are named, each of which must be one that can be served."""
     if not only:
         raise ModelBroken(f"{root}: no model was chosen; there are {', '.join(found)}")
+    if len(set(only)) > MOST_MODELS:
+        raise ModelBroken(f"{root}: {len(set(only))} models were chosen; one service serves at most {MOST_MODELS}")
     for name in only:
         if name not in found:
             raise ModelBroken(f"{root}: {_no_such(name, list(found))}")
     return {name: _examine(found[name]) for name in sorted(set(only))}
+
+
+def _within_bound(models: Mapping[str, ModelFolder]) -> tuple[dict[str, ModelFolder], dict[str, str]]:
+    """The first `MOST_MODELS` by name, and why each of the others is passed over."""
+    names = list(models)
+    why = f"there are {len(names)} models, and one service serves at most {MOST_MODELS}; --only names which"
+    kept = {name: models[name] for name in names[:MOST_MODELS]}
+    return kept, {name: f"{models[name].path}: {why}" for name in names[MOST_MODELS:]}
 
 
 def _rubbish(entries: Sequence[Path], found: Mapping[str, Path]) -> dict[str, str]:

@@ -359,8 +359,8 @@ while [ "$next" -le "$total" ] || [ -n "$open" ]; do
         [ "$(now_s)" -lt "$until_s" ] || explain
     elif [ "$next" -le "$total" ] && [ "$on_their_way" -lt "$at_once" ]; then
         eval "id_$next=\${own_id:-$run-$next}"
+        open="$open $next" # from here on: a signal may come when it is in the queue, and its entry id not yet here
         submit "$next"
-        open="$open $next"
         next=$((next + 1))
     else
         wait_for_one

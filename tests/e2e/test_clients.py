@@ -38,7 +38,7 @@ def test_two_commands_of_redis_cli_classify_a_digit(plain: Plain, service_server
 
 def test_the_python_of_the_readme_prints_what_stands_beside_it(service_server: OwnServer, plain: Plain) -> None:
     readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (code,) = re.findall(r"### Python\n.*?```python\n(.*?)```", readme, re.DOTALL)
     documented = re.findall(r"print\(.*\)  # (.*)", code)
 
     program = code.replace("redis://127.0.0.1:6379/0", service_server.url)

@@ -146,6 +146,15 @@ class Settings(BaseModel):
     drain: float = _setting(
         "--drain", "DRAIN", "S", 25.0, "seconds that workers get to finish what they hold after SIGTERM", ge=0, le=3600
     )
+    load_within: float = _setting(
+        "--load-within",
+        "LOAD_WITHIN",
+        "S",
+        60.0,
+        "seconds that a version may take to load, in its trial and in a worker; past them it is refused",
+        ge=1,
+        le=3600,
+    )
     log: Literal["auto", "console", "json"] = _setting(
         "--log",
         "LOG",

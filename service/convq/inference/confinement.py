@@ -90,11 +90,35 @@ def answer_once(handler: Handler) -> NoReturn:
     try:
         answer = json.dumps({"ok": True, **handler(question)})
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
-        why = _failure(error, limits.get("memory_limit_bytes"))
+        limit = next(iter(_known(resource.getrlimit(resource.RLIMIT_DATA))), limits.get("memory_limit_bytes"))
+        why = _failure(error, limit)
         answer = json.dumps(_refusal(why, getattr(error, "exit_code", None)))
     answers.write(answer + "\n")
     answers.flush()
     os._exit(0)
+
+
+def leave_room(workers: int = 1, most_bytes: int | None = None) -> None:
+    """In the child, once its libraries are loaded: what it takes from now on must fit `workers` times into what is to spare.
+
+    And into `most_bytes`, where that is given. Enforced on Linux.
+    """
+    if sys.platform != "linux":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    now_bytes, spare = _data_bytes(), spare_memory_bytes()
+    rooms = [most_bytes, None if spare is None or workers < 2 else spare // workers]  # noqa: PLR2004
+    room = min((one for one in rooms if one is not None), default=None)
+    if now_bytes is not None and room is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (min([now_bytes + room, *_known((soft, hard))]), hard))
+
+
+def _data_bytes() -> int | None:
+    """What RLIMIT_DATA counts of this process."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), None)
+    return None
 
 
 def spare_memory_bytes() -> int | None:

@@ -32,16 +32,19 @@ _FATAL_ONLY = 4
 _NAMES_SHOWN = 3
 
 
-def read_verified(file: Path) -> tuple[bytes, str]:
+def read_verified(file: Path, tried: str = "") -> tuple[bytes, str]:
     """The bytes of a version's `model.onnx` or `features.onnx`, and their SHA-256.
 
-    Raises ModelBroken where the report beside it has another checksum or none, and where its tensors lie in other files.
+    Raises ModelBroken where the report beside it has another checksum or none, where its tensors lie in other files, and
+    where it is not the one that was `tried`, as its SHA-256 says: nobody knows what another one does.
     """
     expected = _checksum_in_report(file)
     content = read_inside(file, file.parent.parent, MOST_BYTES[file.name])
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise ModelBroken(f"{file}: its SHA-256 is {actual}; {REPORT} says {expected}")
+    if tried and actual != tried:
+        raise ModelBroken(f"{file}: has changed since it was tried; versions are immutable: add another number")
     try:
         elsewhere = external_files(content)
     except ValueError as err:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convq.inference.confinement import answer_once, ask
+from convq.inference.confinement import answer_once, ask, leave_room
 
 MODULE = "convq.inference.rehearsal"
 WITHIN_S = 60.0
@@ -32,6 +32,8 @@ class Rehearsal:
     """Why it cannot be served; empty where it can."""
     load_s: float = 0.0
     """Seconds for loading and warming up, without the start of the process."""
+    seal: str = ""
+    """`Engine.seal`: the checksums of the graphs that were opened."""
     description: Mapping[str, Any] = field(default_factory=dict)
     """What `Engine.describe` says of it."""
     examination: Mapping[str, Any] = field(default_factory=dict)
@@ -49,15 +51,24 @@ def rehearse(
     device: str = "auto",
     within_s: float = WITHIN_S,
     memory_limit_bytes: int | None = None,
+    workers: int = 1,
+    most_bytes: int | None = None,
     examine: bool = False,
     image: Path | None = None,
 ) -> Rehearsal:
     """Load and warm up one version in a child process, and say how it went. Blocks; never raises for the model's sake.
 
     `folder` holds the manifest. The child may take `within_s` seconds and `memory_limit_bytes` of memory (None: what
-    is to spare). With `examine` it also shows what the version answers, to `image` if that is given, and how fast.
+    is to spare); what the version itself takes must leave as much for each of `workers` that load it, and be no more than
+    `most_bytes`. With `examine` it also shows what the version answers, to `image` if that is given, and how fast.
     """
-    question = {"folder": str(folder.absolute()), "version": version, "device": device, "examine": examine}
+    question: dict[str, Any] = {
+        "folder": str(folder.absolute()),
+        "version": version,
+        "device": device,
+        "examine": examine,
+    }
+    question["share"] = {"workers": workers, "most_bytes": most_bytes}
     if image is not None:
         question["image"] = str(image.absolute())
     answer = ask(MODULE, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
@@ -65,7 +76,11 @@ def rehearse(
         timed_out = answer.get("timed_out", False)
         return Rehearsal(ok=False, reason=answer["reason"], exit_code=answer["exit_code"], timed_out=timed_out)
     return Rehearsal(
-        ok=True, load_s=answer["load_s"], description=answer["description"], examination=answer["examination"]
+        ok=True,
+        load_s=answer["load_s"],
+        seal=answer["seal"],
+        description=answer["description"],
+        examination=answer["examination"],
     )
 
 
@@ -76,12 +91,18 @@ def _load(question: dict[str, Any]) -> dict[str, Any]:
 
     if not question.get("examine"):
         os.nice(PATIENCE)
+    leave_room(**question.get("share", {}))
     folder = Path(question["folder"])
     engine = Engine.load(folder, question["version"], device=question.get("device", "auto"))
     engine.warm_up(SPARE_S)
     image = question.get("image")
     examination = examine(engine, folder, Path(image) if image else None) if question.get("examine") else {}
-    return {"description": engine.describe(), "load_s": round(engine.load_s, 3), "examination": examination}
+    return {
+        "description": engine.describe(),
+        "seal": engine.seal,
+        "load_s": round(engine.load_s, 3),
+        "examination": examination,
+    }
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class Engine:
     """The type of most of its weights, as float32; what the kernels compute with is theirs."""
     sha256: str
     """Of `model.onnx`, as `report.json` says and as was verified."""
+    seal: str  # the checksums of what was opened
     outputs: tuple[str, ...]
     """Every raw output and feature map that a job may ask for by name."""
     feature_maps: frozenset[str]
@@ -123,11 +124,12 @@ class Engine:
         self._bytes = self._dtype.itemsize * int(np.prod(self._shape))
 
     @classmethod
-    def load(cls, folder: Path, version: int, *, device: str = "auto") -> Engine:
+    def load(cls, folder: Path, version: int, *, device: str = "auto", seal: str = "") -> Engine:
         """Open version `version` of the model in `folder`, on `device` auto, cpu or cuda.
 
         `auto` is the manifest's `runtime.device`, and where that is auto too, CUDA if this machine has it. Where the
         manifest names feature maps and the version has a `features.onnx`, they come from that, in a session of its own.
+        Where a `seal` is given, no other files than those are opened.
 
         Raises:
             ModelBroken: a file is missing or damaged, or manifest and graphs contradict each other.
@@ -136,25 +138,24 @@ class Engine:
         began = time.monotonic()
         files = VersionFiles.of(folder, version)
         manifest, labels = files.manifest, files.labels()
-        file = folder / str(version) / MODEL
-        features = file.with_name(FEATURES)
+        file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
         separate = bool(manifest.feature_maps) and features.exists()
         requested = manifest.runtime.device if device == "auto" else device
-        content, sha256 = read_verified(file)
+        features_sha256, (tried, _, tried_features) = "", seal.partition("+")
+        content, sha256 = read_verified(file, tried)
         session = open_session(content, file, requested, manifest.runtime.threads)
-        precision = precision_of(content)
         graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
         plain = featured = _Network(session, graph, {name: name for name in graph.fetched})
         if separate:
-            content, _ = read_verified(features)
-            second = open_session(content, features, requested, manifest.runtime.threads, seldom=True)
+            more, features_sha256 = read_verified(features, tried_features)
+            second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
             ends = second.get_inputs(), second.get_outputs()
             graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
             check_same_network(plain.graph, graph, str(features))
             featured = _Network(second, graph, plain.fetched)
         engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
-        engine.labels, engine.sha256, engine.requested_provider = labels, sha256, requested
-        engine.precision = precision
+        engine.labels, engine.sha256, engine.seal = labels, sha256, f"{sha256}+{features_sha256}"
+        engine.requested_provider, engine.precision = requested, precision_of(content)
         engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
         engine._began = began
         return engine

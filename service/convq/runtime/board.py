@@ -24,7 +24,14 @@ FLOAT_BYTES = 8
 BATCH_BYTES = 160 << 10
 """Room for the names of the largest batch (4096 jobs); pages that are not written take no memory."""
 JOB_BYTES = 72
-MARKS = {"running": BATCH_BYTES, "answering": BATCH_BYTES, "decoding": JOB_BYTES, "slow": JOB_BYTES, "alone": JOB_BYTES}
+MARKS = {
+    "running": BATCH_BYTES,
+    "answering": BATCH_BYTES,
+    "decoding": JOB_BYTES,
+    "slow": JOB_BYTES,
+    "alone": JOB_BYTES,
+    "loading": JOB_BYTES,
+}
 """What a row marks, and the bytes of each: see `Row`. Multiples of 8."""
 MARKS_BYTES = sum(MARKS.values())
 
@@ -78,6 +85,7 @@ class Row:
 
     `running` is the batch in the network, `answering` the one whose answers are made, `decoding` the job that the fetching
     thread decodes and prepares, `slow` the one that the slow lane does, `alone` the one that has the process for itself.
+    `loading` names no job but the version that is being loaded.
     """
 
     def __init__(self, layout: Layout, cells: np.ndarray, marks: memoryview) -> None:
@@ -89,17 +97,18 @@ class Row:
             start += size
         self.running, self.answering = made["running"], made["answering"]
         self.decoding, self.slow, self.alone = made["decoding"], made["slow"], made["alone"]
+        self.loading = made["loading"]
         self._lock = threading.Lock()
         self._bounds = layout.bounds
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """All that says who is in native code."""
+        """All that says which jobs are in native code."""
         return self.running, self.answering, self.decoding, self.slow, self.alone
 
     def clear_marks(self) -> None:
         """Nobody is in native code."""
-        for mark in self.marks:
+        for mark in (*self.marks, self.loading):
             mark.clear()
 
     def add(self, name: str, amount: float, *labels: str) -> None:

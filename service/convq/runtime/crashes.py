@@ -61,13 +61,23 @@ class Overdue:
     jobs: tuple[str, ...]
 
     @property
+    def is_loading(self) -> bool:
+        """Whether a version is at fault, and no job."""
+        return self.phase == "loading"
+
+    @property
     def is_decoding(self) -> bool:
         """Whether a picture is at fault, and not the model."""
         return self.phase == "decoding"
 
 
 def overdue(
-    row: Row, model: int, now_s: float, resumed_s: float = 0.0, waited: Callable[[Mark], float] = lambda _: 0.0
+    row: Row,
+    model: int,
+    now_s: float,
+    resumed_s: float = 0.0,
+    waited: Callable[[Mark], float] = lambda _: 0.0,
+    load_s: float = 0.0,
 ) -> Overdue | None:
     """What one worker has worked on for one model for longer than that model's manifest allows.
 
@@ -80,15 +90,16 @@ def overdue(
         (row.answering, "answer", batch_s),
         (row.decoding, "decoding", decode_s),
         (row.slow, "decoding", decode_s),
+        (row.loading, "loading", load_s),
     ):
         since_s = mark.since_s
         if not (since_s and limit_s):
             continue
         spent_s = now_s - max(since_s, resumed_s)
-        if phase == "decoding" and spent_s > limit_s * LOOK_FROM:
+        if phase in ("decoding", "loading") and spent_s > limit_s * LOOK_FROM:
             spent_s -= min(waited(mark), spent_s * MOST_WAITING)
         if spent_s > limit_s:
-            jobs = tuple(mark.read())
+            jobs = () if phase == "loading" else tuple(mark.read())
             if mark.since_s == since_s:  # it is still the same one
                 return Overdue(model, phase, jobs)
     return None
@@ -108,6 +119,8 @@ def accusations(row: Row, model: int, points: int, late: Overdue | None) -> list
             *(Accusation(one, Blame.COMPANY, points) for one in company),
             *(Accusation(one, Blame.ALONE, points) for one in alone),
         ]
+    if late.is_loading:
+        return [Accusation(one, Blame.ALONE, 0) for one in alone]
     if late.model == model and not late.is_decoding:
         return [Accusation(one, Blame.ALONE if one in alone else Blame.COMPANY, points) for one in late.jobs]
     slow = [Accusation(one, Blame.SLOW, points) for one in late.jobs if late.model == model]
@@ -126,8 +139,15 @@ class CrashWatch:
     """
 
     def __init__(
-        self, board: Board, models: Sequence[str], workers: int, clock: Callable[[], float] = time.monotonic
+        self,
+        board: Board,
+        models: Sequence[str],
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
+        load_s: float = 0.0,
     ) -> None:
+        """Loading a version may take `load_s` seconds; 0: as long as it likes."""
+        self._load_s = load_s
         self._board, self._workers = board, workers
         self._rows: dict[tuple[int, int], Row] = {}
         self._look_s = [0.0] * workers
@@ -161,14 +181,15 @@ class CrashWatch:
     def late(self, slot: Slot) -> Overdue | None:
         """What the worker in this place has worked on for longer than its model's manifest allows; looks at its memory, too."""
         now_s, rows = time.monotonic(), [(index, self._row(slot.number, index)) for index in self._taken()]
-        working = any(row.decoding.since_s or row.slow.since_s or row.alone.since_s for _, row in rows)
+        watched = ((row.decoding, row.slow, row.alone, row.loading) for _, row in rows)
+        working = any(mark.since_s for marks in watched for mark in marks)
         if working or now_s >= self._look_s[slot.number]:
             self._look_s[slot.number] = now_s + LOOK_EVERY_S
             slot.note_memory(working=working)
         if slot.stopped:  # by a signal: its lease runs out
             return None
         waited = partial(self._waited, slot)
-        looked = (overdue(row, index, now_s, slot.resumed_s, waited) for index, row in rows)
+        looked = (overdue(row, index, now_s, slot.resumed_s, waited, self._load_s) for index, row in rows)
         return next((late for late in looked if late is not None), None)
 
     def _waited(self, slot: Slot, mark: Mark) -> float:

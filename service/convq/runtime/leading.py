@@ -26,13 +26,18 @@ class Leader:
         """Whether every worker that can follow the model's plan does."""
         return all(slot.plans.get(model.name) == model.plan for slot in self._slots if slot.follows)
 
+    def note_proven(self, model: ServedModel) -> None:
+        """Where all workers are ready and follow the plan, its versions are more than tried."""
+        if all(slot.follows and slot.plans.get(model.name) == model.plan for slot in self._slots):
+            model.proven = {*model.proven, *model.plan.loaded}
+
     def lead(self, model: ServedModel) -> None:
         """Tell workers the plan: all at once where nothing is to be loaded, else one after the other."""
         change = Change(
             model=model.name,
             place=model.index or 0,
             plan=model.plan,
-            checked={v: sha for v, (_, sha) in model.checked.items() if sha},
+            checked=model.seals(),
         )
         for slot in self._slots:
             follows = slot.plans.get(model.name)

@@ -111,6 +111,14 @@ class Lineup:
         self.models: Mapping[str, ServedModel] = {}
         """By name. Replaced as one."""
 
+    def seals(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> seal of the only files that a worker may load."""
+        return {model.name: model.seals() for model in self.models.values()}
+
+    def is_proven(self, name: str, version: int) -> bool:
+        """Whether all workers have had this version of a model at once."""
+        return name in self.models and version in self.models[name].proven
+
     def add(self, model: ServedModel) -> ServedModel:
         """One more; the same model."""
         self.models = {**self.models, model.name: model}

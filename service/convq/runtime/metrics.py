@@ -114,6 +114,7 @@ PULSE_SERIES = (
     Series("pulse_running_version", "The version that ran last, or runs.", "gauge"),
     Series("pulse_moved_s", "Monotonic seconds when it last published, or claimed with nothing in hand.", "gauge"),
     Series("pulse_wait_s", "Seconds that a prepared job may wait for others.", "gauge"),
+    Series("pulse_barred_version", "The candidate that was taken back last: it answers no job; 0: none was.", "gauge"),
     Series("pulse_limit_s", "Seconds that one batch may run, and that its answers may take to be made.", "gauge"),
     Series("pulse_decode_limit_s", "Seconds that decoding and preparing one job may take.", "gauge"),
     Series("pulse_suspended_until_s", "Monotonic seconds until which the model claims nothing; 0: it may.", "gauge"),
@@ -125,7 +126,7 @@ PULSE_SERIES = (
 )
 """Between supervisor and worker alone; not on /metrics."""
 
-OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s", "pulse_fetch_deaths")
+OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s", "pulse_fetch_deaths", "pulse_barred_version")
 """Gauges for whoever has this slot; the others describe one process, and end with it."""
 
 LAYOUT = Layout((*WORKER_SERIES, *PULSE_SERIES))

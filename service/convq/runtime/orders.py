@@ -35,6 +35,8 @@ class Orders(BaseModel):
     """The model of each place of the board, empty where there is none."""
     plans: dict[str, Plan]
     """Model -> what to do with it, at first."""
+    checked: dict[str, dict[int, str]] = {}
+    """Model -> version -> seal (see `Engine.seal`) of the files that were tried or loaded before: no others are loaded."""
     device: Literal["auto", "cpu", "cuda"]
     lease_ms: int
     result_ttl_ms: int
@@ -58,7 +60,7 @@ class Change(BaseModel):
     plan: Plan | None
     """None: what is in hand is finished, nothing more is claimed."""
     checked: dict[int, str] = {}
-    """Version -> SHA-256 of the file that the supervisor has tried."""
+    """Version -> seal of the files that the supervisor has tried."""
 
 
 def report_in(line: bytes) -> dict[str, Any] | None:

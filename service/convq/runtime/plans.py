@@ -48,6 +48,15 @@ class Plan(BaseModel):
         # crc32 spreads ids evenly and is the same in every process, which hash() of a text is not.
         return self.candidate if zlib.crc32(job_id.encode()) % STEPS < self.percent * STEPS / 100 else self.serve
 
+    def without(self, version: int) -> Plan | None:
+        """The same without a version, of those that are loaded already; None where nothing is left that could answer."""
+        kept = tuple(one for one in self.kept if one != version)
+        if version == self.candidate:
+            return Plan(serve=self.serve, kept=kept)
+        if version != self.serve:
+            return self.model_copy(update={"kept": kept})
+        return self.model_copy(update={"serve": kept[-1], "kept": kept[:-1]}) if kept else None
+
     def with_loaded(self, versions: Sequence[int]) -> Plan:
         """The same, with these versions loaded besides."""
         named = {self.serve, self.candidate}

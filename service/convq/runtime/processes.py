@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+PR_SET_PDEATHSIG = 1
 
 
 class Usage(NamedTuple):
@@ -36,6 +40,12 @@ def usage_of(pid: int) -> Usage | None:
     )
 
 
+def resident_bytes() -> int:
+    """What this process holds; 0 where the kernel does not say."""
+    usage = usage_of(os.getpid())
+    return 0 if usage is None else usage.resident_bytes
+
+
 def waited_s(pid: int, thread: int) -> float:
     """How many seconds a thread has been ready to run so far while others had the processor; 0 where that is not known."""
     try:
@@ -58,3 +68,11 @@ def _booted_s() -> int:
     """When this machine started, in seconds since 1970."""
     lines = (PROC / "stat").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+
+
+def die_with(supervisor: int) -> None:
+    """Linux: the kernel kills this process when its parent dies, even where Python cannot run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(1)

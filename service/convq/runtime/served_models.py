@@ -59,7 +59,9 @@ class ServedModel:
     halves: dict[int, tuple[Stamp, float]] = field(default_factory=dict)
     """Versions that are not whole: what is there, and since when it has been that, by `time.monotonic`."""
     checked: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
-    """Versions that were tried: files as they were, SHA-256 of the graph."""
+    """Versions that were tried: files as they were, seal of the graphs; none before the first worker has loaded them."""
+    proven: set[int] = field(default_factory=set)
+    """Versions that all workers had at once."""
     refused: dict[int, Refusal] = field(default_factory=dict)
     wholeness: dict[int, tuple[Stamp, str]] = field(default_factory=dict)
     """Versions that were looked at: files as they were, and what keeps them from being whole."""
@@ -110,6 +112,19 @@ class ServedModel:
             self.wholeness[version] = known
         return known[1]
 
+    def is_checked(self, version: int) -> bool:
+        """Whether a version was tried with the files that it has now."""
+        return version in self.present and self.checked.get(version, ((), ""))[0] == self.present[version]
+
+    def seals(self) -> dict[int, str]:
+        """Version -> seal of the files that may be loaded for it, where that is known."""
+        return {version: seal for version, (_, seal) in dict(self.checked).items() if seal}
+
+    def note_seals(self, loaded: Mapping[str, str]) -> None:
+        """A worker has loaded these: where there was no trial, at the start, the others load the very same."""
+        known = dict(self.checked)
+        self.checked = {one: (stamp, seal or loaded.get(str(one), "")) for one, (stamp, seal) in known.items()}
+
     def misnumbered(self, version: int) -> str:
         """Why what lies under a number is not what was given it; empty where it is, or where that cannot be told."""
         try:
@@ -143,15 +158,16 @@ class ServedModel:
 
     def refuse(self, version: int, reason: str) -> None:
         """Not to be served until its files, the manifest or what that names change."""
-        found = Refusal(self._stamp(version), reason[:MOST_REASON])
+        found = Refusal(self.stamp_of(version), reason[:MOST_REASON])
         self.refused = {**self.refused, version: found}  # replaced as one: other threads look at it
 
     def is_refused(self, version: int) -> bool:
         """Whether a version was refused, and neither it nor the manifest nor what that names has changed since."""
         known = self.refused.get(version)
-        return known is not None and known.stamp == self._stamp(version)
+        return known is not None and known.stamp == self.stamp_of(version)
 
-    def _stamp(self, version: int) -> tuple[object, ...]:
+    def stamp_of(self, version: int) -> tuple[object, ...]:
+        """All that a trial of a version depends on, as it was at the last look."""
         return self.present.get(version, ()), self.manifest_stamp, self.beside
 
     def stamps_beside(self) -> tuple[Stamp, ...]:
@@ -242,8 +258,8 @@ def stamp_of(folder: Path, only: str | None = None) -> Stamp:
         for file in folder.iterdir() if only is None else [folder / only]:
             try:
                 facts = file.stat()
-            except FileNotFoundError:
-                facts = file.lstat()  # a link to nothing is there all the same
+            except OSError:
+                facts = file.lstat()  # a link to nothing, or in a circle, is there all the same
             rows.append((file.name, facts.st_size, facts.st_mtime_ns))
     except (FileNotFoundError, PermissionError):
         return ()

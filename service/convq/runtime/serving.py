@@ -10,6 +10,7 @@ from typing import Literal
 from convq.errors import ModelBroken, UnknownVersion
 from convq.inference.session import Engine
 from convq.queue import Received
+from convq.runtime.board import Row
 from convq.runtime.plans import Plan
 
 Role = Literal["serving", "candidate", "shadow", "kept"]
@@ -30,6 +31,8 @@ class Serving:
     plan: Plan
     engines: Mapping[int, Engine]
     """Version -> engine, for every version of `plan.loaded`."""
+    row: Row | None = None
+    """Where the supervisor says which candidate was taken back, before this worker has followed."""
     always: Engine | None = field(init=False)
     """What answers every job that pins nothing; None where that depends on the job. Looked at for each job."""
 
@@ -37,29 +40,19 @@ class Serving:
         object.__setattr__(self, "always", None if self.plan.percent else self.engines[self.plan.serve])
 
     @classmethod
-    def load(cls, folder: Path, plan: Plan, device: str) -> Serving:
-        """Load and warm up every version of a plan. Raises VersionBroken, SettingsError."""
-        engines = {}
-        for version in plan.loaded:
-            try:
-                engines[version] = load_engine(folder, version, device)
-            except ModelBroken as error:
-                raise VersionBroken(folder.name, version, str(error)) from None
-        return cls(plan, engines)
+    def load(cls, folder: Path, plan: Plan, device: str, checked: Mapping[int, str], row: Row | None = None) -> Serving:
+        """Load and warm up every version of a plan. Raises VersionBroken, SettingsError.
+
+        `checked` maps versions to the seals of the files that were tried: others are not opened.
+        """
+        return cls(plan, load_engines(folder, plan, device, checked, row, {}), row)
 
     def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> Serving:
         """The next plan's: loads and warms up what is not loaded yet, beside what runs.
 
-        `checked` maps versions to the SHA-256 that the supervisor has tried. Raises ModelBroken, also for a version that
-        is not the one that was tried any more; then nothing has changed.
+        `checked` is that of `load`. Raises VersionBroken, SettingsError; then nothing has changed.
         """
-        engines = {}
-        for version in plan.loaded:
-            engines[version] = self.engines.get(version) or load_engine(folder, version, device)
-            expected = checked.get(version)
-            if expected is not None and engines[version].sha256 != expected:
-                raise ModelBroken(f"{folder.name}: version {version} has changed since it was checked")
-        return Serving(plan, engines)
+        return Serving(plan, load_engines(folder, plan, device, checked, self.row, self.engines), self.row)
 
     @property
     def engine(self) -> Engine:
@@ -69,7 +62,8 @@ class Serving:
     @property
     def shadow(self) -> Engine | None:
         """The engine that runs beside it, if any."""
-        return self.engines[self.plan.shadowed] if self.plan.shadowed is not None else None
+        version = self.plan.shadowed
+        return None if version is None or self.is_barred(version) else self.engines[version]
 
     @property
     def max_batch(self) -> int:
@@ -86,11 +80,19 @@ class Serving:
         """Seconds after which decoding and preparing one job has hung."""
         return max(engine.manifest.limits.max_decode_s for engine in self.engines.values())
 
+    def is_barred(self, version: int) -> bool:
+        """Whether the supervisor has taken this candidate back: what may have killed another worker is not run here."""
+        return self.row is not None and self.row.get("pulse_barred_version") == version
+
     def engine_for(self, job: Received) -> Engine:
         """The engine that answers this job. Raises UnknownVersion."""
         if self.always is not None and job.version is None:
             return self.always
         version = job.version if job.version is not None else self.plan.version_of(job.id)
+        if version == self.plan.candidate and self.is_barred(version):
+            if job.version is not None:
+                raise UnknownVersion(f"version {version} of {self.engine.name} is not served: it was taken back")
+            version = self.plan.serve
         found = self.engines.get(version)
         if found is None:
             loaded = " and ".join(map(str, self.plan.loaded))
@@ -119,8 +121,33 @@ class Serving:
             }
 
 
-def load_engine(folder: Path, version: int, device: str) -> Engine:
-    """One version, loaded and warmed up. Raises ModelBroken, SettingsError."""
-    engine = Engine.load(folder, version, device=device)
-    engine.warm_up()
-    return engine
+def load_engines(
+    folder: Path,
+    plan: Plan,
+    device: str,
+    checked: Mapping[int, str],
+    row: Row | None,
+    loaded: Mapping[int, Engine],
+) -> dict[int, Engine]:
+    """Every version of a plan, loaded and warmed up but for those that are `loaded`. Raises VersionBroken, SettingsError.
+
+    What is being loaded stands on the board, for whoever finds that it does not end.
+    """
+    engines = {}
+    for version in plan.loaded:
+        if version in loaded:
+            engines[version] = loaded[version]
+            continue
+        if row is not None:
+            row.loading.set(str(version).encode())
+        try:
+            engines[version] = Engine.load(folder, version, device=device, seal=checked.get(version, ""))
+            engines[version].warm_up()
+        except MemoryError:
+            raise VersionBroken(folder.name, version, f"{folder / str(version)}: there is no memory for it") from None
+        except ModelBroken as error:
+            raise VersionBroken(folder.name, version, str(error)) from None
+        finally:
+            if row is not None:
+                row.loading.clear()
+    return engines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from convq.errors import ModelBroken, ServiceFailed, SettingsError
+from convq.runtime.loads import BadLoad
 from convq.runtime.slots import Slot
 
 TRIES_UNTIL_READY = 5
@@ -29,6 +30,18 @@ class Versions(Protocol):
         Raises ModelBroken where the service needs it and is not `running` yet.
         """
         ...
+
+    def take_back(self, name: str, version: int, reason: str, *, running: bool) -> None:
+        """A version is not to be loaded again. Raises ModelBroken as `pass_over`."""
+        ...
+
+
+def note_bad_load(bad: BadLoad, versions: Versions, *, running: bool) -> None:
+    """A version has ended workers that loaded it, or held one up: the next worker starts without it. Raises StartFailed."""
+    try:
+        versions.take_back(bad.model, bad.version, bad.reason, running=running)
+    except ModelBroken as error:
+        raise StartFailed(str(error), error.exit_code) from None
 
 
 def judge(slot: Slot, ending: str, versions: Versions, *, running: bool) -> bool:

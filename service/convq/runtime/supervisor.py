@@ -25,6 +25,7 @@ from convq.runtime.board import Board
 from convq.runtime.clients import Census
 from convq.runtime.crashes import CrashWatch, ending, points_of
 from convq.runtime.heartbeat import Heartbeat
+from convq.runtime.loads import Loads
 from convq.runtime.logs import event, form_here
 from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, reset_gauges
 from convq.runtime.native import CRASH_POINTS
@@ -35,7 +36,7 @@ from convq.runtime.readiness import readiness
 from convq.runtime.roster import Roster
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
-from convq.runtime.starts import judge
+from convq.runtime.starts import judge, note_bad_load
 from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
 from convq.runtime.voices import Voices, new_mark
@@ -94,12 +95,13 @@ class Supervisor:
         self._watch = Watch(log)
         self._voices = Voices(self._watch)
         self.heartbeat = Heartbeat(settings, redis, self._board, self._models, self._slots, self._watch)
-        self._crashes = CrashWatch(self._board, self._models, workers)
+        self._crashes = CrashWatch(self._board, self._models, workers, load_s=settings.load_within)
         self._clients: dict[str, Census] = {}
         self._progress = ProgressWatch(self._board, self._models, workers, settings.lease)
         self._versions = VersionKeeper(
             repository, self._models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
         )
+        self._loads = Loads(self._board, self._models, self._slots, self._versions.lineup.is_proven)
         self.probes = Probes(settings.http_address, self._registry(), self._live, self._ready, self._watch)
 
     def _registry(self) -> CollectorRegistry:
@@ -151,6 +153,7 @@ class Supervisor:
         if trouble and self._draining_since_s is None:
             raise trouble if isinstance(trouble, ConvqError) else ServiceFailed(trouble)
         self._look_for_the_fallen()
+        self._loads.look()
         for slot in self._slots:
             self._look_after(slot)
         if self._draining_since_s is None:
@@ -217,8 +220,8 @@ class Supervisor:
             self._bury(slot, status)
 
     def _start(self, slot: Slot) -> None:
-        plans = self._versions.give(slot)
-        changing = {"slot": slot.number, "models": self._models.places, "plans": plans}
+        changing = {"slot": slot.number, "models": self._models.places, "plans": self._versions.give(slot)}
+        changing["checked"] = self._versions.lineup.seals()
         orders = Orders.model_validate({**changing, **self._orders})
         environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
         if self._settings.device != "cpu":
@@ -266,11 +269,12 @@ class Supervisor:
             return
         was_ready, slot.ready_since_s = slot.ready_since_s, None
         hung = slot.late is not None
-        judged = hung or self._draining_since_s is None
+        judged = (hung or self._draining_since_s is None) and not (slot.late and slot.late.is_loading)
         points = points_of(status, hung=hung, grown_bytes=slot.grown_bytes) if judged else 0
+        bad = self._loads.judge(slot, status, self._settings.load_within) if self._draining_since_s is None else None
         if points >= CRASH_POINTS and not (slot.late and slot.late.is_decoding):
             self._crashes.note_death(slot.number)
-            self._versions.note_death(slot.number, "it hung" if hung else ending(status))
+            self._versions.note_death(slot.number, "it hung" if hung else ending(status))  # before others take its jobs
         self.heartbeat.fence(slot.number, process.pid, points, slot.late)
         for index, model in enumerate(self._models):
             if model:
@@ -289,7 +293,9 @@ class Supervisor:
             next_s=delay_s,
             **({"reason": slot.failure["message"]} if slot.failure else {}),
         )
-        if was_ready is None and judge(slot, ending(status), self._versions, running=self._was_ready):
+        if bad is not None:
+            note_bad_load(bad, self._versions, running=self._was_ready)
+        if bad or (was_ready is None and judge(slot, ending(status), self._versions, running=self._was_ready)):
             slot.failures, slot.start_at_s = 0, time.monotonic()
 
     def _note_ready(self) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from convq.errors import ModelBroken
-from convq.inference.rehearsal import rehearse
 from convq.inference.repository import versions_in
-from convq.runtime.board import Board
+from convq.runtime.allowance import Allowance
+from convq.runtime.board import Board, Row
+from convq.runtime.judging import bar, tried_jobs, unbar, verdict
 from convq.runtime.leading import Leader
 from convq.runtime.lineup import EXCHANGED, Lineup
 from convq.runtime.logs import event
@@ -28,6 +29,7 @@ from convq.runtime.roster import Roster
 from convq.runtime.served_models import ServedModel
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
+from convq.runtime.trials import Trials
 from convq.settings import Settings
 
 log = logging.getLogger("convq.supervisor")
@@ -42,6 +44,7 @@ RELEASE_AFTER_S = 5.0
 LOST = "a model is passed over: none of its versions can be served"
 CAN = "a model that came can be served"
 FOUND = "a model that was passed over can be served now"
+REFUSED = "a version is refused; what was served goes on"
 SLOW = "; warm-up runs a whole batch: a smaller limits.max_batch makes that shorter"
 UNFIT = "a version that is served could not be loaded again with the manifest as it is now; what is loaded goes on"
 
@@ -60,8 +63,10 @@ class VersionKeeper:
         watch: Watch,
     ) -> None:
         """Raises ModelBroken where nothing can be served, or nothing of a model that the settings name."""
-        self._required, self._device, self._strict = settings.only, settings.device, settings.strict
-        self._lineup = Lineup(repository, settings.only, models, board)
+        self._required, self._strict = settings.only, settings.strict
+        limit_bytes = Allowance.of(settings.worker_memory, len(slots)).limit_bytes
+        self._trials = Trials(settings.device, settings.load_within, slots, limit_bytes, watch)
+        self.lineup = Lineup(repository, settings.only, models, board)
         self._slots = slots
         self._board = board
         self._leader = Leader(slots, announce)
@@ -69,7 +74,7 @@ class VersionKeeper:
         self._stopping = threading.Event()
         for index, name in enumerate(models):
             if name:
-                self._lineup.add(ServedModel.at_start(index, repository / name)).plan_without_trial()
+                self.lineup.add(ServedModel.at_start(index, repository / name)).plan_without_trial()
         for model in self._models.values():
             for version in sorted(set(versions_in(model.folder)) - model.present.keys()):
                 self.pass_over(model.name, version, f"{model.folder / str(version)}: {model.missing(version)}")
@@ -108,7 +113,7 @@ class VersionKeeper:
         """Model -> why nothing of it can be served, for those of which that is so."""
         lost = [model for model in self._models.values() if model.lost and not model.is_new]
         whys = {model.name: model.without_root(model.why_lost()) for model in lost}
-        return self._lineup.absent() | whys
+        return self.lineup.absent() | whys
 
     def unfit(self) -> dict[str, dict[int, str]]:
         """Model -> version -> why what is served could not be loaded again, with the model's manifest as it is now."""
@@ -120,7 +125,7 @@ class VersionKeeper:
 
     @property
     def _models(self) -> Mapping[str, ServedModel]:
-        return self._lineup.models
+        return self.lineup.models
 
     # -- the start ------------------------------------------------------------------------------------------------
 
@@ -143,9 +148,22 @@ class VersionKeeper:
                 raise ModelBroken(reason)
             event(log, logging.ERROR, "a version is passed over", model=name, version=version, reason=reason)
         if not model.lost and version in model.plan.loaded:
-            model.plan_without_trial()
+            if not running:
+                model.plan_without_trial()
+            elif (rest := model.plan.without(version)) is not None:
+                model.plan, model.since_s = rest, time.monotonic()
+            else:  # what else lies there has not been tried
+                model.lost = True
             if model.lost:
                 self._do_without(model, running=running)
+
+    def take_back(self, name: str, version: int, reason: str, *, running: bool) -> None:
+        """A version has ended workers that loaded it, or held one up. Raises ModelBroken as `pass_over` does."""
+        model = self._models.get(name)
+        if model is None or not running or model.plan.without(version) is None:
+            self.pass_over(name, version, reason, running=running)
+        else:
+            self._refuse(model, version, reason)
 
     def _do_without(self, model: ServedModel, *, running: bool = False) -> None:
         """Nothing of a model can be served: the others are, if it is not required and there are any."""
@@ -163,6 +181,7 @@ class VersionKeeper:
             slot.plans[report["model"]] = Plan.model_validate(report["plan"])
         model = self._models.get(report["model"])
         if model is not None and not model.leaving:
+            model.note_seals(report["seals"])
             for engine in report["engines"]:
                 model.note_given(int(engine["version"]), engine["sha256"])
             self._leader.tell_clients(model)
@@ -175,7 +194,8 @@ class VersionKeeper:
         follows = slot.plans.get(model.name)
         model.lost = follows is None  # it was found again, and is not served after all
         for version in plan.loaded:
-            if follows is None or version not in follows.loaded:
+            broken = report.get("version") in (None, version)  # the others were loaded, or had no turn
+            if broken and (follows is None or version not in follows.loaded):
                 self._refuse(model, version, report["message"])
 
     def note_death(self, number: int, how: str) -> None:
@@ -191,7 +211,7 @@ class VersionKeeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(TICK_S):
-            self._lineup.look()
+            self.lineup.look()
             for model in self._models.values():
                 try:
                     self._look_after(model)
@@ -205,23 +225,20 @@ class VersionKeeper:
                     model.next_look_s = time.monotonic() + UNREADABLE_FOR_S
 
     def _look_after(self, model: ServedModel) -> None:
-        now_s = time.monotonic()
-        if now_s >= model.next_look_s and not model.leaving:
-            model.next_look_s = now_s + LOOK_EVERY_S
-            look(model, partial(self._refuse, model))
-            if model.was_replaced():
-                self._lineup.dismiss(model, EXCHANGED)
+        self._look(model)
         if model.leaving:
             with self._lock:  # no worker is given it meanwhile
                 left = self._leader.see_off(model)
             if left:
-                self._lineup.forget(model)
+                self.lineup.forget(model)
             return
         if model.lost:
             self._leader.withdraw(model)
             self._find_again(model)
             return
-        self._judge(model)
+        if why := verdict(model, self._rows(model)):
+            self._refuse(model, model.plan.candidate or 0, why)
+        self._leader.note_proven(model)
         broken = any(model.is_refused(version) for version in model.plan.loaded)
         if not broken and not self._leader.is_followed(model):
             self._leader.lead(model)
@@ -232,19 +249,30 @@ class VersionKeeper:
         if target is not None:
             self._step(model, target, at_once=broken)
         if model.doubted and not broken:
-            self._settle_doubts(model, model.doubted.pop())
+            self._settle_doubts(model, model.doubted[-1])
+
+    def _look(self, model: ServedModel) -> None:
+        now_s = time.monotonic()
+        if now_s >= model.next_look_s and not model.leaving:
+            model.next_look_s = now_s + LOOK_EVERY_S
+            look(model, partial(self._refuse, model))
+            if model.was_replaced():
+                self.lineup.dismiss(model, EXCHANGED)
 
     def _find_again(self, model: ServedModel) -> None:
         """A model that was passed over is served as soon as something of it can be."""
         target = self._target(model)
-        if target is not None and self._lineup.has_place(model):
+        if target is not None and self.lineup.has_place(model):
             model.plan, model.since_s = target, time.monotonic()
             model.lost, model.found_again = False, True
             event(log, logging.INFO, FOUND if model.because else CAN, model=model.name, serve=target.serve)
 
     def _settle_doubts(self, model: ServedModel, version: int) -> None:
         """Whether a version could still be loaded with the model's manifest as it is now: by hand anything may be written."""
-        tried = rehearse(model.folder, version, device=self._device)
+        tried = self._trials.result(model.folder, version, model.stamp_of(version))
+        if tried is None:
+            return
+        model.doubted.remove(version)
         if tried.ok:
             return
         if version not in model.plan.loaded:
@@ -254,69 +282,53 @@ class VersionKeeper:
         event(log, logging.ERROR, UNFIT, model=model.name, version=version, reason=tried.reason)
 
     def _target(self, model: ServedModel) -> Plan | None:
-        """What the manifest asks for, of what is there and good; what is new is tried here. None: nothing is good."""
+        """What the manifest asks for, of what is there and good; trials of what is new begin here. None: nothing is good yet."""
         usable = model.usable()
         while usable:
             try:
                 plan = plan_of(model.manifest, usable)
             except ModelBroken:  # the one version that it requires is not there
                 return None
-            new = [version for version in plan.loaded if not self._is_checked(model, version)]
+            new = [version for version in plan.loaded if not model.is_checked(version)]
             if not new:
                 return plan
-            if not self._try(model, new[-1]):
+            if not self._try(model, new[-1]):  # refused, or not known yet
                 usable.remove(new[-1])
         return None
 
-    def _is_checked(self, model: ServedModel, version: int) -> bool:
-        return version in model.present and model.checked.get(version, ((), ""))[0] == model.present[version]
-
     def _try(self, model: ServedModel, version: int) -> bool:
-        """Load a version in a process of its own."""
+        """Whether a version has passed its trial, in a process of its own; begins one where there was none."""
         stamp = model.present.get(version, ())
         if why := model.misnumbered(version):
             self._refuse(model, version, why)
             return False
-        tried = rehearse(model.folder, version, device=self._device)
+        tried = self._trials.result(model.folder, version, model.stamp_of(version))
+        if tried is None:
+            return False
         if not tried.ok:
             self._refuse(model, version, tried.reason + (SLOW if tried.timed_out else ""))
             return False
-        model.checked[version] = (stamp, str(tried.description.get("sha256", "")))
+        model.checked = {**model.checked, version: (stamp, tried.seal)}
         event(log, logging.INFO, "a new version passed its trial", model=model.name, version=version)
         return True
 
+    def _rows(self, model: ServedModel) -> list[Row]:
+        return [self._board.row(slot.number, model.index) for slot in self._slots if model.index is not None]
+
     def _refuse(self, model: ServedModel, version: int, reason: str) -> None:
+        """In one step it is refused and in no plan any more: no worker that starts from now on runs it."""
         reason = model.without_root(reason)
         with self._lock:
             model.refuse(version, reason)
-        event(
-            log,
-            logging.ERROR,
-            "a version is refused; what was served goes on",
-            model=model.name,
-            version=version,
-            reason=reason,
-        )
+            rest = model.plan.without(version) if not model.lost and version in model.plan.loaded else None
+            if rest is not None:
+                if version == model.plan.candidate:
+                    bar(self._rows(model), version)
+                model.plan, model.since_s = rest, time.monotonic()
+        if rest is not None:
+            self._leader.lead(model)
+        event(log, logging.ERROR, REFUSED, model=model.name, version=version, reason=reason)
         self._leader.tell_clients(model)
-
-    def _judge(self, model: ServedModel) -> None:
-        """Take a candidate back that fails too often."""
-        rollout, candidate = model.manifest.rollout, model.plan.candidate
-        if rollout is None or candidate is None or model.is_refused(candidate):
-            return
-        jobs, failed = (now - then for now, then in zip(self._count(model.index), model.counted, strict=True))
-        if jobs >= rollout.min_jobs and failed > rollout.max_failure_ratio * jobs:
-            self._refuse(model, candidate, f"taken back: {failed:.0f} of {jobs:.0f} jobs failed")
-
-    def _count(self, index: int | None) -> tuple[float, float]:
-        """Jobs that candidates and shadows have run, and how many of them failed."""
-        rows = [self._board.row(slot.number, index) for slot in self._slots if index is not None]
-        roles = ("candidate", "shadow")
-        failed = sum(row.get("convq_version_jobs", role, "failed") for row in rows for role in roles)
-        fine = sum(
-            row.get("convq_version_jobs", role, how) for row in rows for role in roles for how in ("ok", "differs")
-        )
-        return fine + failed, failed
 
     # -- leading the workers --------------------------------------------------------------------------------------
 
@@ -327,8 +339,12 @@ class VersionKeeper:
         if plan == model.plan or (releases and time.monotonic() - model.since_s < RELEASE_AFTER_S):
             return
         if plan.candidate != model.plan.candidate:
-            model.counted = self._count(model.index)
+            model.counted = tried_jobs(self._rows(model))
         if plan.serve != model.plan.serve or plan.candidate != model.plan.candidate:
             facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
             event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)
-        model.plan, model.since_s = plan, time.monotonic()
+        with self._lock:
+            if any(model.is_refused(version) for version in plan.loaded):  # by another thread, meanwhile
+                return
+            unbar(self._rows(model), plan.candidate)
+            model.plan, model.since_s = plan, time.monotonic()

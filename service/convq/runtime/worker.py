@@ -6,7 +6,6 @@ each later one a `Change`; the end of standard input means that the supervisor i
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
@@ -27,10 +26,13 @@ from convq.runtime.logs import event
 from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
-from convq.runtime.processes import usage_of
+from convq.runtime.processes import die_with, resident_bytes
 from convq.runtime.threads import Watch
+from convq.runtime.ways import pass_on
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convq.runtime.job_log import JobLog
     from convq.runtime.memory import Memory
     from convq.runtime.pipeline import Pipeline
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("convq.worker")
 
-PR_SET_PDEATHSIG = 1
 MOST_REPORTED_BYTES = 1 << 28
 """Reports that a supervisor has not read yet: it may be stopped, and is never so far behind."""
 CLIENTS_EVERY_S = 1.0
@@ -76,15 +77,13 @@ class Worker:
         for row in self._rows.values():
             _reset(row)
         allocator.keep_little()
-        self._load()
-        # What is loaded stays: the collector need not look at it again, nor run every few hundred jobs.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
-        for pipeline in self._pipelines.values():
-            pipeline.start()
-        self._wait_until_asking()
-        self._say("ready")
-        self._watch.start("follow", self._follow)
+        if self._load():
+            # What is loaded stays: the collector need not look at it again, nor run every few hundred jobs.
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 20)
+            self._wait_until_asking()
+            self._say("ready")
+            self._watch.start("follow", pass_on, self._changes, self._follow_one, self._watch)
         idle = allocator.Idle(self._let_go)
         while not self._stop.wait(0.1):
             if self._job_log is not None:
@@ -95,23 +94,33 @@ class Worker:
                 return DEFECT
         return self._drain()
 
-    def _load(self) -> None:
-        """Load and warm up every model, and tell the supervisor what it is."""
+    def _load(self) -> bool:
+        """Load, report and serve every model. False where it is told to stop meanwhile. Raises ConvqError."""
         from convq.runtime.job_log import JobLog  # noqa: PLC0415 - all of these bring onnxruntime
-        from convq.runtime.serving import Serving  # noqa: PLC0415
+        from convq.runtime.loading import Loading  # noqa: PLC0415
         from convq.runtime.tracing import Tracing  # noqa: PLC0415
 
         orders = self._orders
         if orders.log_jobs != "none":
             self._job_log = JobLog(orders.log_jobs)
         self._tracing = Tracing.start(orders.otlp, self._name, self._rows, self._watch)
-        servings = {}
-        for model, plan in orders.plans.items():  # a model that is passed over has none
-            servings[model] = Serving.load(orders.repository / model, plan, orders.device)
-            _report_serving(model, servings[model])
-        self._memory = self._memory_left()
+        loading = Loading(orders, self._rows, self._watch, lambda: not (self._stop.is_set() or self._watch.fallen))
+        try:
+            for servings in loading.load():
+                self._serve(servings)
+        except ConvqError:
+            if self._pipelines:  # what was begun is finished
+                self._drain()
+            raise
+        return loading.goes_on()
+
+    def _serve(self, servings: Mapping[str, Serving]) -> None:
+        """Begin with what is loaded, where that has not begun."""
+        self._memory = self._memory or self._memory_left()
         for model, serving in servings.items():
-            self._add_pipeline(model, serving, self._memory)
+            if model not in self._pipelines:
+                _report_serving(model, serving)
+                self._add_pipeline(model, serving, self._memory).start()
 
     def _add_pipeline(self, model: str, serving: Serving, memory: Memory) -> Pipeline:
         """What serves a model that is loaded."""
@@ -131,7 +140,7 @@ class Worker:
         """What this worker may have, less what its models take already."""
         from convq.runtime.memory import Memory  # noqa: PLC0415
 
-        memory = Memory(self._orders.memory, len(self._orders.plans), _resident_bytes())
+        memory = Memory(self._orders.memory, len(self._orders.plans), resident_bytes())
         self._complain_of(memory)
         return memory
 
@@ -161,17 +170,18 @@ class Worker:
         for pipeline in self._pipelines.values():
             pipeline.let_go()
 
-    def _follow(self) -> None:
-        """Follow changes of plan, one after the other, beside the work. What cannot be loaded changes nothing."""
+    def _follow_one(self, changes: queue.SimpleQueue[Change]) -> None:
+        """Follow one model's changes, one after the other, beside the work. What cannot be loaded changes nothing."""
         while True:
-            change = self._changes.get()
+            change = changes.get()
             if change.plan is None:
                 self._leave(change.model)
                 continue
             try:
                 serving = self._serving_of(change, change.plan)
             except ConvqError as error:
-                _report(event="refused", model=change.model, plan=change.plan.model_dump(), message=str(error))
+                facts = {"plan": change.plan.model_dump(), "version": getattr(error, "version", None)}
+                _report(event="refused", model=change.model, message=str(error), **facts)
                 continue
             _report_serving(change.model, serving)
 
@@ -188,16 +198,15 @@ class Worker:
         """Load a model that came while this worker ran, or was passed over before, and claim its jobs."""
         from convq.runtime.serving import Serving  # noqa: PLC0415 - brings onnxruntime
 
-        before_bytes = _resident_bytes()
+        before_bytes = resident_bytes()
         folder = self._orders.repository / change.model
-        loaded = Serving.load(folder, plan, self._orders.device)
-        serving = loaded.follow(plan, folder, self._orders.device, change.checked)  # they are what was tried
         row = self._rows[change.model] = self._board.row(self._orders.slot, change.place)
         _reset(row)
+        serving = Serving.load(folder, plan, self._orders.device, change.checked, row)
         _set_state(row, "ready")
         memory = self._memory = self._memory or self._memory_left()
         pipeline = self._add_pipeline(change.model, serving, memory)
-        self._divide_memory(memory.base_bytes + max(0, _resident_bytes() - before_bytes))
+        self._divide_memory(memory.base_bytes + max(0, resident_bytes() - before_bytes))
         pipeline.start()
         return serving
 
@@ -218,7 +227,7 @@ class Worker:
             gc.collect()
             gc.freeze()
             allocator.give_back()
-            self._divide_memory(min(self._memory.base_bytes if self._memory else 0, _resident_bytes()))
+            self._divide_memory(min(self._memory.base_bytes if self._memory else 0, resident_bytes()))
         row = self._rows.pop(model, None)
         if row is not None:
             reset_gauges(row)
@@ -257,12 +266,6 @@ def _set_state(row: Row, state: str) -> None:
         row.set("convq_worker_state", float(one == state), one)
 
 
-def _resident_bytes() -> int:
-    """What this process holds; 0 where the kernel does not say."""
-    usage = usage_of(os.getpid())
-    return 0 if usage is None else usage.resident_bytes
-
-
 def _report_serving(model: str, serving: Serving) -> None:
     """Tell the supervisor what is loaded now, and what clients may know of it."""
     for version, engine in serving.engines.items():
@@ -270,7 +273,8 @@ def _report_serving(model: str, serving: Serving) -> None:
             event(log, logging.WARNING, engine.remark, model=model, version=version)
     description = {"shards": 1, **serving.engine.describe()}
     engines = list(serving.describe())
-    _report(event="loaded", model=model, plan=serving.plan.model_dump(), description=description, engines=engines)
+    facts = {"plan": serving.plan.model_dump(), "seals": {one: engine.seal for one, engine in serving.engines.items()}}
+    _report(event="loaded", model=model, description=description, engines=engines, **facts)
 
 
 def _reset(row: Row) -> None:
@@ -308,14 +312,6 @@ def _listen(changes: queue.SimpleQueue[Change]) -> None:
     os._exit(1)
 
 
-def _die_with(supervisor: int) -> None:
-    """Linux: the kernel kills this process when its parent dies, even where Python cannot run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:
-        os._exit(1)
-
-
 def main() -> int:
     """Serve as the supervisor orders; the exit status is the error's exit code."""
     line = bytearray()
@@ -325,7 +321,7 @@ def main() -> int:
             return 1
         line += byte
     orders = Orders.model_validate_json(bytes(line))
-    _die_with(orders.supervisor)
+    die_with(orders.supervisor)
     _own_streams()
     logs.set_up(orders.log, orders.slot, orders.log_mark)
     try:

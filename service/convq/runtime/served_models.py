@@ -139,7 +139,7 @@ class ServedModel:
         if version in self.given:
             return
         with suppress(ModelBroken):
-            found = mark_of(self.folder, version)
+            found = mark_of(self.folder, version, only_own=True)
             if found.sha256.startswith(sha256):
                 self.given = {**self.given, version: found}
 

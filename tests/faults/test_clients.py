@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from convq import Client
+from convq.errors import Answered
 from faults.stage import Fault, Staged, passes
 from servers import wait_until
 from services import JOBS, Fields, Plain, seven
@@ -26,12 +27,13 @@ def test_a_job_that_is_submitted_a_hundred_times_runs_once(on_stage: Staged, fau
         assert 1 == len(ids)
         answer = plain.answer("once")
         fault.recovered_when(lambda: answer.ok, within_s=5)
-        submit(0)
+        with pytest.raises(Answered):
+            submit(0)
         wait_until(stage.nothing_left)
         assert not plain.redis.exists("convq:{lenet}:result:once"), "answered again"
         assert 1 == stage.count("convq_jobs_total")
         stage.check()
-        fault.outcome = "101 submits, one execution, one result"
+        fault.outcome = "100 submits, one execution, one result; the 101st is told that it was read"
 
 
 @pytest.mark.fault(27, "raw XADD of one id, 100 times", "XADD without the door: 100 entries with one id")

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from convq.queue.link import Script
+from convq.queue.commits import COMPLETE
 from faults.proxy import FailPoint
 from faults.stage import LEASES, Fault, Staged, passes
 from servers import PATIENCE, wait_until
 from services import RunningService
 
-COMMIT = Script.load("complete").sha.encode()
+COMMIT = COMPLETE.sha.encode()
 
 
 @pytest.mark.fault(18, "partition shorter than the lease", "proxy keeps everything for 1.5 s, lease 4 s")

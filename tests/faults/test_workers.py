@@ -10,14 +10,14 @@ from contextlib import ExitStack
 import pytest
 
 from convq.queue import Shard, WorkQueue
-from convq.queue.link import Script
+from convq.queue.commits import COMPLETE
 from faults.proxy import FailPoint
 from faults.stage import LEASES, Fault, Staged, is_stopped, passes, pid_of, state_of
 from pace import Stopwatch
 from servers import PATIENCE, wait_until
 from services import JOBS, RunningService
 
-COMMIT = Script.load("complete").sha.encode()
+COMMIT = COMPLETE.sha.encode()
 
 
 @pytest.mark.fault(1, "kill -9 of an idle worker", "SIGKILL while it waits in XREADGROUP")

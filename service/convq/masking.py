@@ -7,6 +7,7 @@ known, and masked wherever it stands: servers repeat what they did not understan
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from urllib.parse import quote, unquote, unquote_plus
@@ -24,6 +25,11 @@ _PLAIN = re.compile(r"[\w.~+%-]*")
 _OPTIONS = re.compile(r"[?#][^\s'\"<>]*")
 _SECRET_NAME = re.compile(r"pass|secret|token|key|auth|credential|sig", re.IGNORECASE)
 _REDIS_SCHEMES = ("redis:", "rediss:", "unix:", "valkey:", "valkeys:")
+_SCHEMES = (
+    *("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel", "redis+unix", "redis+tls"),
+    *("http", "https", "grpc", "grpcs", "tcp", "tls", "ws", "wss", "amqp", "amqps", "memcached", "postgres", "file"),
+)
+"""What people write before ://, or mistype. Before it a password may stand as well."""
 _OPTION_NAMES = frozenset({"db", "password", "ssl_password", "username", "protocol", "client_name", "decode_responses"})
 """Names of options that are shown; another one may be the second half of a password that holds an &."""
 
@@ -64,13 +70,12 @@ def masked(text: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """A URL alone, without secrets; where it has no scheme, nothing of it: it may be a password itself."""
-    start = re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", url)
-    return (
-        HIDDEN
-        if start is None
-        else start[0].strip() + _masked_rest(start[0].strip().lower(), url[start.end() :], whole=True)
-    )
+    """A URL alone, without secrets; where it has no scheme that one knows, nothing of it: it may be a password itself."""
+    start = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    if start is None or not difflib.get_close_matches(start[1].lower(), _SCHEMES, n=1, cutoff=0.7):
+        return HIDDEN
+    scheme = start[0].strip()
+    return scheme + _masked_rest(scheme.lower(), url[start.end() :], whole=True)
 
 
 def echoed(value: str) -> str:

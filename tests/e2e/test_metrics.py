@@ -199,8 +199,8 @@ def test_a_service_that_stops_hands_the_export_over_at_once(fresh_server: OwnSer
 
 
 def complete(service: RunningService) -> bool:
-    """Whether nothing is left out: workers are ready, the queue is exported, and how fast it drains is known."""
-    return service.is_ready() and set(QUEUE_FAMILIES) <= set(service.metrics())
+    """Whether nothing is left out: workers are ready, the queue is exported, how fast it drains and who serves what is known."""
+    return service.is_ready() and {*QUEUE_FAMILIES, "convq_unserved_streams"} <= set(service.metrics())
 
 
 # -- processes ----------------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_a_service_that_does_not_export_hears_how_many_jobs_there_are(any_server
 def test_connections_that_push_are_told_to_whoever_may_know(any_guarded: Guarded) -> None:
     with redis.Redis.from_url(any_guarded.url("producer"), client_name="shop", driver_info=None) as pushing:
         pushing.xadd(NORMAL, {"image": b"x"})
-        glances = Glances(any_guarded.url("operator"))
+        glances = Glances(any_guarded.url("admin"))
         glances.look(SHARD)
         found = pushers(glances.link)
         glances.close()

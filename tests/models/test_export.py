@@ -286,7 +286,8 @@ def test_the_next_export_is_the_next_version_and_force_replaces_one(script: Any,
     exported(script, *order)
     exported(script, *order, "--version", 1, "--force")
 
-    assert ["1", "2", "manifest.toml", "net.py"] == sorted(one.name for one in (repository / "small").iterdir())
+    there = sorted(one.name for one in (repository / "small").iterdir())
+    assert ["1", "2", "manifest.toml", "net.py", "versions.json"] == there
     assert content == first.read_bytes()
     assert inode != first.stat().st_ino
     assert ["small"] == [one.name for one in repository.iterdir()]

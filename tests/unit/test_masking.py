@@ -81,6 +81,7 @@ def test_a_password_among_the_options_is_hidden_too(password: str, encoded: bool
         assert_hidden(masked_url(url))
 
 
+@example("qZ7kW://Xv9Jp")
 @given(passwords)
 def test_what_is_refused_is_refused_without_its_secret(password: str) -> None:
     """A URL, half of a URL, or the password alone where something else belongs."""

@@ -37,6 +37,7 @@ class _Watch:
 
     glances: Glances
     chosen: tuple[str, ...]
+    wants_connections: bool = False
     models: list[str] = field(default_factory=list)
     connections: list[Pusher] | None = None
     views: dict[str, View] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class _Watch:
         """Look once at everything. Raises RedisUnavailable, RedisRefused."""
         if time.monotonic() >= self.next_list_s:
             self.models = list(self.chosen) or self._listed()
-            self.connections = pushers(self.glances.link) if self.connections is not None or not self.views else None
+            self.connections = pushers(self.glances.link) if self.wants_connections else None
             self.next_list_s = time.monotonic() + LIST_EVERY_S
         before: Mapping[str, Glance] = {model: view.now for model, view in self.views.items()}
         self.views = {
@@ -89,17 +90,20 @@ class _Watch:
     show_default=True,
     help="Between two looks.",
 )
+@click.option("--connections", is_flag=True, help="Name connections that push, too: needs the right client|list.")
 @click.option("--once", is_flag=True, help="Look twice, an interval apart, show that, and end.")
 @json_option
-def top(address: Address, models: tuple[str, ...], interval: float, *, once: bool, as_json: bool) -> None:
+def top(
+    address: Address, models: tuple[str, ...], interval: float, *, connections: bool, once: bool, as_json: bool
+) -> None:
     """Watch the queues live: what waits, how fast it moves, which hosts work on it and which clients fill it.
 
     On a terminal a picture that is drawn anew every second; q ends it. In a pipe, or with --json, one line of JSON for each
     look. All of it comes from Redis, where this user may look: of the users in deploy/redis/users.acl that is operator.
 
     Clients are told by the field `client` of their jobs, among a few hundred of the oldest and the newest jobs of each
-    queue. Who gives no name is unnamed; connections whose last command pushed a job are listed then. A server that goes
-    away is waited for.
+    queue. Who gives no name is unnamed; --connections lists connections whose last command pushed a job then. A server
+    that goes away is waited for.
 
     \b
     convq top
@@ -109,7 +113,7 @@ def top(address: Address, models: tuple[str, ...], interval: float, *, once: boo
     for name in models:
         Shard(name)
     signal.signal(signal.SIGTERM, between_imports(_leave))
-    watch = _Watch(Glances(address), models)
+    watch = _Watch(Glances(address), models, connections)
     try:
         _look_first(watch, address)
         if for_programs(as_json=as_json):

@@ -230,7 +230,7 @@ def _take_in(file: Path, folder: Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "source": "added",
-        "file": file.name,
+        "file": file.name.encode(errors="replace").decode(),  # a name need not be text
     }
     optional = {
         "weights_from": list(weights_from),

@@ -259,8 +259,9 @@ def test_nothing_that_a_client_writes_comes_into_a_label(service: RunningService
     assert "666" not in {value for _, labels in series(after) for _, value in labels}
 
 
-def test_the_labels_are_the_documented_ones(service: RunningService) -> None:
-    wait_until(lambda: complete(service))
+def test_the_labels_are_the_documented_ones(service: RunningService, plain: Plain) -> None:
+    plain.answer(plain.push({"image": seven()}))
+    wait_until(lambda: complete(service) and service.metrics().get("convq_client_jobs_total"))
     found = {}
     for family in text_string_to_metric_families(service.get("/metrics")[1]):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -260,7 +260,7 @@ SERVICE_FAMILIES: dict[str, Family] = {
         "1 for what each version is: serving, candidate, shadow, kept or refused.", ("model", "version", "state")
     ),
     "convq_model_version_unfit": Family(
-        "1 for a version that is served and could not be loaded again with the model's manifest as it is now.",
+        "1 for a version that is served and could not be loaded again with the model's manifest as it is now, 0 for the others.",
         ("model", "version"),
     ),
     "convq_log_lines_dropped_total": Family("Lines of the log that nobody read in time, of all processes."),

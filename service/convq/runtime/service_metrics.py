@@ -52,7 +52,7 @@ def service_families(
         *_process_families(slots),
         _model_info(slots),
         _states(versions),
-        _unfit(unfit),
+        _unfit(versions, unfit),
         _clients(clients),
         _log_lines(),
         _build_info(),
@@ -130,11 +130,11 @@ def _states(versions: Mapping[str, Mapping[int, str]]) -> Metric:
     return family
 
 
-def _unfit(unfit: Mapping[str, Collection[int]]) -> Metric:
+def _unfit(versions: Mapping[str, Mapping[int, str]], unfit: Mapping[str, Collection[int]]) -> Metric:
     family = new_family("convq_model_version_unfit")
-    for model, numbers in unfit.items():
-        for number in sorted(numbers):
-            family.add_metric([model, str(number)], 1)
+    for model, states in versions.items():
+        for number in sorted(number for number, state in states.items() if state != "refused"):
+            family.add_metric([model, str(number)], number in unfit.get(model, ()))
     return family
 
 

@@ -326,8 +326,9 @@ def test_a_model_without_its_labels_is_listed_with_the_reason(lenet: Path) -> No
 
     (listed,) = documents("list", "--models", lenet.parent)
 
-    assert "labels.txt: cannot be read: No such file or directory" == listed["state"]
-    assert [{"version": 1, "state": "ok"}] == listed["versions"]
+    reason = "labels.txt: cannot be read: No such file or directory"
+    assert reason == listed["state"]
+    assert [{"version": 1, "state": reason}] == listed["versions"], "a version that keeps its own would be whole"
     assert "BROKEN labels.txt" in screen("list", "--models", lenet.parent)
 
 

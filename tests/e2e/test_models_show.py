@@ -329,7 +329,7 @@ def test_a_model_without_its_labels_is_listed_with_the_reason(lenet: Path) -> No
     reason = "labels.txt: cannot be read: No such file or directory"
     assert reason == listed["state"]
     assert [{"version": 1, "state": reason}] == listed["versions"], "a version that keeps its own would be whole"
-    assert "BROKEN labels.txt" in screen("list", "--models", lenet.parent)
+    assert "BROKEN 1: labels.txt" in screen("list", "--models", lenet.parent)
 
 
 def test_a_folder_without_models_is_still_an_error(tmp_path: Path) -> None:

@@ -68,9 +68,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 
 def full_and_not_drained(stand: Stand) -> bool:
-    """Whether Prometheus has seen the full queue, and how long it would take to drain."""
+    """Whether Prometheus has seen the full queue, how long it would take to drain, and that nobody works on it."""
     return bool(
-        stand.value(f"sum(convq_queue_length) > {MAX_JOBS}") and stand.value("max(convq_queue_drain_seconds) > 0")
+        stand.value(f"sum(convq_queue_length) > {MAX_JOBS}")
+        and stand.value("max(convq_queue_drain_seconds) > 0")
+        and stand.value("max(convq_model_stalled) > 0")
     )
 
 

@@ -224,10 +224,15 @@ def test_it_serves_with_streams_that_are_closed(closed: str, server: OwnServer, 
         assert 0 == service.process.wait(30 * PATIENCE)
 
 
+def heed_hangups() -> None:
+    """Also where the tests themselves were started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_terminal_that_is_closed_drains(server: OwnServer, plain: Plain) -> None:
     """All of its processes are told, and the shell's own word follows: neither is a second signal."""
     ours, theirs = pty.openpty()
-    with serving("--redis", server.url, stderr=theirs, start_new_session=True) as service:
+    with serving("--redis", server.url, stderr=theirs, start_new_session=True, preexec_fn=heed_hangups) as service:
         os.close(theirs)
         service.wait_ready()
         pushed = plain.burst([{"image": seven()}] * 50)

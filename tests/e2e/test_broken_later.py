@@ -61,7 +61,7 @@ def test_a_model_that_breaks_takes_no_other_down_and_comes_back(
 
         assert 1 == answered(plain, "b")
         line = service.wait_for("a model is passed over: none of its versions can be served")
-        assert "a" == line["model"]
+        assert "a" == line["model"], line
         assert place in line["reason"]
         assert any(place in one.get("reason", "") for one in service.log if one["message"] == "a worker died")
         wait_until(lambda: {"b"} == set(models_served(plain)), 30, every_s=0.1)

@@ -42,7 +42,7 @@ def test_an_onnx_file_becomes_a_model_that_is_served(tmp_path: Path, fresh_serve
     assert 0 == code, err
     (document,) = json.loads(f"[{out.strip()}]") if out.lstrip().startswith("{") else json.loads(out)
     assert ("mine", 1) == (document["name"], document["version"])
-    assert {"manifest.toml", "labels.txt", "1"} == {path.name for path in (root / "mine").iterdir()}
+    assert {"manifest.toml", "labels.txt", "versions.json", "1"} == {path.name for path in (root / "mine").iterdir()}
     assert "assumed" in (root / "mine" / "manifest.toml").read_text(), "what nobody could know is marked"
     with RunningService(fresh_server.url, "--models", str(root), "--only", "mine"), Plain(fresh_server.url) as plain:
         entry = plain.push({"image": image_of(digits()[0])}, stream="convq:{mine}:jobs")

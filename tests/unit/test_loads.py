@@ -55,6 +55,12 @@ def test_what_all_workers_have_had_is_not_accused() -> None:
     assert [None] * 20 == [place.dies(KILL, loading=1) for _ in range(20)]
 
 
+def test_a_worker_that_says_why_it_ends_accuses_nothing_that_it_loaded_beside() -> None:
+    place = Place()
+    place.slots[0].failure = {"model": "b", "version": 1, "message": "labels.txt: cannot be read", "exit_code": 3}
+    assert [None] * 20 == [place.dies(3) for _ in range(20)]
+
+
 def test_a_worker_that_loads_nothing_says_nothing_alone() -> None:
     place = Place()
     assert [None] * 20 == [place.dies(KILL, loading=None) for _ in range(20)]

@@ -68,7 +68,8 @@ class Loads:
                 version,
                 f"{model}/{version}: it did not load within {limit_s:g} s; --load-within gives it longer",
             )
-        points = 0 if slot.late is not None else points_of(status, hung=False, grown_bytes=slot.grown_bytes)
+        said_why = slot.late is not None or slot.failure is not None  # what it says itself accuses no neighbour
+        points = 0 if said_why else points_of(status, hung=False, grown_bytes=slot.grown_bytes)
         accused = self._loading(slot.number) if points else set()
         if not accused and status == -signal.SIGKILL and points:  # the kernel may take another than the one that asks
             accused = {one for other in range(len(self._seen)) for one in self._loading(other)}

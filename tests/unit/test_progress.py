@@ -10,8 +10,8 @@ import pytest
 
 from convq.inference.rehearsal import WITHIN_S as LOAD_WITHIN_S
 from convq.runtime.board import Board
-from convq.runtime.crashes import Overdue
 from convq.runtime.metrics import LAYOUT
+from convq.runtime.overdue import Overdue
 from convq.runtime.progress import BEGINS, ENDS, ProgressWatch
 from convq.runtime.slots import Slot
 

@@ -9,7 +9,7 @@ import pytest
 from convq.queue import Lease, Received
 from convq.runtime import suspects
 from convq.runtime.suspects import Suspects
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 from servers import wait_until
 
 

@@ -10,12 +10,13 @@ import pytest
 from convq.errors import BadImage, InternalFault, SettingsError
 from convq.protocol import Status
 from convq.queue import Lease, Received
+from convq.runtime.answerer import Answers
 from convq.runtime.batcher import Batch, CloseReason
 from convq.runtime.board import Board, Row
 from convq.runtime.collector import DEFAULT_RATIO, own_ratio
 from convq.runtime.metrics import LAYOUT
 from convq.runtime.spans import MAX_CHARACTERS, Spans
-from convq.runtime.tickets import Answers, Ticket
+from convq.runtime.ticket import Ticket
 from convq.runtime.tracing import MOST_WAITING, Tracing
 from convq.runtime.trails import Track, Trail
 from otlp import Collector

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,9 +16,7 @@ import orjson
 from convq.errors import JobError
 from convq.inference.pictures import Picture
 from convq.protocol import VERSION
-
-if TYPE_CHECKING:
-    from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 
 
 class Documents:

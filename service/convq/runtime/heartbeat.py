@@ -18,10 +18,11 @@ from convq.queue import Accusation, Address, LeaseKeeper, Shard
 from convq.queue.leases import ShardDepth
 from convq.runtime import caution
 from convq.runtime.board import Board
-from convq.runtime.crashes import Overdue, accusations
+from convq.runtime.crashes import accusations
 from convq.runtime.foreign_keys import ForeignKeys
 from convq.runtime.logs import event
 from convq.runtime.orders import incarnation_of, is_gone
+from convq.runtime.overdue import Overdue
 from convq.runtime.slots import Slot
 from convq.runtime.threads import Watch
 from convq.runtime.troubles import Troubles

@@ -14,14 +14,16 @@ from collections.abc import Callable, Sequence
 from convq.errors import ConvqError
 from convq.protocol import Status
 from convq.queue import Delivery, Lease, WorkQueue
+from convq.runtime.answerer import Answers
 from convq.runtime.batcher import Batcher
 from convq.runtime.board import Row
 from convq.runtime.memory import Memory
 from convq.runtime.native import Gate, stays_unread
+from convq.runtime.preprocessor import PIXELS_ALIKE, Admission
 from convq.runtime.runner import Runner
 from convq.runtime.slow_lane import SlowLane
 from convq.runtime.suspects import TURN_S, Suspects
-from convq.runtime.tickets import PIXELS_ALIKE, Admission, Answers, Ticket
+from convq.runtime.ticket import Ticket
 
 EXPIRED_BACKLOG = 4
 """So many expired jobs in one claim, and more of them than others: there is a backlog whose time is over."""

@@ -20,6 +20,7 @@ from functools import partial
 
 from convq.errors import ConvqError, RedisUnavailable, StrangeKey
 from convq.queue import Commits, Delivery, Lease, WorkQueue
+from convq.runtime.answerer import Answerer, Answers
 from convq.runtime.board import Row
 from convq.runtime.caution import Caution
 from convq.runtime.intake import LOOK_S, Intake
@@ -28,12 +29,13 @@ from convq.runtime.logs import event
 from convq.runtime.memory import Memory
 from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
+from convq.runtime.preprocessor import Admission
 from convq.runtime.publisher import BACK_OFF_S, Publisher
 from convq.runtime.runner import Runner
 from convq.runtime.serving import Serving
 from convq.runtime.tally import Tally
 from convq.runtime.threads import Watch
-from convq.runtime.tickets import Admission, Answerer, Answers, batcher_for
+from convq.runtime.ticket import batcher_for
 from convq.runtime.tracing import Tracing
 
 log = logging.getLogger("convq.worker")

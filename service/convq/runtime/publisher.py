@@ -11,10 +11,11 @@ from typing import Protocol, TypeVar
 from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
 from convq.protocol import Status
 from convq.queue import Commits, Completion, Lease, Received, refuse_inbox
+from convq.runtime.answerer import Answerer, Answers
 from convq.runtime.logs import event
 from convq.runtime.native import Gate
 from convq.runtime.tally import Tally
-from convq.runtime.tickets import Answerer, Answers, Ticket
+from convq.runtime.ticket import Ticket
 
 T = TypeVar("T")
 

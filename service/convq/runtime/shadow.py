@@ -12,9 +12,9 @@ import numpy as np
 from convq.errors import ModelFault
 from convq.inference.outputs import finite
 from convq.inference.session import Engine, Prepared
+from convq.runtime.answerer import Answers
 from convq.runtime.board import Row
 from convq.runtime.logs import Limit, event
-from convq.runtime.tickets import Answers
 
 log = logging.getLogger("convq.worker")
 

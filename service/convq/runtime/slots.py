@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from convq.runtime.crashes import Overdue
 from convq.runtime.orders import Change, Orders
+from convq.runtime.overdue import Overdue
 from convq.runtime.plans import Plan
 from convq.runtime.processes import usage_of
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from convq.runtime.native import Gate
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 
 STUCK_S = 1.0
 """One that takes longer holds up those behind it: they are given to others."""

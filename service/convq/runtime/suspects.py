@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 
 PATIENCE_S = 0.5
 """While there is other work, suspects wait this long; then claims pause until they had their turn."""

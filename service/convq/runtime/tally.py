@@ -11,11 +11,12 @@ import numpy as np
 from convq.errors import ConvqError, LeaseLost
 from convq.protocol import Status
 from convq.queue import Completion, Delivery
+from convq.runtime.answerer import Answers
 from convq.runtime.board import Row
 from convq.runtime.clients import Census
 from convq.runtime.metrics import LANE_NAMES
 from convq.runtime.serving import Role
-from convq.runtime.tickets import Answers, Ticket
+from convq.runtime.ticket import Ticket
 
 
 class Tally:

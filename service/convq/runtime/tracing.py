@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+from convq.runtime.answerer import Answers
 from convq.runtime.board import Row
 from convq.runtime.collector import check, is_wanted, own_ratio
 from convq.runtime.logs import defect, event
 from convq.runtime.threads import Watch
-from convq.runtime.tickets import Answers
 from convq.runtime.trace_context import trace_context
 from convq.runtime.trails import Track, Trail
 

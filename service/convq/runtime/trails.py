@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convq.protocol import Status
-from convq.runtime.tickets import Ticket
+from convq.runtime.ticket import Ticket
 from convq.runtime.trace_context import TraceContext
 
 

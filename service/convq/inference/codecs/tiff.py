@@ -7,14 +7,13 @@ bits, byte order, planes, predictor, inks and alpha, is read here; what stands i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from convq.errors import BadImage, ImageTooLarge
 from convq.inference.codecs import tiff_tags as names
 from convq.inference.codecs.raster import STRIPE_PIXELS, Raster, peak
 from convq.inference.codecs.tiff_colours import Meaning, converter
 from convq.inference.codecs.tiff_segments import FAX, JPEG, PACKED, PLAIN, PREDICTED, Grid, samples_of
-from convq.inference.codecs.tiff_tags import Tags, read_tags
+from convq.inference.codecs.tiff_tags import Directory, read_tags
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -50,21 +49,10 @@ _MAX_PADDING = 1 << 24
 """Pixels that tiles may have beside the picture."""
 
 
-@dataclass(frozen=True, slots=True)
-class TiffHeader:
-    """The first directory."""
+class TiffHeader(Directory):
+    """The first directory, and the picture that it describes."""
 
-    file: bytes
-    width: int
-    height: int
-    tags: Tags
-    order: str
-    """The byte order as numpy writes it."""
-
-    def one(self, name: int, default: int) -> int:
-        """A tag's first value."""
-        values = self.tags.get(name)
-        return values[0] if values else default
+    __slots__ = ()
 
     @property
     def peak_bytes(self) -> int:

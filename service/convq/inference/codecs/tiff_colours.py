@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from convq.errors import BadImage
 from convq.inference.codecs import tiff_tags as names
 from convq.inference.codecs.raster import Pixels, narrow
-
-if TYPE_CHECKING:
-    from convq.inference.codecs.tiff import TiffHeader
+from convq.inference.codecs.tiff_tags import Directory
 
 Samples = NDArray[np.unsignedinteger]
 
@@ -39,7 +37,7 @@ class Meaning:
     """Of a palette: [2 ** bits, 3]."""
 
     @classmethod
-    def of(cls, header: TiffHeader, photometric: int, bits: int, extra: Sequence[int]) -> Self:
+    def of(cls, header: Directory, photometric: int, bits: int, extra: Sequence[int]) -> Self:
         """Raises BadImage where a file means what is not read."""
         base = {_RGB: 3, _INKS: 4, _YCBCR: 3}.get(photometric, 1)
         alpha = next((index for index, kind in enumerate(extra) if kind), None)
@@ -98,7 +96,7 @@ def _of_luma(samples: Samples) -> Pixels:
     return pixels
 
 
-def _check_range(header: TiffHeader) -> None:
+def _check_range(header: Directory) -> None:
     """Luma and colour differences must fill the bytes, by the usual weights."""
     given = header.tags.get(names.REFERENCE, ())
     levels = [number / max(1, share) for number, share in zip(given[::2], given[1::2], strict=False)]

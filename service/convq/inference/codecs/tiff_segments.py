@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,7 @@ from convq.errors import BadImage
 from convq.inference.codecs import jpeg
 from convq.inference.codecs import tiff_tags as names
 from convq.inference.codecs.raster import STRIPE_PIXELS, Pixels
-
-if TYPE_CHECKING:
-    from convq.inference.codecs.tiff import TiffHeader
+from convq.inference.codecs.tiff_tags import Directory
 
 Samples = NDArray[np.unsignedinteger]
 
@@ -89,7 +86,7 @@ class Grid:
 
 
 def samples_of(
-    header: TiffHeader, grid: Grid, packing: int, photometric: int
+    header: Directory, grid: Grid, packing: int, photometric: int
 ) -> tuple[Callable[[int, int], Samples], bool]:
     """From rows, first and one after the last, to [rows, width, samples]; and whether these are RGB already."""
     needed = grid.across * grid.down * grid.planes
@@ -121,7 +118,7 @@ def _check_jpeg(grid: Grid, photometric: int, needed: int) -> None:
 class _Reader:
     """Reads bands as they are asked for, and keeps the last ones."""
 
-    header: TiffHeader
+    header: Directory
     grid: Grid
     packing: int
     photometric: int

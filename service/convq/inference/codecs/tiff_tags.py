@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,6 +39,23 @@ _RATIONAL = 5
 TRUNCATED = "the TIFF image is truncated: the bytes end before the picture does"
 
 Tags = dict[int, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What a file says of one picture in it."""
+
+    file: bytes
+    width: int
+    height: int
+    tags: Tags
+    order: str
+    """The byte order as numpy writes it."""
+
+    def one(self, tag: int, default: int) -> int:
+        """A tag's first value."""
+        values = self.tags.get(tag)
+        return values[0] if values else default
 
 
 def read_tags(data: bytes) -> tuple[Tags, str]:

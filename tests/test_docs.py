@@ -17,7 +17,7 @@ from convq.inference.codecs import tiff
 from convq.inference.manifest import Manifest
 from convq.protocol import Status
 from convq.queue.keys import Shard
-from convq.runtime.metrics import documented_labels, documented_metrics
+from convq.runtime.collectors import documented_labels, documented_metrics
 from convq.settings import Settings, facts
 
 ROOT = Path(__file__).parents[1]

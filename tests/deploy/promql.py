@@ -11,7 +11,8 @@ from typing import Any
 import promql_parser
 import yaml
 
-from convq.runtime.metrics import WORKER_SERIES, documented_metrics
+from convq.runtime.collectors import documented_metrics
+from convq.runtime.series import WORKER_SERIES
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 PARTS = ("_bucket", "_count", "_sum")

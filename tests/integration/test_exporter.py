@@ -30,7 +30,7 @@ from convq.queue.keys import GROUP
 from convq.queue.leases import LaneDepth, ShardDepth
 from convq.runtime.board import Board
 from convq.runtime.heartbeat import Heartbeat
-from convq.runtime.metrics import LAYOUT
+from convq.runtime.series import LAYOUT
 from convq.settings import Settings
 from servers import OwnServer, wait_until
 

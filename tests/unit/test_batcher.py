@@ -7,7 +7,8 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convq.runtime.batcher import Batcher, CloseReason
+from convq.runtime.batcher import Batcher
+from convq.runtime.series import CloseReason
 from servers import wait_until
 
 

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from convq.runtime.board import Board, Layout, Series
-from convq.runtime.metrics import LAYOUT, BoardCollector
+from convq.runtime.collectors import BoardCollector
+from convq.runtime.series import LAYOUT
 
 SERIES = (
     Series("jobs", "", "counter", (("outcome", ("ok", "error")),)),

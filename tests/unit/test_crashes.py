@@ -10,9 +10,9 @@ from convq.queue import Accusation, Blame
 from convq.runtime import crashes
 from convq.runtime.board import Board, Row
 from convq.runtime.crashes import DEATHS, CrashWatch, accusations, points_of
-from convq.runtime.metrics import LAYOUT
 from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
 from convq.runtime.overdue import Overdue, overdue
+from convq.runtime.series import LAYOUT
 from convq.runtime.slots import Slot
 
 COMPANY, ALONE, SLOW = Blame.COMPANY, Blame.ALONE, Blame.SLOW

@@ -8,9 +8,9 @@ import pytest
 
 from convq.runtime.board import Board, Row
 from convq.runtime.loads import BadLoad, Loads
-from convq.runtime.metrics import LAYOUT
 from convq.runtime.overdue import Overdue
 from convq.runtime.plans import Plan
+from convq.runtime.series import LAYOUT
 from convq.runtime.slots import Slot
 
 GROWN = (100 << 20, 500 << 20)

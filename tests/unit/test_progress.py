@@ -10,9 +10,9 @@ import pytest
 
 from convq.inference.rehearsal import WITHIN_S as LOAD_WITHIN_S
 from convq.runtime.board import Board
-from convq.runtime.metrics import LAYOUT
 from convq.runtime.overdue import Overdue
 from convq.runtime.progress import BEGINS, ENDS, ProgressWatch
+from convq.runtime.series import LAYOUT
 from convq.runtime.slots import Slot
 
 LEASE_S = 4.0

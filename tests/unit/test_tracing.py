@@ -11,10 +11,10 @@ from convq.errors import BadImage, InternalFault, SettingsError
 from convq.protocol import Status
 from convq.queue import Lease, Received
 from convq.runtime.answerer import Answers
-from convq.runtime.batcher import Batch, CloseReason
+from convq.runtime.batcher import Batch
 from convq.runtime.board import Board, Row
 from convq.runtime.collector import DEFAULT_RATIO, own_ratio
-from convq.runtime.metrics import LAYOUT
+from convq.runtime.series import LAYOUT, CloseReason
 from convq.runtime.spans import MAX_CHARACTERS, Spans
 from convq.runtime.ticket import Ticket
 from convq.runtime.tracing import MOST_WAITING, Tracing

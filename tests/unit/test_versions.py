@@ -13,8 +13,8 @@ from convq.errors import ModelBroken
 from convq.inference.repository import default_root, with_way
 from convq.runtime import looks
 from convq.runtime.board import Board
-from convq.runtime.metrics import LAYOUT
 from convq.runtime.roster import Roster
+from convq.runtime.series import LAYOUT
 from convq.runtime.threads import Watch
 from convq.runtime.versions import VersionKeeper
 from convq.settings import Settings

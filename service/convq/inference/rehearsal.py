@@ -1,26 +1,20 @@
 """Loads a version of a model as the service would, in a process of its own, before anybody depends on it.
 
-A graph can crash, hang or ask for absurd amounts of memory; no test inside a worker survives that. Run as a program it
-reads `{"folder", "version", "device"}` and answers with what the model is, how long it took to load, or why it cannot be
-served.
+A graph can crash, hang or ask for absurd amounts of memory; no test inside a worker survives that. The process is
+`rehearsal_child`; this module imports nothing that loads networks, for supervisors must not.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convq.inference.confinement import answer_once, ask, leave_room
+from convq.inference.confinement import ask
 
-MODULE = "convq.inference.rehearsal"
+CHILD = "convq.inference.rehearsal_child"
 WITHIN_S = 60.0
-SPARE_S = 1.0
-"""For batches of sizes that are not always tried; a worker that starts takes less time for them."""
-PATIENCE = 15
-"""How far behind the workers a trial stands in line for the processor; one that is timed stands beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ def rehearse(
     question["share"] = {"workers": workers, "most_bytes": most_bytes}
     if image is not None:
         question["image"] = str(image.absolute())
-    answer = ask(MODULE, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
+    answer = ask(CHILD, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
     if not answer["ok"]:
         timed_out = answer.get("timed_out", False)
         return Rehearsal(ok=False, reason=answer["reason"], exit_code=answer["exit_code"], timed_out=timed_out)
@@ -82,28 +76,3 @@ def rehearse(
         description=answer["description"],
         examination=answer["examination"],
     )
-
-
-def _load(question: dict[str, Any]) -> dict[str, Any]:
-    """In the child. Raises what `Engine.load`, `Engine.warm_up` and `examine` raise."""
-    from convq.inference.examination import examine  # noqa: PLC0415 - only the child may load onnxruntime
-    from convq.inference.session import Engine  # noqa: PLC0415 - as above
-
-    if not question.get("examine"):
-        os.nice(PATIENCE)
-    leave_room(**question.get("share", {}))
-    folder = Path(question["folder"])
-    engine = Engine.load(folder, question["version"], device=question.get("device", "auto"))
-    engine.warm_up(SPARE_S)
-    image = question.get("image")
-    examination = examine(engine, folder, Path(image) if image else None) if question.get("examine") else {}
-    return {
-        "description": engine.describe(),
-        "seal": engine.seal,
-        "load_s": round(engine.load_s, 3),
-        "examination": examination,
-    }
-
-
-if __name__ == "__main__":
-    answer_once(_load)

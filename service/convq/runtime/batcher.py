@@ -12,19 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Generic, TypeVar
 
+from convq.runtime.series import CloseReason
+
 T = TypeVar("T")
-
-
-class CloseReason(StrEnum):
-    """Why a batch was closed."""
-
-    FULL = "full"
-    IDLE = "idle"
-    TIMEOUT = "timeout"
-    DRAIN = "drain"
 
 
 @dataclass(slots=True)

@@ -16,10 +16,10 @@ from functools import partial
 from convq.queue import Accusation, Blame
 from convq.runtime.board import Board, Row
 from convq.runtime.logs import event
-from convq.runtime.metrics import LANE_NAMES
 from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS, Mark
 from convq.runtime.overdue import Overdue, overdue
 from convq.runtime.processes import waited_s
+from convq.runtime.series import LANE_NAMES
 from convq.runtime.slots import Slot
 
 log = logging.getLogger("convq.supervisor")

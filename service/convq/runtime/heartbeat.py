@@ -1,7 +1,6 @@
 """Keeps the leases of this service's workers, says what is served and measures the queues: all that beats once a second.
 
-Runs in a thread of the supervisor with a connection of its own. A worker that is stopped or hangs is not renewed, so its
-lease runs out; a worker that died is fenced at once.
+In a thread and on a connection of its own. A worker that hangs is not renewed, so its lease runs out; a dead one is fenced.
 """
 
 from __future__ import annotations

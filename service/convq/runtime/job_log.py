@@ -11,7 +11,7 @@ from typing import Any, Literal
 from convq.protocol import Status
 from convq.runtime.answerer import Answers
 from convq.runtime.logs import Limit, event
-from convq.runtime.metrics import LANE_NAMES
+from convq.runtime.series import LANE_NAMES
 from convq.runtime.ticket import Ticket
 
 log = logging.getLogger("convq.jobs")

@@ -27,7 +27,6 @@ from convq.runtime.intake import LOOK_S, Intake
 from convq.runtime.job_log import JobLog
 from convq.runtime.logs import event
 from convq.runtime.memory import Memory
-from convq.runtime.metrics import wall_clock_s
 from convq.runtime.native import Gate
 from convq.runtime.preprocessor import Admission
 from convq.runtime.publisher import BACK_OFF_S, Publisher
@@ -196,7 +195,7 @@ class Pipeline:
     def _fetch_once(self) -> None:
         """One round: keep the lease, let suspects run, take over from the dead, claim what there is room for."""
         lease = self._held_lease()
-        self._row.set("convq_worker_last_progress_timestamp_seconds", wall_clock_s())
+        self._row.set("convq_worker_last_progress_timestamp_seconds", time.time())
         if self._resume or time.monotonic() >= self._next_resume_s:
             self._work.renew(lease)
             delivery = self._work.resume(lease, self.serving.max_batch)

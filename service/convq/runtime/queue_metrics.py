@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from prometheus_client.core import Metric
 
 from convq.queue.leases import LaneDepth, ShardDepth
-from convq.runtime.metrics import LANE_NAMES, QUEUE_FAMILIES, new_family
+from convq.runtime.collectors import QUEUE_FAMILIES, new_family
+from convq.runtime.series import LANE_NAMES
 
 
 def queue_families(depths: Mapping[str, ShardDepth]) -> list[Metric]:

@@ -10,10 +10,11 @@ from convq.inference.session import Prepared
 from convq.protocol import Status
 from convq.queue import Received
 from convq.runtime.answerer import Answerer, Answers
-from convq.runtime.batcher import Batch, CloseReason
+from convq.runtime.batcher import Batch
 from convq.runtime.board import Row
 from convq.runtime.native import Gate, listed
 from convq.runtime.preprocessor import Admission
+from convq.runtime.series import CloseReason
 from convq.runtime.serving import Role
 from convq.runtime.shadow import Shadow, in_network
 from convq.runtime.ticket import Ticket

@@ -13,7 +13,7 @@ import convq
 from convq.queue.leases import ShardDepth
 from convq.queue.unserved import Unserved
 from convq.runtime import logs
-from convq.runtime.metrics import SERVICE_FAMILIES, new_family
+from convq.runtime.collectors import SERVICE_FAMILIES, new_family
 from convq.runtime.processes import open_files_of, usage_of
 from convq.runtime.queue_metrics import queue_families
 from convq.runtime.slots import Slot

@@ -23,17 +23,18 @@ from convq.queue import Address
 from convq.runtime.allowance import Allowance
 from convq.runtime.board import Board
 from convq.runtime.clients import Census
+from convq.runtime.collectors import BoardCollector, FunctionCollector
 from convq.runtime.crashes import CrashWatch, ending, points_of
 from convq.runtime.heartbeat import Heartbeat
 from convq.runtime.loads import Loads
 from convq.runtime.logs import event, form_here
-from convq.runtime.metrics import LAYOUT, BoardCollector, FunctionCollector, reset_gauges
 from convq.runtime.native import CRASH_POINTS
 from convq.runtime.orders import Orders, report_in
 from convq.runtime.probes import Probes
 from convq.runtime.progress import ProgressWatch
 from convq.runtime.readiness import readiness
 from convq.runtime.roster import Roster
+from convq.runtime.series import LAYOUT, reset_gauges
 from convq.runtime.service_metrics import service_families
 from convq.runtime.slots import Slot
 from convq.runtime.starts import judge, note_bad_load

@@ -14,7 +14,7 @@ from convq.queue import Completion, Delivery
 from convq.runtime.answerer import Answers
 from convq.runtime.board import Row
 from convq.runtime.clients import Census
-from convq.runtime.metrics import LANE_NAMES
+from convq.runtime.series import LANE_NAMES
 from convq.runtime.serving import Role
 from convq.runtime.ticket import Ticket
 

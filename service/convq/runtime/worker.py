@@ -23,10 +23,10 @@ from convq.queue import Commits, Shard, WorkQueue
 from convq.runtime import allocator, logs
 from convq.runtime.board import Board, Row
 from convq.runtime.logs import event
-from convq.runtime.metrics import LAYOUT, STATES, reset_gauges
 from convq.runtime.native import Gate
 from convq.runtime.orders import Change, Orders, worker_name
 from convq.runtime.processes import die_with, resident_bytes
+from convq.runtime.series import LAYOUT, STATES, reset_gauges
 from convq.runtime.threads import Watch
 from convq.runtime.ways import pass_on
 

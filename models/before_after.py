@@ -18,9 +18,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from convq.child import ChildService
 from convq.client import Client
 from convq.embedded import EmbeddedServer
+from convq.harness.service_process import ChildService
 
 HERE = Path(__file__).resolve().parent
 CROP = (130, 20, 490, 380)  # the cup: left, top, right, bottom

@@ -19,10 +19,10 @@ from graphs import FREE_PX, reason, tensors  # type: ignore[import-not-found]
 from networks import Refused  # type: ignore[import-not-found]
 from torch import nn
 
-from convq.inference.adoption import noise
-from convq.inference.manifest import Input
-from convq.inference.meanings import activation_of
-from convq.inference.model_files import MOST_LABELS_BYTES, read_given, text_of
+from convq.importer.infer_input import noise
+from convq.importer.infer_outputs import activation_of
+from convq.repository.files import MOST_LABELS_BYTES, read_given, text_of
+from convq.repository.manifest import Input
 
 LABELS = "labels.txt"
 COLORS = {1: "gray", 3: "rgb"}

@@ -42,12 +42,12 @@ from torch import nn
 from versions import Step, accuracy, make, publish, steps, write_report  # type: ignore[import-not-found]
 
 from convq.errors import ConvqError
-from convq.inference.keeping import next_number, settle, was_given
-from convq.inference.manifest import FILE
-from convq.inference.rehearsal import rehearse
-from convq.inference.repository import NAME
-from convq.inference.workshop import workshop
+from convq.importer.dry_run import rehearse
 from convq.protocol import LAST_VERSION, VERSION_DIGITS
+from convq.repository.keeping import next_number, settle, was_given
+from convq.repository.manifest import FILE
+from convq.repository.model_folders import NAME
+from convq.repository.workshop import workshop
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130  # as shells say it

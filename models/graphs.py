@@ -15,7 +15,7 @@ import torch
 from networks import Refused, nearest  # type: ignore[import-not-found]
 from torch import nn
 
-from convq.inference.manifest import Input
+from convq.repository.manifest import Input
 
 OPSET = 20  # read by every onnxruntime from 1.17 on; nothing here needs a newer one
 FREE_PX = 224  # about the sides of the example for a free height and width

@@ -18,8 +18,8 @@ from networks import Refused  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 from torch import nn
 
-from convq.inference.image import normalise
-from convq.inference.manifest import Input
+from convq.engine.image import normalise
+from convq.repository.manifest import Input
 
 TOLERANCE = 1e-4  # float32 sums in another order differ by about 1e-6; a wrong padding or layer by far more
 BATCHES = (1, 2, 7)  # and the maximum: one, even, odd, full

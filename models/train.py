@@ -21,8 +21,8 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from convq.inference.image import prepare
-from convq.inference.manifest import Manifest
+from convq.engine.image import prepare
+from convq.repository.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent
 

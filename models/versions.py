@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from convq.inference.keeping import keep_with, place
-from convq.inference.manifest import FILE, Manifest
-from convq.inference.session import MODEL, REPORT, Engine
-from convq.inference.version_files import HOLDS
+from convq.engine.engine import MODEL, REPORT, Engine
+from convq.repository.keeping import keep_with, place
+from convq.repository.manifest import FILE, Manifest
+from convq.repository.version_files import HOLDS
 
 FEATURES = "features.onnx"
 
@@ -106,7 +106,7 @@ def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str]
 def layers(model: bytes) -> dict[str, Any]:
     """The report's table of `layers` and its sum of `macs` (free sides leave that unknown), where convq can tell."""
     try:
-        architecture: Any = importlib.import_module("convq.inference.architecture")
+        architecture: Any = importlib.import_module("convq.layers")
     except ImportError:
         return {}
     table = architecture.layers_of(model)

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from convq.inference.repository import default_root
 from convq.protocol import Result, decode_result
+from convq.repository.model_folders import default_root
 from servers import PATIENCE, wait_until
 
 MODELS = default_root()

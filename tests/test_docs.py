@@ -12,13 +12,13 @@ import pytest
 import convq
 from convq import errors
 from convq.cli import commands
+from convq.engine.codecs import tiff
 from convq.errors import JOB_ERRORS
-from convq.inference.codecs import tiff
-from convq.inference.manifest import Manifest
 from convq.protocol import Status
 from convq.queue.keys import Shard
-from convq.runtime.collectors import documented_labels, documented_metrics
+from convq.repository.manifest import Manifest
 from convq.settings import Settings, facts
+from convq.supervisor.exposition.collectors import documented_labels, documented_metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "service" / "convq"
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 350
+MAX_MODULES = 16
 VAGUE_NAMES = {"utils", "util", "common", "manager", "managers", "helpers", "helper", "misc", "base", "core"}
 FOREIGN = re.compile(r"/(?:work|home|root)/[\w.-]+|pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch")
 
@@ -120,6 +124,21 @@ def test_no_file_of_the_package_is_longer_than_the_budget() -> None:
     assert {} == {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES}
 
 
+def test_no_room_has_more_modules_than_one_can_look_over() -> None:
+    counts = Counter(str(path.parent.relative_to(PACKAGE)) for path in sources())
+
+    assert {} == {room: count for room, count in counts.items() if count > MAX_MODULES}
+
+
+def test_no_module_needs_itself_whatever_is_imported_for_types_alone() -> None:
+    graph = grimp.build_graph("convq", exclude_type_checking_imports=False, cache_dir=None)
+    needs = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    packages = {module for module in needs if graph.find_children(module)}
+    needs = {module: needed - packages for module, needed in needs.items() if module not in packages}
+
+    assert list(TopologicalSorter(needs).static_order())
+
+
 def test_no_function_of_the_package_is_longer_than_the_budget() -> None:
     too_long = []
     for path in sources():
@@ -146,10 +165,11 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 def test_threads_of_a_service_begin_in_one_place_where_their_end_is_noticed() -> None:
     begun = re.compile(r"\bThread\(|start_new_thread|ThreadPoolExecutor|threading\.Timer\(")
-    folders = ("runtime", "queue", "inference")
-    places = {path for name in folders for path in (PACKAGE / name).rglob("*.py") if begun.search(path.read_text())}
+    others = {"cli", "client", "evaluation", "harness"}  # no parts of a service
+    rooms = [path for path in sources() if path.relative_to(PACKAGE).parts[0] not in others]
 
-    assert {PACKAGE / "runtime" / "threads.py"} == places
+    # a log must not wait for whoever reads it, so that its outlet has a thread before there is anything to watch it
+    assert {"threads.py", "outlet.py"} == {path.name for path in rooms if begun.search(path.read_text())}
 
 
 def test_complexity_is_never_excused() -> None:
@@ -297,7 +317,7 @@ def encoded_by_chance(tree: ast.AST) -> Iterator[str]:
 def test_all_text_is_utf8_whatever_the_locale_says() -> None:
     found = [f"{path}:{what}" for path in SHIPPED for what in encoded_by_chance(ast.parse(path.read_text()))]
 
-    assert PACKAGE / "queue" / "link.py" in SHIPPED
+    assert PACKAGE / "queue" / "transport" / "link.py" in SHIPPED
     assert [] == found
 
 
@@ -322,7 +342,7 @@ def test_text_of_a_chance_encoding_is_recognised(line: str, count: int) -> None:
 
 def test_commands_write_where_text_is_made_printable_and_nowhere_else() -> None:
     writes = {"click.echo", "click.secho", "print", "Console", "sys.stdout.write", "sys.stderr.write", "print_exc"}
-    rooms = [*(PACKAGE / "cli").rglob("*.py"), PACKAGE / "demo.py", PACKAGE / "bench.py"]
+    rooms = [*(PACKAGE / "cli").rglob("*.py"), *(PACKAGE / "harness").glob("*.py")]
     calls = [
         (path.name, ast.unparse(node.func))
         for path in rooms

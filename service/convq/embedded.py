@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal, Self
 
 from convq.append_only import explain, refuse_loss
 from convq.errors import RedisRefused, RedisUnavailable
-from convq.extras import install
+from convq.host.extras import install
 from convq.interpreter import child_environment
 
 OLDEST_MAJOR = 7  # consumer-group lag and XAUTOCLAIM's list of deleted entries came with 7.0

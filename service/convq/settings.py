@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from convq import hosts
 from convq.errors import SettingsError
+from convq.host import host_names
 from convq.masking import echoed
 from convq.protocol import MODEL_NAME, RESULT_TTL_S
 
@@ -215,11 +215,11 @@ class Settings(BaseModel):
         if not (host and colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= MAX_PORT):
             raise ValueError("expected HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464")
         if host[0] + host[-1] == "[]":
-            if not hosts.is_ipv6(host[1:-1]):
+            if not host_names.is_ipv6(host[1:-1]):
                 raise ValueError("expected an IPv6 address in the brackets, for example [::1]:9464")
         elif ":" in host:
             raise ValueError("an IPv6 address stands in brackets, for example [::1]:9464")
-        elif why := hosts.objection(host):
+        elif why := host_names.objection(host):
             raise ValueError(f"the part before the colon {why}")
         return value
 
@@ -233,7 +233,7 @@ class Settings(BaseModel):
             parts = urlsplit("")
         if value is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("expected the URL of a collector, for example http://127.0.0.1:4318")
-        if why := hosts.objection(parts.hostname or "localhost"):
+        if why := host_names.objection(parts.hostname or "localhost"):
             raise ValueError(f"its host {why}")
         if "@" in parts.netloc:
             raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS, not into the URL")

@@ -22,11 +22,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from convq.child import ChildService
 from convq.client import Client
 from convq.embedded import EmbeddedServer
 from convq.errors import ServiceFailed, SettingsError
-from convq.queue.emptying import empty
+from convq.harness.service_process import ChildService
+from convq.queue.diagnosis.emptying import empty
 from convq.settings import Settings, facts
 
 __all__ = ["Service", "convq_service", "convq_settings", "convq_start"]
@@ -178,7 +178,7 @@ def _text(value: Any) -> str:
 
 def _models(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of what will be served. Raises ModelBroken."""
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
 
     only = settings.get("only")
     names = only.split(",") if isinstance(only, str) else only

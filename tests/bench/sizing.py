@@ -22,10 +22,10 @@ import numpy as np
 import redis
 from PIL import Image
 
-from convq.child import ChildService
 from convq.embedded import EmbeddedServer
-from convq.inference.repository import default_root
+from convq.harness.service_process import ChildService
 from convq.queue import Shard
+from convq.repository.model_folders import default_root
 from servers import wait_until
 from services import children_of, digits
 

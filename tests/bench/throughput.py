@@ -33,9 +33,9 @@ import numpy as np
 import redis
 
 from convq.embedded import EmbeddedServer
-from convq.inference.opening import MODEL, open_session, read_verified
-from convq.inference.repository import ModelRepository, default_root
+from convq.engine.onnx_session import MODEL, open_session, read_verified
 from convq.queue import Shard
+from convq.repository.model_folders import ModelRepository, default_root
 
 BARE_BATCH = 64
 BARE_S = 1.5

@@ -11,8 +11,8 @@ from typing import Any
 import promql_parser
 import yaml
 
-from convq.runtime.collectors import documented_metrics
-from convq.runtime.series import WORKER_SERIES
+from convq.ipc.series import WORKER_SERIES
+from convq.supervisor.exposition.collectors import documented_metrics
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 PARTS = ("_bucket", "_count", "_sum")

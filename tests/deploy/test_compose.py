@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from convq.queue.diagnosis.known_holes import known_holes
 from convq.queue.keys import Shard
-from convq.queue.versions import known_holes
 from convq.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ import yaml
 from convq import __version__
 from convq.errors import SettingsError
 from convq.queue.keys import Shard
-from convq.runtime.supervisor import GOODBYE_S
 from convq.settings import VARIABLES, load_settings
+from convq.supervisor.supervisor import GOODBYE_S
 from deploy.manifests import (
     COMPONENTS,
     KUBERNETES,

@@ -22,10 +22,10 @@ import redis
 from guarded import HOST, Guarded, password_of, users_with
 
 from convq.embedded import _ping
-from convq.queue.address import Address
-from convq.queue.health import look_at
+from convq.queue.diagnosis.health import look_at
 from convq.queue.keys import GROUP
-from convq.queue.link import Link
+from convq.queue.transport.address import Address
+from convq.queue.transport.link import Link
 from deploy.manifests import container, environment, overlay, the, workload
 from servers import OwnServer, binary_of, wait_until
 from services import LANES, MODELS, READY_WITHIN_S, SAMPLE, Plain

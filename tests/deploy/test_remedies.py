@@ -19,8 +19,8 @@ import redis
 from guarded import HOST, Guarded, free_port, password_of, running, users_with
 
 from convq.queue import Address, LeaseKeeper, Shard
-from convq.queue.health import Remark
-from convq.queue.strangers import look_for_strangers
+from convq.queue.diagnosis.health import Remark
+from convq.queue.diagnosis.strangers import look_for_strangers
 from servers import binary_of, wait_until
 from services import MODELS
 

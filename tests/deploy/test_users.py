@@ -22,7 +22,7 @@ from guarded import HOST, ROOT, USERS, Guarded, free_port, guarded_server, passw
 from convq import AsyncClient, Client
 from convq.cli import main
 from convq.queue import Shard
-from convq.queue.dead import DeadLetters
+from convq.queue.dead_letters import DeadLetters
 from servers import binary_of, skip_or_fail, wait_until
 from services import JOBS, LANES, RunningService, seven
 

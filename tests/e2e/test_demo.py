@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from convq.cli.digits import encode, read_sample
-from convq.demo import Latency, Outcome, Started, check
 from convq.errors import ServiceFailed
-from convq.extras import install
+from convq.harness.demo import Latency, Outcome, Started, check
+from convq.host.extras import install
 from servers import MARK, left_behind, wait_until
 
 SAMPLE = Path(__file__).resolve().parents[2] / "models" / "lenet" / "sample"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from convq.inference.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
-from convq.inference.rehearsal import rehearse
+from convq.importer.dry_run import rehearse
+from convq.repository.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
 from e2e.test_hostile_text import EVIL, NAMED, assert_harmless, on_terminal
 from onnx_models import FLOAT, STRING, graph, model_folder
 

@@ -13,7 +13,7 @@ import redis
 
 from convq.errors import RedisUnavailable, SettingsError
 from convq.queue import Address
-from convq.queue.link import Link
+from convq.queue.transport.link import Link
 from servers import OwnServer
 from services import SAMPLE, RunningService
 

@@ -22,9 +22,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convq.inference.rehearsal import rehearse
-from convq.inference.repository import ModelRepository
+from convq.importer.dry_run import rehearse
 from convq.protocol import Output
+from convq.repository.model_folders import ModelRepository
 from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, turned
 from servers import OwnServer, wait_until
 from services import MODELS, SAMPLE, RunningService, children_of
@@ -434,9 +434,7 @@ def test_a_rehearsal_says_what_the_model_is() -> None:
 def rehearsing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that rehearses a model which never answers."""
     folder = endless().write(tmp_path)
-    program = (
-        "import sys, pathlib; from convq.inference.rehearsal import rehearse; rehearse(pathlib.Path(sys.argv[1]), 1)"
-    )
+    program = "import sys, pathlib; from convq.importer.dry_run import rehearse; rehearse(pathlib.Path(sys.argv[1]), 1)"
     with subprocess.Popen([sys.executable, "-c", program, str(folder)]) as process:
         yield process
         process.kill()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convq.inference.keeping import keep_with
 from convq.protocol import Result, decode_result
+from convq.repository.keeping import keep_with
 from e2e.versions import FASHION, JOB, add, logits_of, repository, shifted, write
 from servers import OwnServer, wait_until
 from services import Plain, RunningService, models_served

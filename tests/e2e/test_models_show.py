@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from convq.extras import install
+from convq.host.extras import install
 from onnx_models import FLOAT, blur, graph
 from servers import PATIENCE, OwnServer, wait_until
 from services import MODELS, RunningService

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from convq.inference.rehearsal import rehearse
+from convq.importer.dry_run import rehearse
 from e2e.versions import add, not_fast, not_small, repository, write
 from servers import OwnServer
 from services import MODELS, SAMPLE, Plain, RunningService, digits, image_of
@@ -170,7 +170,7 @@ def test_a_trial_that_is_killed_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     trap = tmp_path / "trap"
     trap.mkdir()
     (trap / "sitecustomize.py").write_text(
-        "import os, signal, sys\nif sys.orig_argv[-1].endswith('rehearsal_child'): os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "import os, signal, sys\nif sys.orig_argv[-1].endswith('dry_run_child'): os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{trap}:{Path(__file__).parents[2] / 'service'}")
 

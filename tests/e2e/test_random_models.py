@@ -21,8 +21,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from convq.inference.keeping import keep_with, next_number, place
 from convq.protocol import Result
+from convq.repository.keeping import keep_with, next_number, place
 from e2e.versions import JOB, logits_of, repository, shifted, write
 from servers import PATIENCE, OwnServer, wait_until
 from services import Plain, RunningService, models_served

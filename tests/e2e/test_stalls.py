@@ -13,7 +13,7 @@ import pytest
 
 from convq.cli import main
 from convq.queue import Address
-from convq.queue.standstill import look_for_standstills
+from convq.queue.diagnosis.standstill import look_for_standstills
 from servers import OwnServer, wait_until
 from services import JOBS, Plain, RunningService, models_served, seven
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from convq.extras import install
+from convq.host.extras import install
 from otlp import Collector, Span
 from pace import Stopwatch
 from servers import OwnServer, wait_until

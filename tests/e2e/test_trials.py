@@ -136,12 +136,12 @@ def test_a_slow_trial_holds_up_no_other_model(fresh_server: OwnServer, models: P
         Asking(fresh_server.url, "a") as other,
     ):
         add(models / "a", 2, not_fast)
-        wait_until(lambda: any("rehearsal" in one for one in commands_of(service)), 30, every_s=0.1)
+        wait_until(lambda: any("dry_run" in one for one in commands_of(service)), 30, every_s=0.1)
 
         add(models / "b", 3, shifted(1.0))
         wait_until(lambda: 3 == models_served(plain)["b"]["serving"], 60, every_s=0.1)
 
-        assert any("rehearsal" in one for one in commands_of(service)), "the other trial was to go on meanwhile"
+        assert any("dry_run" in one for one in commands_of(service)), "the other trial was to go on meanwhile"
     assert {1} == set(other.versions)
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import redis
 
-from convq.chaos.crowd import Crowd
-from convq.chaos.faults import DEFAULT_MIX, Kind, parse_mix, plan
-from convq.chaos.ledger import WINDOW_S, Counts, Ledger, Ticket
-from convq.chaos.load import Digit
-from convq.chaos.trial import KindSummary, Outcome, Terms, check
 from convq.errors import ServiceFailed, SettingsError
+from convq.harness.chaos.crowd import Crowd
+from convq.harness.chaos.faults import DEFAULT_MIX, Kind, parse_mix, plan
+from convq.harness.chaos.ledger import WINDOW_S, Counts, Ledger, Ticket
+from convq.harness.chaos.load import Digit
+from convq.harness.chaos.trial import KindSummary, Outcome, Terms, check
 from convq.queue import Shard
 from servers import MARK, left_behind, wait_until
 

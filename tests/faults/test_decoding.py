@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from convq.runtime.processes import usage_of
+from convq.host.procfs import usage_of
 from faults.books import Books, connect
 from faults.stage import Fault, Stage, Staged
 from faults.test_poison import DEAD, TRAP, buried

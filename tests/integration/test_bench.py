@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from convq.bench import Latency, Load, Report, run
 from convq.errors import ServiceFailed
+from convq.harness.bench import Latency, Load, Report, run
 from pace import Stopwatch
 from services import JOBS, seven
 

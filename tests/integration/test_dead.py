@@ -29,7 +29,7 @@ from convq.queue import (
     WorkQueue,
     at_once,
 )
-from convq.queue.dead import PAGE, DeadLetters
+from convq.queue.dead_letters import PAGE, DeadLetters
 from servers import wait_until
 
 IMAGE = bytes(range(256)) * 10

@@ -30,8 +30,8 @@ from convq.queue import (
 )
 from convq.queue.entries import KNOWN_FIELDS
 from convq.queue.functions import LOOK_EVERY_S, SOURCE, FunctionLibrary
-from convq.queue.link import Link
 from convq.queue.producer import SUBMIT
+from convq.queue.transport.link import Link
 from servers import OwnServer, wait_until
 
 STREAM = "convq:{lenet}:jobs"

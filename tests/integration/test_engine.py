@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.engine.engine import Engine, Prepared
+from convq.engine.postprocess import rank
 from convq.errors import BadTensor, ModelBroken, ModelFault, SettingsError
-from convq.inference.external_data import External, external_files, inlined
-from convq.inference.outputs import rank
-from convq.inference.repository import default_root
-from convq.inference.session import Engine, Prepared
+from convq.repository.external_data import External, external_files, inlined
+from convq.repository.model_folders import default_root
 from onnx_models import FLOAT, STRING, UINT8, graph, identity, model_folder, resealed
 
 LENET = default_root() / "lenet"
@@ -172,7 +172,7 @@ def test_importing_the_package_turns_the_telemetry_of_onnxruntime_off_first() ->
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import convq.inference.session\n"
+        "import convq.engine.engine\n"
         "print(sorted(name for name in ('torch', 'onnx') if name in sys.modules))\n"
     )
     path = {"PYTHONPATH": str(LENET.parents[1] / "service"), "PATH": ""}

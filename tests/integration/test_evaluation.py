@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convq.engine.engine import Engine
 from convq.evaluation.local import answers, load
 from convq.evaluation.tally import Failed, Said
-from convq.inference.session import Engine
 from onnx_models import FLOAT, graph, model_folder
 from services import image_of
 

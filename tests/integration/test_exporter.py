@@ -13,6 +13,8 @@ import pytest
 import redis
 
 from convq.errors import QueueFull
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board
 from convq.protocol import Job
 from convq.queue import (
     BlockingWire,
@@ -25,13 +27,11 @@ from convq.queue import (
     WorkQueue,
     at_once,
 )
-from convq.queue.address import Address
 from convq.queue.keys import GROUP
-from convq.queue.leases import LaneDepth, ShardDepth
-from convq.runtime.board import Board
-from convq.runtime.heartbeat import Heartbeat
-from convq.runtime.series import LAYOUT
+from convq.queue.supervision import LaneDepth, ShardDepth
+from convq.queue.transport.address import Address
 from convq.settings import Settings
+from convq.supervisor.heartbeat import Heartbeat
 from servers import OwnServer, wait_until
 
 TERM_S = 0.4

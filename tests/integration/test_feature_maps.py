@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from convq.engine.engine import Engine
+from convq.engine.postprocess import agrees, finite
 from convq.errors import ModelBroken
-from convq.inference.outputs import agrees, finite
-from convq.inference.session import Engine
 from onnx_models import FLOAT, UINT8, graph, identity, model_folder, resealed
 from services import MODELS, digits, seven, tensor_of
 

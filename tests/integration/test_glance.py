@@ -10,9 +10,9 @@ import redis
 from guarded import Guarded
 
 from convq.queue import Address, LeaseKeeper, Shard, WorkQueue
-from convq.queue.connections import pushers
-from convq.queue.glance import MALFORMED, SAMPLED, Glances
-from convq.queue.standstill import look_for_standstills
+from convq.queue.diagnosis.glance import MALFORMED, SAMPLED, Glances
+from convq.queue.diagnosis.standstill import look_for_standstills
+from convq.queue.transport.pushers import pushers
 from servers import OwnServer
 
 SHARD = Shard("lenet")

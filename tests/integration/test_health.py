@@ -12,9 +12,9 @@ import redis
 
 from convq.errors import RedisRefused
 from convq.queue import Address, LeaseKeeper
-from convq.queue.health import CLOCK_SLACK_S, Remark, Server, _clock, look_at
-from convq.queue.link import Link
-from convq.queue.versions import known_holes
+from convq.queue.diagnosis.health import CLOCK_SLACK_S, Remark, Server, _clock, look_at
+from convq.queue.diagnosis.known_holes import known_holes
+from convq.queue.transport.link import Link
 from servers import OwnServer, wait_until
 
 

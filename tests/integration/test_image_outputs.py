@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.engine import postprocess
+from convq.engine.engine import Engine
+from convq.engine.postprocess import finite
 from convq.errors import ModelBroken, ModelFault
-from convq.inference import outputs
-from convq.inference.outputs import finite
-from convq.inference.session import Engine
 from onnx_models import DOUBLE, FLOAT, INT64, UINT8, blur, graph, identity, model_folder
 
 IMAGE = "[[outputs]]\nname = 'y'\nmeaning = 'image'\n"
@@ -142,7 +142,7 @@ def test_outputs_that_no_result_can_carry_are_refused_and_an_image_counts_a_byte
     as_image = Engine.load(model_folder(tmp_path / "image", FREE + IMAGE, model), 1)
     as_tensor = Engine.load(model_folder(tmp_path / "tensor", FREE, model), 1)
     small, large = (as_image.admit(bytes(3 * n * n * 4), "float32", f"3,{n},{n}") for n in (4, 12))
-    monkeypatch.setattr(outputs, "MAX_ANSWER_BYTES", 3 * 4 * 4 * 8)
+    monkeypatch.setattr(postprocess, "MAX_ANSWER_BYTES", 3 * 4 * 4 * 8)
 
     assert {"y"} == set(as_tensor.run([small, small]))
     assert {"y"} == set(as_image.run([small, small]))

@@ -12,14 +12,14 @@ import pytest
 from lying import BATCH_LIES, HONEST, RANDOM, bytes_of, folder_of
 from numpy.typing import NDArray
 
+from convq.engine.engine import Engine
+from convq.engine.independence import dependence, inputs_for, varied
 from convq.errors import ModelBroken, ModelFault
-from convq.inference.adoption import Wishes
-from convq.inference.independence import dependence, inputs_for, varied
-from convq.inference.manifest import Input
-from convq.inference.probing import look
-from convq.inference.rehearsal import rehearse
-from convq.inference.repository import default_root
-from convq.inference.session import Engine
+from convq.importer.dry_run import rehearse
+from convq.importer.infer_input import Wishes
+from convq.importer.probing import look
+from convq.repository.manifest import Input
+from convq.repository.model_folders import default_root
 
 OTHERS = "depends on the other jobs of its batch"
 TWICE = "is not the same for the same input twice"

@@ -18,7 +18,7 @@ import redis
 
 from convq import AsyncClient, Client
 from convq.errors import RedisRefused
-from convq.queue.link import Link
+from convq.queue.transport.link import Link
 from servers import OwnServer
 
 LIMIT = 1 << 20

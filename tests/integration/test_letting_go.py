@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from watcher import resident_bytes
 
-from convq.inference.session import Engine, Prepared
-from convq.runtime import allocator
+from convq.engine.engine import Engine, Prepared
+from convq.host import allocator
 from services import MODELS
 
 MIB = 1 << 20

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from convq.runtime import probes
-from convq.runtime.probes import MOST_CONNECTIONS, Probes
+from convq.supervisor.exposition import http
+from convq.supervisor.exposition.http import MOST_CONNECTIONS, Probes
 from pace import Stopwatch
 from servers import wait_until
 
@@ -73,7 +73,7 @@ def test_however_many_connect_and_say_nothing_the_next_probe_is_answered(pages: 
 
 def test_who_sends_a_letter_now_and_then_is_cut_all_the_same(pages: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each letter comes within the time that a single read may take: only the age of the connection tells."""
-    monkeypatch.setattr(probes, "REQUEST_TIMEOUT_S", 1)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT_S", 1)
     with connect(pages) as slow, Stopwatch() as watch:
 
         def dripped() -> bool:

@@ -13,7 +13,7 @@ import redis
 from guarded import Guarded
 
 from convq.queue import Commits, Completion, Lease, LeaseKeeper, Shard, WorkQueue
-from convq.queue.dead import DeadLetters
+from convq.queue.dead_letters import DeadLetters
 from convq.queue.entries import MAX_INBOX_NAME
 from servers import wait_until
 

@@ -12,7 +12,7 @@ from shards import Bench, done
 from convq import Answered, JobHeld
 from convq.protocol import DEDUP_WINDOW_S, Job, JobState, Priority
 from convq.queue import BlockingWire, Commits, Completion, Producer, Submission, at_once
-from convq.queue.dead import DeadLetters
+from convq.queue.dead_letters import DeadLetters
 from convq.queue.keys import LANES
 from servers import wait_until
 

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from convq.queue import LeaseKeeper, Shard
-from convq.queue.address import Address, redis_cli
-from convq.queue.strangers import look_for_strangers, take_out
+from convq.queue.diagnosis.strangers import look_for_strangers, take_out
+from convq.queue.transport.address import Address, redis_cli
 from faults.strangers import Stranger
 
 SHARD = Shard("lenet")

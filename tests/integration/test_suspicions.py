@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from shards import Bench, done
 
 from convq.errors import LeaseLost
-from convq.protocol import Job
-from convq.queue import Accusation, Blame
-from convq.runtime.native import (
+from convq.ipc.crash_marks import (
     COMPANY_POINTS,
     CRASH_POINTS,
     GREEDY_POINTS,
@@ -21,6 +19,8 @@ from convq.runtime.native import (
     SLOW_DECODES,
     is_condemned,
 )
+from convq.protocol import Job
+from convq.queue import Accusation, Blame
 
 POINTS = st.sampled_from([KILL_POINTS, GREEDY_POINTS, CRASH_POINTS])
 BEGUN_POINTS = 2

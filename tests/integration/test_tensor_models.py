@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convq.engine.engine import Engine
+from convq.engine.signature import EXAMPLE_ELEMENTS
 from convq.errors import BadField, BadTensor, ModelBroken
-from convq.inference.graph import EXAMPLE_ELEMENTS
-from convq.inference.session import Engine
 from onnx_models import FLOAT, UINT8, graph, identity, model_folder
 
 NONE = "[input]\ncolor = 'none'\n"

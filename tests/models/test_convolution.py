@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from convq.inference.repository import default_root
-from convq.inference.session import Engine
+from convq.engine.engine import Engine
+from convq.repository.model_folders import default_root
 
 PARITY = 1e-4
 UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # shrinking would export hundreds of networks

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convq.inference.manifest import Manifest
-from convq.inference.session import Engine
+from convq.engine.engine import Engine
+from convq.repository.manifest import Manifest
 from servers import OwnServer, wait_until
 from services import Plain, RunningService, models_served
 

@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from convq import Client
-from convq.inference.adoption import Wishes
-from convq.inference.manifest import Manifest
-from convq.inference.outputs import rank
-from convq.inference.probing import look
-from convq.inference.repository import default_root
-from convq.inference.session import Engine
+from convq.engine.engine import Engine
+from convq.engine.postprocess import rank
+from convq.importer.infer_input import Wishes
+from convq.importer.probing import look
+from convq.repository.manifest import Manifest
+from convq.repository.model_folders import default_root
 from servers import OwnServer, wait_until
 from services import Plain, RunningService, image_of, models_served
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq import Client
-from convq.inference.repository import default_root
+from convq.repository.model_folders import default_root
 from servers import CI, OwnServer, wait_until
 from services import Plain, RunningService, models_served
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convq.inference.repository import default_root
-from convq.inference.session import Engine
+from convq.engine.engine import Engine
+from convq.repository.model_folders import default_root
 
 if not os.environ.get("CI"):
     pytest.importorskip("torch")  # skipped at a desk without torch; in CI its absence is a failure

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convq.engine.formats import estimate
+from convq.engine.image import decode
 from convq.errors import BadImage, ImageTooLarge
-from convq.inference.formats import estimate
-from convq.inference.image import decode
-from convq.inference.manifest import Input, Limits
+from convq.repository.manifest import Input, Limits
 from pictures.photos import pillow, segment
 from pictures.pngs import RGB as PNG_RGB
 from pictures.pngs import chunk, png

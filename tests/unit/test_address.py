@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import serialization
 
 from convq import Address, Client
 from convq.errors import SettingsError
-from convq.queue.address import password_in, redis_cli, shown
-from convq.queue.link import Link
+from convq.queue.transport.address import password_in, redis_cli, shown
+from convq.queue.transport.link import Link
 
 TLS = "rediss://redis.example:6380/0"
 

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from convq.errors import ModelBroken, ModelFault, SettingsError
-from convq.inference.adoption import Finding, OpenGraph, Wishes, look_at_batch, look_at_input
-from convq.inference.families import as_the_family_does
-from convq.inference.manifest import Input, Manifest
-from convq.inference.manifest_text import manifest_text
-from convq.inference.meanings import look_at_outputs
+from convq.importer.families import as_the_family_does
+from convq.importer.infer_input import Finding, OpenGraph, Wishes, look_at_batch, look_at_input
+from convq.importer.infer_outputs import look_at_outputs
+from convq.importer.manifest_writer import manifest_text
+from convq.repository.manifest import Input, Manifest
 
 FLOAT, UINT8 = "tensor(float)", "tensor(uint8)"
 Array = NDArray[Any]

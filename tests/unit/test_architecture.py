@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from convq.errors import ModelBroken
-from convq.inference.architecture import Architecture, Layer, layers_of
-from convq.inference.repository import default_root
+from convq.layers import Architecture, Layer, layers_of
+from convq.repository.model_folders import default_root
 
 if not os.environ.get("CI"):
     pytest.importorskip("onnx")  # at a desk without it these are skipped; in CI its absence is a failure
@@ -697,7 +697,7 @@ def test_only_reading_a_graph_needs_onnx() -> None:
     program = """
 import sys
 sys.modules["onnx"] = None
-from convq.inference.architecture import Architecture, layers_of
+from convq.layers import Architecture, layers_of
 print(Architecture.from_json([]).parameters)
 try:
     layers_of(b"")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convq.engine.engine import Engine
+from convq.engine.tensors import Prepared
 from convq.errors import ModelBroken
-from convq.inference.session import Engine
-from convq.inference.tensors import Prepared
 from onnx_models import graph, model_folder
 
 WIDE, LAYERS, MOST = 256, 4, 64

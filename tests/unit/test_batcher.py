@@ -7,8 +7,8 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convq.runtime.batcher import Batcher
-from convq.runtime.series import CloseReason
+from convq.ipc.series import CloseReason
+from convq.worker.admission.batcher import Batcher
 from servers import wait_until
 
 

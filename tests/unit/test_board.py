@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from convq.runtime.board import Board, Layout, Series
-from convq.runtime.collectors import BoardCollector
-from convq.runtime.series import LAYOUT
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board, Layout, Series
+from convq.supervisor.exposition.collectors import BoardCollector
 
 SERIES = (
     Series("jobs", "", "counter", (("outcome", ("ok", "error")),)),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from convq.cgroups import cpu_limit, memory_left_bytes, memory_limit_bytes
 from convq.cli.serve import default_workers
-from convq.runtime.allowance import DEFAULT_BYTES, MIB, Allowance
+from convq.host.cgroups import cpu_limit, memory_left_bytes, memory_limit_bytes
+from convq.ipc.allowance import DEFAULT_BYTES, MIB, Allowance
 
 GIB = 1 << 30
 NONE_IN_V1 = "9223372036854771712"
@@ -265,8 +265,8 @@ def memory_group() -> Iterator[Path]:
 def test_the_kernel_says_the_memory_that_is_left_where_it_is_looked_for(memory_group: Path) -> None:
     program = (
         "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('0');"
-        "from convq.inference.confinement import spare_memory_bytes;"
-        "from convq.cgroups import memory_limit_bytes, memory_left_bytes;"
+        "from convq.importer.sandbox import spare_memory_bytes;"
+        "from convq.host.cgroups import memory_limit_bytes, memory_left_bytes;"
         "held = b'x' * (1 << 28); print(memory_limit_bytes(), memory_left_bytes(), spare_memory_bytes())"
     )
     command = [sys.executable, "-c", program, str(memory_group / "cgroup.procs")]

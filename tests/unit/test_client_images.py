@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 
 from convq.client.encoding import CONVERTED, REFUSED, png_of
 from convq.client.inputs import job_for
+from convq.engine.decoding import decode
 from convq.errors import BadImage, BadTensor, ImageTooLarge
-from convq.inference.decoding import decode
-from convq.inference.manifest import Input, Limits
+from convq.repository.manifest import Input, Limits
 from services import encoded
 
 RGB = Input(name="image", color="rgb", height=8, width=8)

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from collections import Counter
 
-from convq.runtime.clients import LEAST_JOBS, MOST_CANDIDATES, MOST_NAMES, OTHER, UNNAMED, Census
+from convq.ipc.census import LEAST_JOBS, MOST_CANDIDATES, MOST_NAMES, OTHER, UNNAMED, Census
 
 MANY = 100_000
 

@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
+from convq.ipc.crash_marks import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board, Row
 from convq.queue import Accusation, Blame
-from convq.runtime import crashes
-from convq.runtime.board import Board, Row
-from convq.runtime.crashes import DEATHS, CrashWatch, accusations, points_of
-from convq.runtime.native import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
-from convq.runtime.overdue import Overdue, overdue
-from convq.runtime.series import LAYOUT
-from convq.runtime.slots import Slot
+from convq.supervisor import crashes
+from convq.supervisor.crashes import DEATHS, CrashWatch, accusations, points_of
+from convq.supervisor.overdue import Overdue, overdue
+from convq.supervisor.slots import Slot
 
 COMPANY, ALONE, SLOW = Blame.COMPANY, Blame.ALONE, Blame.SLOW
 

@@ -11,8 +11,8 @@ import pytest
 from convq.errors import BadImage
 from convq.protocol import Status, decode_result
 from convq.queue import Lease, Receiver
-from convq.runtime.documents import Documents
-from convq.runtime.ticket import Ticket
+from convq.worker.results import Documents
+from convq.worker.ticket import Ticket
 
 
 def documents() -> Documents:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convq.cli.drawing import Drawing, draw, npy
+from convq.cli.display.drawing import Drawing, draw, npy
 from convq.protocol import Output
 
 RNG = np.random.default_rng(3)

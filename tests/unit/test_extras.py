@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from convq import extras
-from convq.extras import install, install_anew, packages_of
+from convq.host import extras
+from convq.host.extras import install, install_anew, packages_of
 
 ROOT = Path(__file__).parents[2]
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.cli.saving import MapSaver
-from convq.inference.mosaic import mosaic
+from convq.engine.mosaic import mosaic
 from convq.protocol import Output, Result, Status
 
 

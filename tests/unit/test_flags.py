@@ -11,7 +11,7 @@ import click
 import pytest
 
 from convq.cli import commands, main
-from convq.inference.repository import versions_in
+from convq.repository.model_folders import versions_in
 
 
 def options_called(flag: str, group: click.Group = commands, path: str = "") -> Iterator[tuple[str, click.Option]]:

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.engine.image import prepare
 from convq.errors import ImageTooLarge
-from convq.inference.image import prepare
-from convq.inference.manifest import Input
+from convq.repository.manifest import Input
 
 RANDOM_SIZES = 2000
 LIMIT = 4_000_000

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.engine.formats import Estimate, estimate
+from convq.engine.image import decode, prepare
 from convq.errors import BadImage, ImageTooLarge, JobError
-from convq.inference.formats import Estimate, estimate
-from convq.inference.image import decode, prepare
-from convq.inference.manifest import Input, Limits
+from convq.repository.manifest import Input, Limits
 
 LIMITS = Limits()
 RGB = Input(color="rgb")

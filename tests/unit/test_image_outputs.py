@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from convq.inference.pictures import Picture, png
+from convq.engine.png import Picture, png
 from convq.protocol import decode_result
 from convq.queue import Lease, Receiver
-from convq.runtime.documents import Documents
-from convq.runtime.ticket import Ticket
+from convq.worker.results import Documents
+from convq.worker.ticket import Ticket
 
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 

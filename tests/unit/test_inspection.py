@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from convq.errors import ModelBroken
-from convq.inference.architecture import layers_of
-from convq.inference.inspection import inspect
+from convq.importer.inspection import inspect
+from convq.layers import layers_of
 from onnx_models import FLOAT, INT64, graph, model_folder
 
 onnx = pytest.importorskip("onnx")

@@ -11,9 +11,9 @@ import pytest
 from convq.errors import BadImage, JobError, ModelFault
 from convq.protocol import Status
 from convq.queue import Lease, Received
-from convq.runtime.answerer import Answers
-from convq.runtime.job_log import LINES_PER_S, JobLog
-from convq.runtime.ticket import Ticket
+from convq.worker.answerer import Answers
+from convq.worker.job_log import LINES_PER_S, JobLog
+from convq.worker.ticket import Ticket
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

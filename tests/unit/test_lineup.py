@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convq.runtime.lineup import Arrivals, Changes
-from convq.runtime.roster import Roster
+from convq.supervisor.rollout.lineup import Arrivals, Changes
+from convq.supervisor.roster import Roster
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from convq.runtime.board import Board, Row
-from convq.runtime.loads import BadLoad, Loads
-from convq.runtime.overdue import Overdue
-from convq.runtime.plans import Plan
-from convq.runtime.series import LAYOUT
-from convq.runtime.slots import Slot
+from convq.ipc.plans import Plan
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board, Row
+from convq.supervisor.loads import BadLoad, Loads
+from convq.supervisor.overdue import Overdue
+from convq.supervisor.slots import Slot
 
 GROWN = (100 << 20, 500 << 20)
 KILL, SEGV = -signal.SIGKILL, -signal.SIGSEGV

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from convq.runtime.logs import MAX_CHARACTERS, MAX_TRACEBACK_CHARACTERS, Limit
+from convq.logs import MAX_CHARACTERS, MAX_TRACEBACK_CHARACTERS, Limit
 
 # Runs `{}` in a process of its own, whose log is set up: the log belongs to the whole process.
 PROGRAM = """
 import logging, sys, threading, warnings
-from convq.runtime.logs import defect, event, set_up
+from convq.logs import defect, event, set_up
 log = logging.getLogger("convq.worker")
 set_up(sys.argv[1], worker=3)
 """

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from convq.errors import ModelBroken
-from convq.inference.manifest import Manifest
-from convq.inference.repository import MOST_MODELS, ModelRepository, default_root
-from convq.inference.version_files import VersionFiles
+from convq.repository.manifest import Manifest
+from convq.repository.model_folders import MOST_MODELS, ModelRepository, default_root
+from convq.repository.version_files import VersionFiles
 
 
 def written(folder: Path, text: str) -> Path:

@@ -16,8 +16,8 @@ from convq import Address, Client
 from convq.cli import main
 from convq.errors import ConvqError, SettingsError
 from convq.masking import echoed, masked, masked_url
-from convq.queue.address import redis_cli
-from convq.queue.link import Link, understood
+from convq.queue.transport.address import redis_cli
+from convq.queue.transport.link import Link, understood
 from convq.settings import VARIABLES, load_settings
 
 # Two halves around a sign: neither may be shown, nor may they be parts of anything else that is.

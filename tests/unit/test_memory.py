@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convq.engine.formats import estimate
 from convq.errors import ImageTooLarge
-from convq.inference.formats import estimate
-from convq.runtime.allowance import DEFAULT_BYTES, MIB, Allowance
-from convq.runtime.memory import Memory
+from convq.ipc.allowance import DEFAULT_BYTES, MIB, Allowance
+from convq.worker.admission.memory import Memory
 from servers import wait_until
 from services import encoded, image_of
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from convq.cli.models.folder import Budget, versions_of
+from convq.engine.engine import Engine
 from convq.errors import ConvqError, ModelBroken
-from convq.inference.external_data import External
-from convq.inference.manifest import Manifest
-from convq.inference.model_files import labels_of, open_inside, read_given, read_inside, text_of
-from convq.inference.onnx_file import read_whole
-from convq.inference.repository import ModelRepository, default_root
-from convq.inference.session import Engine
+from convq.repository.external_data import External
+from convq.repository.files import labels_of, open_inside, read_given, read_inside, text_of
+from convq.repository.manifest import Manifest
+from convq.repository.model_folders import ModelRepository, default_root
+from convq.repository.onnx_metadata import read_whole
 from onnx_models import graph, identity, model_folder
 
 CLASSES = "[[outputs]]\nname = 'y'\nmeaning = 'classes'\nlabels = 'labels.txt'\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convq.runtime.native import COMPANY_POINTS, POISON_POINTS, Gate, Mark, is_condemned, listed, runs_alone
+from convq.ipc.crash_marks import COMPANY_POINTS, POISON_POINTS, Gate, Mark, is_condemned, listed, runs_alone
 from servers import wait_until
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from convq.errors import ModelBroken
-from convq.inference.keeping import keep_with, next_number, place, settle, was_given
-from convq.inference.manifest import Manifest
-from convq.inference.numbering import LEDGER, Mark, ledger_of, mark_of, record, reused
-from convq.inference.repository import missing_in
-from convq.inference.version_files import HOLDS, VersionFiles, differing
+from convq.repository.keeping import keep_with, next_number, place, settle, was_given
+from convq.repository.manifest import Manifest
+from convq.repository.model_folders import missing_in
+from convq.repository.numbering import LEDGER, Mark, ledger_of, mark_of, record, reused
+from convq.repository.version_files import HOLDS, VersionFiles, differing
 
 CLASSES = "[[outputs]]\nname = 'logits'\nmeaning = 'classes'\nlabels = 'labels.txt'\n"
 

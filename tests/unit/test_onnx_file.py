@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convq.inference.onnx_file import precision_of
-from convq.inference.repository import default_root
+from convq.repository.model_folders import default_root
+from convq.repository.onnx_metadata import precision_of
 from onnx_models import FLOAT, graph, identity
 
 ENDS = [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])]

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from convq.runtime import orders
-from convq.runtime.orders import is_gone, process_space, worker_name
+from convq.ipc import messages
+from convq.ipc.messages import is_gone, process_space, worker_name
 
 
 def incarnation(pid: int) -> str:
@@ -47,7 +47,7 @@ def test_of_anybody_else_it_is_not(dead: int, name: str) -> None:
 
 
 def test_without_a_process_space_nobody_is_gone(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "process_space", lambda: "")
+    monkeypatch.setattr(messages, "process_space", lambda: "")
 
     assert not is_gone(incarnation(dead))
     assert f"-{dead}-" in incarnation(dead)

@@ -170,7 +170,7 @@ os.kill(os.getpid(), 9)
 def test_a_process_ends_although_nobody_reads_its_last_lines() -> None:
     program = """
 import logging, sys
-from convq.runtime.logs import set_up
+from convq.logs import set_up
 set_up("json")
 for _ in range(10_000):
     logging.getLogger("convq").warning("x" * 500)

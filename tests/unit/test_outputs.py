@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convq.inference.outputs import finite, rank
+from convq.engine.postprocess import finite, rank
 
 VALUES = st.floats(-80, 80, width=32)
 

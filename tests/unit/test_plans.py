@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convq.errors import ModelBroken
-from convq.inference.manifest import Manifest
-from convq.runtime.plans import Plan, next_step, plan_of
+from convq.ipc.plans import Plan, next_step, plan_of
+from convq.repository.manifest import Manifest
 
 
 def manifest(**tables: dict[str, object]) -> Manifest:

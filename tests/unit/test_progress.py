@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from convq.inference.rehearsal import WITHIN_S as LOAD_WITHIN_S
-from convq.runtime.board import Board
-from convq.runtime.overdue import Overdue
-from convq.runtime.progress import BEGINS, ENDS, ProgressWatch
-from convq.runtime.series import LAYOUT
-from convq.runtime.slots import Slot
+from convq.importer.dry_run import WITHIN_S as LOAD_WITHIN_S
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board
+from convq.supervisor.exposition.progress import BEGINS, ENDS, ProgressWatch
+from convq.supervisor.overdue import Overdue
+from convq.supervisor.slots import Slot
 
 LEASE_S = 4.0
 REPLY_S = 5.0

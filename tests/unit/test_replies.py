@@ -7,11 +7,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convq.queue.health import _number, _pairs
+from convq.ipc.messages import is_gone, process_space, report_in
+from convq.queue.diagnosis.health import _number, _pairs
+from convq.queue.diagnosis.known_holes import known_holes, parsed
 from convq.queue.keys import is_model_name
 from convq.queue.producer import _description
-from convq.queue.versions import known_holes, parsed
-from convq.runtime.orders import is_gone, process_space, report_in
 
 TEXTS = st.text() | st.from_regex(r"[0-9.²٣+-]{0,40}")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from convq.runtime.orders import Change
-from convq.runtime.plans import Plan
-from convq.runtime.processes import open_files_of, usage_of
-from convq.runtime.slots import BACK_OFF_S, Slot
+from convq.host.procfs import open_files_of, usage_of
+from convq.ipc.messages import Change
+from convq.ipc.plans import Plan
+from convq.supervisor.slots import BACK_OFF_S, Slot
 from servers import skip_or_fail, wait_until
 
 BUSY = "while True: pass"

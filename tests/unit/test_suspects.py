@@ -7,9 +7,9 @@ import time
 import pytest
 
 from convq.queue import Lease, Received
-from convq.runtime import suspects
-from convq.runtime.suspects import Suspects
-from convq.runtime.ticket import Ticket
+from convq.worker.admission import suspects
+from convq.worker.admission.suspects import Suspects
+from convq.worker.ticket import Ticket
 from servers import wait_until
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from convq.runtime.threads import Watch
+from convq.threads import Watch
 
 LOG = logging.getLogger("convq.test")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convq.runtime.trace_context import TraceContext, trace_context
+from convq.worker.tracing.trace_context import TraceContext, trace_context
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from convq.errors import BadImage, InternalFault, SettingsError
+from convq.ipc.series import LAYOUT, CloseReason
+from convq.ipc.shared_memory import Board, Row
 from convq.protocol import Status
 from convq.queue import Lease, Received
-from convq.runtime.answerer import Answers
-from convq.runtime.batcher import Batch
-from convq.runtime.board import Board, Row
-from convq.runtime.collector import DEFAULT_RATIO, own_ratio
-from convq.runtime.series import LAYOUT, CloseReason
-from convq.runtime.spans import MAX_CHARACTERS, Spans
-from convq.runtime.ticket import Ticket
-from convq.runtime.tracing import MOST_WAITING, Tracing
-from convq.runtime.trails import Track, Trail
+from convq.worker.admission.batcher import Batch
+from convq.worker.answerer import Answers
+from convq.worker.ticket import Ticket
+from convq.worker.tracing.collector import DEFAULT_RATIO, own_ratio
+from convq.worker.tracing.handover import MOST_WAITING, Tracing
+from convq.worker.tracing.spans import MAX_CHARACTERS, Spans
+from convq.worker.tracing.trails import Track, Trail
 from otlp import Collector
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

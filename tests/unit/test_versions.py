@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from convq.errors import ModelBroken
-from convq.inference.repository import default_root, with_way
-from convq.runtime import looks
-from convq.runtime.board import Board
-from convq.runtime.roster import Roster
-from convq.runtime.series import LAYOUT
-from convq.runtime.threads import Watch
-from convq.runtime.versions import VersionKeeper
+from convq.ipc.series import LAYOUT
+from convq.ipc.shared_memory import Board
+from convq.repository.model_folders import default_root, with_way
 from convq.settings import Settings
+from convq.supervisor.rollout import looks
+from convq.supervisor.rollout.version_keeper import VersionKeeper
+from convq.supervisor.roster import Roster
+from convq.threads import Watch
 from servers import wait_until
 
 

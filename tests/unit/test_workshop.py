@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convq.inference.workshop import workshop
+from convq.repository.workshop import workshop
 
 WORK = """
 import sys
 from pathlib import Path
-from convq.inference.workshop import workshop
+from convq.repository.workshop import workshop
 with workshop(Path(sys.argv[1]), ".adding-") as folder:
     (folder / "mine").mkdir()
     print(folder, flush=True)
@@ -73,7 +73,7 @@ def test_nothing_else_is_cleared(tmp_path: Path) -> None:
 
 
 def test_many_that_begin_at_once_all_keep_their_folder(tmp_path: Path) -> None:
-    together = "import sys, pathlib\nfrom convq.inference.workshop import workshop\n"
+    together = "import sys, pathlib\nfrom convq.repository.workshop import workshop\n"
     together += "for _ in range(20):\n with workshop(pathlib.Path(sys.argv[1]), '.adding-') as f:\n"
     together += "  (f / 'x').touch()\n  assert (f / 'x').exists()\n"
     command = [sys.executable, "-c", together, str(tmp_path)]

@@ -20,16 +20,16 @@ from convq.cli.bench import bench
 from convq.cli.chaos import chaos
 from convq.cli.dead import dead
 from convq.cli.demo import demo
+from convq.cli.display.output import print_line
+from convq.cli.display.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.doctor import doctor
 from convq.cli.jobs import jobs
 from convq.cli.models import models
-from convq.cli.output import print_line
 from convq.cli.serve import serve
-from convq.cli.streams import complain, end_output, is_of_output, make_usable
 from convq.cli.submit import submit
 from convq.cli.top import top
 from convq.errors import ConvqError
-from convq.extras import install
+from convq.host.extras import install
 from convq.masking import echoed, masked
 from convq.settings import check_variables
 

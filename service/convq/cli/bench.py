@@ -1,4 +1,4 @@
-"""`convq bench`: shows on the terminal what `convq.bench` measures."""
+"""`convq bench`: shows on the terminal what `convq.harness.bench` measures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
 from convq.cli.digits import encode, read_sample
-from convq.cli.output import for_programs, json_option, print_facts, print_json
+from convq.cli.display.output import for_programs, json_option, print_facts, print_json
 from convq.interrupts import between_imports
 from convq.queue import Address
 
 if TYPE_CHECKING:
-    from convq.bench import Report
+    from convq.harness.bench import Report
 
 
 @click.command()
@@ -78,7 +78,7 @@ def bench(
     convq bench photo.jpg --model efficientnet_lite0 --in-flight 16
     convq bench --rate 100 --repeat --json | jq .latency.p99_ms
     """
-    from convq.bench import IN_FLIGHT, Load, run  # noqa: PLC0415 - not needed for --help
+    from convq.harness.bench import IN_FLIGHT, Load, run  # noqa: PLC0415 - not needed for --help
 
     if rate is not None and in_flight is not None:
         raise click.UsageError("--rate is the open loop and --in-flight the closed one: give one of them")
@@ -102,7 +102,7 @@ def _leave(*_: object) -> NoReturn:
 def _payloads(images: Sequence[Path]) -> list[bytes]:
     if images:
         return [path.read_bytes() for path in images]
-    from convq.inference.repository import default_root  # noqa: PLC0415 - brings the engine
+    from convq.repository.model_folders import default_root  # noqa: PLC0415 - brings the engine
 
     digits, _ = read_sample(default_root() / "lenet" / "sample")
     return [encode(rows) for rows in digits]

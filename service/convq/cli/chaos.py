@@ -1,4 +1,4 @@
-"""`convq chaos`: shows on the terminal what `convq.chaos` does and counts."""
+"""`convq chaos`: shows on the terminal what `convq.harness.chaos` does and counts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convq.chaos.faults import DEFAULT_MIX, parse_mix
 from convq.cli.digits import encode, read_sample
-from convq.cli.output import new_console, print_json, print_table
+from convq.cli.display.output import new_console, print_json, print_table
+from convq.harness.chaos.faults import DEFAULT_MIX, parse_mix
 from convq.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convq.chaos.load import Digit
-    from convq.chaos.trial import Outcome, Progress, Started
+    from convq.harness.chaos.load import Digit
+    from convq.harness.chaos.trial import Outcome, Progress, Started
 
 REDRAW_S = 0.2
 LINE_EVERY_S = 5.0
@@ -90,8 +90,8 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
     convq chaos --minutes 3
     convq chaos --minutes 0.5 --seed 7 --mix worker=3,server=1 --fsync everysec
     """
-    from convq.chaos.trial import Terms, check, run  # noqa: PLC0415 - not needed for --help
-    from convq.inference.repository import default_root  # noqa: PLC0415
+    from convq.harness.chaos.trial import Terms, check, run  # noqa: PLC0415 - not needed for --help
+    from convq.repository.model_folders import default_root  # noqa: PLC0415
 
     console = new_console(quiet=as_json, soft_wrap=True)
     terms = Terms(
@@ -122,7 +122,7 @@ def chaos(*, minutes: float, seed: int | None, workers: int, lease: float, mix: 
 
 def _digits(root: Any) -> list[Digit]:
     """Digits that the network reads right, each as a picture and as a tensor of the network's input."""
-    from convq.chaos.load import Digit  # noqa: PLC0415 - heavy
+    from convq.harness.chaos.load import Digit  # noqa: PLC0415 - heavy
 
     images, labels = read_sample(root / "lenet" / "sample")
     return [Digit(label, encode(rows), _padded(rows)) for rows, label in zip(images[:DIGITS], labels, strict=False)]
@@ -130,7 +130,7 @@ def _digits(root: Any) -> list[Digit]:
 
 def _large_digits(root: Any) -> list[Digit]:
     """The same, each as a picture that is as large as one may be; of no use as a tensor."""
-    from convq.chaos.load import Digit  # noqa: PLC0415 - heavy
+    from convq.harness.chaos.load import Digit  # noqa: PLC0415 - heavy
 
     images, labels = read_sample(root / "lenet" / "sample")
     return [

@@ -18,17 +18,17 @@ from convq.cli.models.folder import BrokenModel, open_models, passed_over
 from convq.client import DEFAULT_URL, Client
 from convq.embedded import find_binaries
 from convq.errors import BadField, ConvqError, ModelBroken, RedisRefused, RedisUnavailable
-from convq.extras import ENGINES, install, install_anew
+from convq.host.extras import ENGINES, install, install_anew
 from convq.interpreter import child_environment
 from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
-from convq.queue.address import OPERATOR, USERS, WORKER, flags
-from convq.queue.health import Level, Remark
-from convq.queue.standstill import look_for_standstills
-from convq.queue.strangers import look_for_strangers, look_for_unserved
+from convq.queue.diagnosis.health import Level, Remark
+from convq.queue.diagnosis.standstill import look_for_standstills
+from convq.queue.diagnosis.strangers import look_for_strangers, look_for_unserved
+from convq.queue.transport.address import OPERATOR, USERS, WORKER, flags
 
 if TYPE_CHECKING:
-    from convq.inference.repository import ModelFolder
+    from convq.repository.model_folders import ModelFolder
 
 IMPORT_WITHIN_S = 60
 _ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
@@ -152,8 +152,8 @@ def _way_back(folder: ModelFolder, served: int) -> Iterator[Finding]:
 
 def _loaded(folder: ModelFolder, version: int) -> Finding:
     """Raises ModelBroken."""
-    from convq.inference.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
-    from convq.inference.session import Engine  # noqa: PLC0415 - brings the engine
+    from convq.engine.engine import Engine  # noqa: PLC0415 - brings the engine
+    from convq.repository.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
 
     check = f"model {folder.name}"
     began = time.monotonic()
@@ -233,7 +233,7 @@ def _models_served(address: Address) -> dict[str, dict[str, Any]]:
 
 def _models_here(root: Path | None) -> list[str]:
     """Names of the models of this repository, whole or not: a service may want to serve them."""
-    from convq.inference.repository import default_root  # noqa: PLC0415 - needs the engine
+    from convq.repository.model_folders import default_root  # noqa: PLC0415 - needs the engine
 
     folder = root or default_root()
     names = [one.name for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []

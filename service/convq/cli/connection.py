@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import click
 
-from convq.cli.output import print_line
+from convq.cli.display.output import print_line
 from convq.client import DEFAULT_URL, Client
 from convq.client.calls import meant
 from convq.errors import BadField, RedisUnavailable, StrangeKey
 from convq.queue import Address
-from convq.queue.address import flags
+from convq.queue.transport.address import flags
 from convq.settings import Settings, facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -112,7 +112,7 @@ def connected(address: Address, model: str | None = None) -> Iterator[Client]:
 
 def _strange_keys(address: Address, model: str | None) -> str:
     """Which keys hold another type than convq's, and what mends each; empty where this user may not ask."""
-    from convq.queue.strangers import wrong_types  # noqa: PLC0415 - for a server where something is wrong
+    from convq.queue.diagnosis.strangers import wrong_types  # noqa: PLC0415 - for a server where something is wrong
 
     said = [str(remark) for remark in wrong_types(address, model)]
     return f"a key that convq keeps holds something else: {'; '.join(said)}" if said else ""

@@ -11,10 +11,18 @@ from typing import Any
 import click
 
 from convq.cli.connection import connected, flags_given, redis_options
+from convq.cli.display.output import (
+    for_programs,
+    json_option,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+)
 from convq.cli.letters import NAMED, Graves, letters_of
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table, progress
 from convq.queue import Address
-from convq.queue.dead import Letter
+from convq.queue.dead_letters import Letter
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 ONE_MODEL = click.option(

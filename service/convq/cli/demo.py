@@ -1,4 +1,4 @@
-"""`convq demo`: shows on the terminal what `convq.demo` does and measures."""
+"""`convq demo`: shows on the terminal what `convq.harness.demo` does and measures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from convq.cli.digits import Digit, choose, draw, encode, read_sample
-from convq.cli.output import new_console, print_json
+from convq.cli.display.output import new_console, print_json
 from convq.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convq.demo import Latency, Outcome, Started
+    from convq.harness.demo import Latency, Outcome, Started
 
 REDRAW = 25
 """The bar moves once for so many answers."""
@@ -39,8 +39,8 @@ def demo(count: int, *, as_json: bool) -> None:
     convq demo --count 20000
     convq demo --json | jq .jobs_per_s
     """
-    from convq.demo import MODEL, check, run  # noqa: PLC0415
-    from convq.inference.repository import default_root  # noqa: PLC0415
+    from convq.harness.demo import MODEL, check, run  # noqa: PLC0415
+    from convq.repository.model_folders import default_root  # noqa: PLC0415
 
     console = new_console(quiet=as_json)
     images, labels = read_sample(default_root() / MODEL / "sample")

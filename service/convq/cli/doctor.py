@@ -9,8 +9,8 @@ import click
 
 from convq.cli.checks import Finding, examine
 from convq.cli.connection import named_redis_options
+from convq.cli.display.output import for_programs, json_option, new_console, print_json
 from convq.cli.models.folder import models_option
-from convq.cli.output import for_programs, json_option, new_console, print_json
 from convq.client import DEFAULT_URL
 from convq.printable import printable
 from convq.queue import Address

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from convq.cli.connection import choose_model, connected, redis_options
-from convq.cli.output import for_programs, json_option, print_json, print_table
+from convq.cli.display.output import for_programs, json_option, print_json, print_table
 from convq.client import Client
 from convq.protocol import JobState
 from convq.queue import Address
-from convq.queue.unserved import nearest_model
+from convq.queue.diagnosis.unserved import nearest_model
 
 MODEL = click.option(
     "--model", metavar="NAME", default=None, help="Which model; without it all that are served are asked."

@@ -14,8 +14,8 @@ from convq.cli.connection import flags_given
 from convq.client import Client
 from convq.protocol import MODEL_NAME
 from convq.queue import Address, Shard
-from convq.queue.address import ADMIN, USERS
-from convq.queue.dead import DeadLetters, models_with_letters
+from convq.queue.dead_letters import DeadLetters, models_with_letters
+from convq.queue.transport.address import ADMIN, USERS
 
 NAMED = 10
 """So many ids or models are named in a message."""
@@ -115,7 +115,7 @@ def _may_search(address: Address) -> bool:
 def _in_the_folder() -> list[str]:
     """Models of the usual folder: what an operator's checkout has is probably what was served here."""
     try:
-        from convq.inference.repository import default_root  # noqa: PLC0415 - needs the engine
+        from convq.repository.model_folders import default_root  # noqa: PLC0415 - needs the engine
     except ModuleNotFoundError:  # where only the client is installed
         return []
     root = default_root()

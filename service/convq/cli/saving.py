@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from convq.cli.drawing import draw, npy
+from convq.cli.display.drawing import draw, npy
 from convq.protocol import PREPARED, Output, Result
 
 MAP_AXES = 3
@@ -63,7 +63,7 @@ class MapSaver:
             if output.name in self._asked:
                 raise click.ClickException(_no_map(output.name, output.shape or ()))
             return None
-        from convq.inference.mosaic import mosaic  # noqa: PLC0415 - brings numpy and Pillow
+        from convq.engine.mosaic import mosaic  # noqa: PLC0415 - brings numpy and Pillow
 
         maps = output.array()
         if self._channels_last:

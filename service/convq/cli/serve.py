@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from convq.cgroups import ROOT, cpu_limit
 from convq.cli.connection import REDIS_FILES
 from convq.client import DEFAULT_URL
+from convq.host.cgroups import ROOT, cpu_limit
 from convq.interrupts import between_imports
 from convq.queue import Address
-from convq.queue.address import redis_cli
-from convq.runtime.ready_file import ReadyFile
+from convq.queue.transport.address import redis_cli
 from convq.settings import Settings, facts, load_settings
+from convq.supervisor.ready_file import ReadyFile
 
 if TYPE_CHECKING:
     from convq.embedded import EmbeddedServer
-    from convq.inference.repository import ModelRepository
+    from convq.repository.model_folders import ModelRepository
 
 log = logging.getLogger("convq.serve")
 
@@ -74,11 +74,11 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
         signal.signal(signal.SIGHUP, between_imports(_leave))
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in the background of a terminal that stops who writes to it
 
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - heavy
-    from convq.runtime import logs  # noqa: PLC0415 - heavy
-    from convq.runtime.collector import check  # noqa: PLC0415 - heavy
-    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
-    from convq.runtime.supervisor import Supervisor  # noqa: PLC0415 - heavy
+    from convq import logs  # noqa: PLC0415 - heavy
+    from convq.logs import event  # noqa: PLC0415 - heavy
+    from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - heavy
+    from convq.supervisor.supervisor import Supervisor  # noqa: PLC0415 - heavy
+    from convq.worker.tracing.collector import check  # noqa: PLC0415 - heavy
 
     logs.set_up(settings.log)
     check(settings.otlp)
@@ -147,7 +147,7 @@ def _announced(file: ReadyFile | None, server: _Server) -> Iterator[Callable[[Ma
     if file is None:
         yield lambda _: None
         return
-    from convq.runtime.logs import event  # noqa: PLC0415 - heavy
+    from convq.logs import event  # noqa: PLC0415 - heavy
 
     url = server.own.url if server.own else str(server.address)
 
@@ -196,7 +196,7 @@ def _say_where(settings: Settings, own: EmbeddedServer, repository: ModelReposit
     """Where the server listens and what to paste: lines for people on a terminal, one event in a log."""
     url = own.url
     submit, (push, pop) = _to_paste(url, repository)
-    from convq.runtime import logs  # noqa: PLC0415 - heavy
+    from convq import logs  # noqa: PLC0415 - heavy
 
     if sys.stderr.isatty() and settings.log != "json":
         logs.say(f"{own.version} listens on {url} and keeps its data in {own.data}")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
-from convq.cli.output import for_programs, json_option, print_json, print_line, print_table, progress
+from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table, progress
 from convq.cli.saving import InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client

@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 import click
 
 from convq.cli.connection import redis_options
-from convq.cli.frames import frame
-from convq.cli.output import for_programs, json_option, print_json, print_line
-from convq.cli.screen import Screen, terminal_size
-from convq.cli.views import View
+from convq.cli.display.frames import frame
+from convq.cli.display.output import for_programs, json_option, print_json, print_line
+from convq.cli.display.screen import Screen, terminal_size
+from convq.cli.display.views import View
 from convq.errors import RedisUnavailable
 from convq.interrupts import between_imports
 from convq.queue import Address, Shard
-from convq.queue.connections import Pusher, pushers
-from convq.queue.glance import Glance, Glances
+from convq.queue.diagnosis.glance import Glance, Glances
 from convq.queue.keys import MODELS, is_model_name
+from convq.queue.transport.pushers import Pusher, pushers
 
 LIST_EVERY_S = 5.0
 """How often is asked again which models there are, and which connections push."""

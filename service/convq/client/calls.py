@@ -26,7 +26,7 @@ from convq.client.options import (
 from convq.errors import Answered, BadField, JobFailed, ResultGone, ResultTimeout
 from convq.protocol import DEDUP_WINDOW_S, Job, JobState, Result, decode_result
 from convq.queue import Producer, Shard, Submission
-from convq.queue.wires import Wire
+from convq.queue.transport.wires import Wire
 
 
 def meant(served: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -12,7 +12,7 @@ from convq.errors import ConvqError, QueueFull, RedisUnavailable, ResultTimeout
 from convq.protocol import Job, JobState, Priority, Result, decode_result
 from convq.queue import Producer, Submission
 from convq.queue.producer import payload_bytes
-from convq.queue.wires import Wire
+from convq.queue.transport.wires import Wire
 
 IN_FLIGHT = 512
 IN_FLIGHT_BYTES = 256 << 20

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from convq.client.inputs import contents
+from convq.engine.engine import Engine, Prepared
+from convq.engine.postprocess import finite, rank
+from convq.engine.tensors import read_npy
 from convq.errors import JobError, ModelFault, NonFinite
 from convq.evaluation.dataset import ARRAY
 from convq.evaluation.tally import TOP, Failed, Said
-from convq.inference.outputs import finite, rank
-from convq.inference.session import Engine, Prepared
-from convq.inference.tensors import read_npy
 
 BATCH_BYTES: Final = 64 << 20
 """Inputs that wait for their batch."""

@@ -1,14 +1,14 @@
 """The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
 
-from convq.queue.address import Address
 from convq.queue.commits import Commits, Committed, Completion
 from convq.queue.deliveries import Bounds, Delivery, Lease
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
-from convq.queue.leases import Accusation, Blame, LeaseKeeper
 from convq.queue.producer import Producer, Submission
 from convq.queue.streams import WorkQueue
-from convq.queue.wires import AsyncioWire, BlockingWire, at_once
+from convq.queue.supervision import Accusation, Blame, LeaseKeeper
+from convq.queue.transport.address import Address
+from convq.queue.transport.wires import AsyncioWire, BlockingWire, at_once
 
 __all__ = [
     "Accusation",

@@ -11,11 +11,11 @@ from typing import Any
 
 from convq.errors import LeaseLost
 from convq.protocol import DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
-from convq.queue.address import Address
 from convq.queue.deliveries import Lease
 from convq.queue.entries import Received
 from convq.queue.keys import GROUP, Shard
-from convq.queue.link import Link, Script
+from convq.queue.transport.address import Address
+from convq.queue.transport.link import Link, Script
 
 BURY, COMPLETE = (Script.load("known", name) for name in ("bury", "complete"))
 

@@ -12,8 +12,8 @@ from typing import Any
 from convq.errors import QueueFull, RedisRefused
 from convq.protocol import DEDUP_WINDOW_S
 from convq.queue.entries import KNOWN_FIELDS
-from convq.queue.link import Link, lua
 from convq.queue.spelling import spellings
+from convq.queue.transport.link import Link, lua
 
 LIBRARY = "convq"
 VERSION = 5

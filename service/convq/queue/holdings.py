@@ -15,7 +15,7 @@ from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S
 from convq.queue.deliveries import Bounds, Delivery, Lease, Row, milliseconds
 from convq.queue.entries import KNOWN_FIELDS, MAX_TEXT_BYTES, PAYLOADS, Received, Receiver
 from convq.queue.keys import GROUP, RETURNED, Shard
-from convq.queue.link import Command, Link, Script, understood
+from convq.queue.transport.link import Command, Link, Script, understood
 
 GIVE_BACK, HEADER = (Script.load(name) for name in ("give_back", "header"))
 WEIGH = Script.load("weight", "weigh")

@@ -22,8 +22,8 @@ from convq.errors import (
 )
 from convq.protocol import CANCELLED_TTL_S, DEDUP_WINDOW_S, Job, JobState, Priority
 from convq.queue.keys import LANES, MODELS, Shard, is_model_name
-from convq.queue.link import AT_MAXMEMORY, Script, understood
-from convq.queue.wires import Wire
+from convq.queue.transport.link import AT_MAXMEMORY, Script, understood
+from convq.queue.transport.wires import Wire
 
 SUBMIT = Script.load("known", "whereabouts", "names", "door", "submit")
 STATUS = Script.load("known", "whereabouts", "status")

@@ -15,14 +15,14 @@ import redis
 
 from convq.errors import RedisRefused
 from convq.protocol import INBOX_LENGTH, INBOX_TTL_S
-from convq.queue.address import Address
 from convq.queue.deliveries import Delivery, Lease, Row, milliseconds
 from convq.queue.entries import KNOWN_FIELDS, Received, Receiver
 from convq.queue.holdings import Holdings, lost
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
-from convq.queue.link import Command, Link, Script, understood
-from convq.queue.metering import Meter, ReplyTooLarge
 from convq.queue.suspicions import SUSPICION_TTL_MS, Suspicions
+from convq.queue.transport.address import Address
+from convq.queue.transport.link import Command, Link, Script, understood
+from convq.queue.transport.metering import Meter, ReplyTooLarge
 
 GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
 CLAIM, RECLAIM = (Script.load("weight", name) for name in ("claim", "reclaim"))

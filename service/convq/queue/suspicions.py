@@ -13,7 +13,7 @@ from convq.queue.deliveries import Lease, Row
 from convq.queue.entries import Received
 from convq.queue.holdings import lost
 from convq.queue.keys import GROUP, Shard
-from convq.queue.link import Command, Link, Script
+from convq.queue.transport.link import Command, Link, Script
 
 ALONE, RELEASE = Script.load("alone"), Script.load("release")
 

@@ -47,7 +47,7 @@ def _strike(word: Path, thread: int) -> None:
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads `convq.runtime.threads` and has every thread listen to its word."""
+    """Loads `convq.threads` and has every thread listen to its word."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -73,7 +73,7 @@ class _Loader(importlib.abc.Loader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != "convq.runtime.threads":
+        if name != "convq.threads":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

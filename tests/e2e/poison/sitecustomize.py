@@ -25,7 +25,7 @@ STEP_BYTES, MOST_BYTES = 8 << 20, 2 << 30
 
 
 class _Poisoned(importlib.abc.Loader):
-    """Loads `convq.inference.session` and puts the trap into its engine."""
+    """Loads `convq.engine.engine` and puts the trap into its engine."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -66,7 +66,7 @@ class _Poisoned(importlib.abc.Loader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, _path: Any, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != "convq.inference.session":
+        if name != "convq.engine.engine":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table
 from convq.cli.models.check import examined, show_examination, within_option
 from convq.cli.models.folder import models_option
-from convq.cli.output import for_programs, json_option, print_json, print_line, print_table
 from convq.cli.versions import version_option
 from convq.errors import ModelBroken, SettingsError
 from convq.protocol import LAST_VERSION
 
 if TYPE_CHECKING:
-    from convq.inference.adoption import Wishes
-    from convq.inference.repository import ModelFolder
+    from convq.importer.infer_input import Wishes
+    from convq.repository.model_folders import ModelFolder
 
 MODEL = "model.onnx"
 LABELS = "labels.txt"
@@ -70,7 +70,7 @@ def _as_scale(_context: click.Context, _option: click.Parameter, value: float | 
 
 def _must_fit(key: str, value: Any, said: str) -> None:
     """What no manifest takes is wrong usage, before anything is opened."""
-    from convq.inference.manifest import objection  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.manifest import objection  # noqa: PLC0415 - brings pydantic's models
 
     if why := objection(key, value):
         raise click.BadParameter(f"{said!r}; {why}")
@@ -114,7 +114,7 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     convq models add resnet-better.onnx --name resnet
     """
-    from convq.inference.repository import NAME, ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.model_folders import NAME, ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
 
     if not NAME.fullmatch(name):
         raise click.BadParameter(f"{name!r}; expected {NAME.pattern}", param_hint="--name")
@@ -136,7 +136,7 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
 
 def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """Write the whole folder beside its place, check it there, and move it in one step."""
-    from convq.inference.numbering import mark_of, record  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.numbering import mark_of, record  # noqa: PLC0415 - brings pydantic's models
 
     labels = _read_labels(given["labels"])
     with _workshop(root) as workshop:
@@ -157,7 +157,7 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
 
 def _next_version(file: Path, model: ModelFolder, version: int | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check FILE under a copy of the manifest that is there, then move the version in one step."""
-    from convq.inference.keeping import next_number, place, settle, was_given  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.keeping import next_number, place, settle, was_given  # noqa: PLC0415 - brings pydantic's models
 
     chosen = version or next_number(model.path)
     if chosen > LAST_VERSION:
@@ -186,8 +186,8 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
 
 def _kept(folder: Path, version: int, report: Mapping[str, Any]) -> dict[str, Any]:
     """Put what a version is made with into its folder, and its names into the report; returns that."""
-    from convq.inference.keeping import keep_with  # noqa: PLC0415 - brings pydantic's models
-    from convq.inference.version_files import HOLDS, REPORT  # noqa: PLC0415 - as above
+    from convq.repository.keeping import keep_with  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.version_files import HOLDS, REPORT  # noqa: PLC0415 - as above
 
     found = {**report, HOLDS: keep_with(folder, version)}
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
@@ -197,7 +197,7 @@ def _kept(folder: Path, version: int, report: Mapping[str, Any]) -> dict[str, An
 
 def _objection(folder: Path, version: int, *, within_s: float) -> str:
     """Why a version cannot be served with the manifest that holds for it now; empty where it can."""
-    from convq.inference.rehearsal import rehearse  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - brings the engine's parts
 
     return rehearse(folder, version, within_s=within_s).reason
 
@@ -205,8 +205,8 @@ def _objection(folder: Path, version: int, *, within_s: float) -> str:
 @contextmanager
 def _workshop(root: Path) -> Iterator[Path]:
     """A folder on the same file system, which no service looks into, for as long as it takes."""
-    from convq.inference.repository import with_way  # noqa: PLC0415 - brings the engine's parts
-    from convq.inference.workshop import workshop  # noqa: PLC0415 - as above
+    from convq.repository.model_folders import with_way  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.workshop import workshop  # noqa: PLC0415 - as above
 
     try:
         with workshop(root, ".adding-") as made:
@@ -222,7 +222,7 @@ def _workshop(root: Path) -> Iterator[Path]:
 
 def _take_in(file: Path, folder: Path) -> dict[str, Any]:
     """Write the two files of a version; returns the report."""
-    from convq.inference.onnx_file import origin_of, read_whole  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.onnx_metadata import origin_of, read_whole  # noqa: PLC0415 - brings the engine's parts
 
     content, weights_from = read_whole(file)
     origin = origin_of(content)
@@ -248,7 +248,7 @@ def _take_in(file: Path, folder: Path) -> dict[str, Any]:
 
 def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[str, Any]:
     """What the graph shows. Raises ModelBroken, or SettingsError where a flag contradicts it."""
-    from convq.inference.probing import probe  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.probing import probe  # noqa: PLC0415 - brings the engine's parts
 
     found = probe(model, str(file), wishes, within_s=within_s)
     if not found["ok"]:
@@ -260,7 +260,7 @@ def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[st
 
 
 def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Wishes:
-    from convq.inference.adoption import Wishes  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.infer_input import Wishes  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
     plain = {key: given[key] for key in ("color", "scale", "mean", "std", "max_batch")}
@@ -271,7 +271,7 @@ def _read_labels(file: Path | None) -> list[str] | None:
     """One class name a line."""
     if file is None:
         return None
-    from convq.inference.model_files import MOST_LABELS_BYTES, labels_of, read_given  # noqa: PLC0415 - as above
+    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given  # noqa: PLC0415 - as above
 
     try:
         return list(labels_of(read_given(file, MOST_LABELS_BYTES), file))
@@ -281,7 +281,7 @@ def _read_labels(file: Path | None) -> list[str] | None:
 
 def _copy_surroundings(model: ModelFolder, folder: Path) -> None:
     """What a version needs besides its own two files: manifest, labels, warm-up sample."""
-    from convq.inference.model_files import (  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.files import (  # noqa: PLC0415 - brings the engine's parts
         MOST_BYTES,
         MOST_LABELS_BYTES,
         MOST_SAMPLE_BYTES,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.folder import models_option, newest_whole
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.versions import version_option
 from convq.errors import ModelBroken, SettingsError
 
@@ -52,7 +52,7 @@ def check(
     convq models check lenet
     convq models check lenet --image seven.png --version 1
     """
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
 
     folder = ModelRepository.open(root or default_root(), [name])[name]
     if version is not None and version not in folder.versions:
@@ -75,7 +75,7 @@ def examined(
 
     Raises ModelBroken, SettingsError.
     """
-    from convq.inference.rehearsal import rehearse  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - brings the engine's parts
 
     rehearsal = rehearse(folder, version, within_s=within_s, examine=True, image=image)
     if not rehearsal.ok:

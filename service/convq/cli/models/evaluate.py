@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convq.cli.connection import choose_model, connected, named_redis_options
+from convq.cli.display.output import for_programs, json_option, print_json, print_line, progress
 from convq.cli.models.folder import models_option, newest_whole, open_model
 from convq.cli.models.scores import show_scores
-from convq.cli.output import for_programs, json_option, print_json, print_line, progress
 from convq.cli.versions import version_option
 from convq.errors import ConvqError
 from convq.evaluation.classes import read_names, resolve
@@ -24,7 +24,7 @@ from convq.queue import Address
 
 if TYPE_CHECKING:
     from convq.client import Client
-    from convq.inference.session import Engine
+    from convq.engine.engine import Engine
 
 INTERRUPTED = 130
 

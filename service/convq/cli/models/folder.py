@@ -16,9 +16,9 @@ from convq.errors import ModelBroken
 from convq.settings import facts
 
 if TYPE_CHECKING:
-    from convq.inference.repository import ModelFolder
+    from convq.repository.model_folders import ModelFolder
 
-# The same names as in convq.inference.opening, which brings onnxruntime.
+# The same names as in convq.engine.onnx_session, which brings onnxruntime.
 MODEL: Final = "model.onnx"
 FEATURES: Final = "features.onnx"
 REPORT: Final = "report.json"
@@ -72,7 +72,7 @@ class BrokenModel:
 
 def open_models(root: Path | None) -> Iterator[ModelFolder | BrokenModel]:
     """Every model of the repository that is meant, broken ones too. Raises ModelBroken where there is no repository."""
-    from convq.inference.repository import ModelRepository, default_root, names_in  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.model_folders import ModelRepository, default_root, names_in  # noqa: PLC0415 - brings pydantic's models
 
     root = root or default_root()
     for name in names_in(root):
@@ -84,7 +84,7 @@ def open_models(root: Path | None) -> Iterator[ModelFolder | BrokenModel]:
 
 def passed_over(root: Path | None) -> dict[str, str]:
     """What lies in the repository and is no model, or no version of one -> why."""
-    from convq.inference.repository import ModelRepository, default_root, names_in, rubbish_in  # noqa: PLC0415 - as above
+    from convq.repository.model_folders import ModelRepository, default_root, names_in, rubbish_in  # noqa: PLC0415 - as above
 
     root = root or default_root()
     models = names_in(root)
@@ -108,7 +108,7 @@ def newest_whole(folder: ModelFolder) -> tuple[int, dict[int, str]]:
 
 def open_model(root: Path | None, name: str) -> ModelFolder:
     """One model of the repository that is meant; the others may be broken. Raises ModelBroken."""
-    from convq.inference.repository import ModelRepository, default_root  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - brings pydantic's models
 
     return ModelRepository.open(root or default_root(), [name])[name]
 
@@ -126,7 +126,7 @@ def versions_of(folder: ModelFolder, budget: Budget | None = None) -> list[Versi
 
 def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
     """What is known of a model, and of one version of it, without loading it. Raises ModelBroken where labels are missing."""
-    from convq.inference.version_files import VersionFiles, differing  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.version_files import VersionFiles, differing  # noqa: PLC0415 - brings pydantic's models
 
     files = VersionFiles.of(folder.path, version.number)
     manifest = files.manifest
@@ -146,13 +146,13 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
 
 def check_sample(folder: ModelFolder, version: Version) -> None:
     """Raises ModelBroken where the warm-up sample that the version's manifest names cannot be read."""
-    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
 
     VersionFiles.of(folder.path, version.number).sample()
 
 
 def _look_at(folder: ModelFolder, number: int, budget: Budget | None = None) -> Version:
-    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.version_files import VersionFiles  # noqa: PLC0415 - brings pydantic's models
 
     path = folder.path / str(number)
     try:
@@ -175,7 +175,7 @@ def _look_at(folder: ModelFolder, number: int, budget: Budget | None = None) -> 
 
 def _numbered(folder: ModelFolder, number: int) -> str:
     """Why a version is not served under its number; empty where it is."""
-    from convq.inference.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
+    from convq.repository.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
 
     try:
         return reused(number, ledger_of(folder.path).get(number), mark_of(folder.path, number))
@@ -185,7 +185,7 @@ def _numbered(folder: ModelFolder, number: int) -> str:
 
 def _affords(file: Path, budget: Budget) -> bool:
     """Whether the budget has enough left for a file, which is then taken from it; one that is too large is not read anyway."""
-    from convq.inference.model_files import MOST_BYTES  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.files import MOST_BYTES  # noqa: PLC0415 - brings the engine's parts
 
     try:
         size_bytes = file.stat().st_size
@@ -198,7 +198,7 @@ def _affords(file: Path, budget: Budget) -> bool:
 
 
 def _read_report(file: Path) -> dict[str, Any]:
-    from convq.inference.model_files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.files import MOST_BYTES, read_inside  # noqa: PLC0415 - brings the engine's parts
 
     try:
         report = json.loads(read_inside(file, file.parent.parent, MOST_BYTES[REPORT]))
@@ -215,7 +215,7 @@ def _damage(file: Path, expected: Any, key: str) -> str:
     """What is wrong with a file of a version; empty where it is the one whose SHA-256 is `expected`."""
     if not isinstance(expected, str):
         return f"{REPORT} has no {key}"
-    from convq.inference.model_files import MOST_BYTES, open_inside  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.files import MOST_BYTES, open_inside  # noqa: PLC0415 - brings the engine's parts
 
     try:
         with open_inside(file, file.parent.parent, MOST_BYTES[file.name]) as content:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convq.cli.connection import connected, named_redis_options
+from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table
 from convq.cli.models.folder import (
     OK,
     UNCHECKED,
@@ -24,12 +25,11 @@ from convq.cli.models.folder import (
     passed_over,
     versions_of,
 )
-from convq.cli.output import for_programs, json_option, print_json, print_line, print_table
 from convq.errors import ModelBroken
 from convq.queue import Address
 
 if TYPE_CHECKING:
-    from convq.inference.repository import ModelFolder
+    from convq.repository.model_folders import ModelFolder
 
 SERVED = ("versions", "serving", "candidate", "shadow", "refused")
 """What a service says of its versions, of all that it says of a model."""

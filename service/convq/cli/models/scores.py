@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convq.cli.output import print_facts, print_line, print_table
+from convq.cli.display.output import print_facts, print_line, print_table
 
 MATRIX = 20
 """Classes that a confusion matrix is drawn for; of more, the most frequent mistakes are listed."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.check import within_option
 from convq.cli.models.folder import (
     MODEL,
@@ -23,16 +24,15 @@ from convq.cli.models.folder import (
     open_model,
     versions_of,
 )
-from convq.cli.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.versions import version_option
 from convq.errors import ModelBroken
-from convq.extras import install
+from convq.host.extras import install
 from convq.printable import printable
 
 if TYPE_CHECKING:
-    from convq.inference.architecture import Architecture, Layer, Shape, Weight
-    from convq.inference.manifest import Input
-    from convq.inference.repository import ModelFolder
+    from convq.layers import Architecture, Layer, Shape, Weight
+    from convq.repository.manifest import Input
+    from convq.repository.model_folders import ModelFolder
 
 COLUMNS = (
     *("layer", "kind", ">kernel", ">stride", ">padding", ">dilation", ">groups"),
@@ -87,7 +87,7 @@ def _choose(folder: ModelFolder, versions: Sequence[Version], number: int | None
 
 def _table(folder: ModelFolder, version: Version, within_s: float) -> tuple[Architecture | None, str]:
     """The layers, from the report or else from the graph; or why there are none."""
-    from convq.inference.architecture import Architecture  # noqa: PLC0415 - brings pydantic's models
+    from convq.layers import Architecture  # noqa: PLC0415 - brings pydantic's models
 
     said = version.report.get("layers")
     if said:
@@ -95,8 +95,8 @@ def _table(folder: ModelFolder, version: Version, within_s: float) -> tuple[Arch
             return Architecture.from_json(said), ""
         except ModelBroken:
             pass  # written by another program, or another time: the graph knows
-    from convq.inference.inspection import inspect  # noqa: PLC0415 - brings the engine's parts
-    from convq.inference.version_files import VersionFiles  # noqa: PLC0415 - as above
+    from convq.importer.inspection import inspect  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.version_files import VersionFiles  # noqa: PLC0415 - as above
 
     file = folder.path / str(version.number) / MODEL
     try:

@@ -1,0 +1,1 @@
+"""How the command shows things: tables on a terminal, JSON in a pipe, pictures where they fit."""

@@ -1,0 +1,350 @@
+"""One loaded version of one model: decode and prepare its images, admit its tensors, run its batches.
+
+It knows nothing of jobs, queues or time limits. onnxruntime is imported by `opening` alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import convq.engine.image as images
+from convq.engine.independence import check_independence, inputs_for, varied
+from convq.engine.onnx_session import (
+    FEATURES,
+    MODEL,
+    PROVIDERS,
+    REPORT,
+    open_session,
+    read_verified,
+    shrink,
+    without_paths,
+)
+from convq.engine.pace import MARGIN, fitting_batch
+from convq.engine.png import Picture
+from convq.engine.postprocess import agrees, check_outputs, finite, rank
+from convq.engine.signature import Graph, agree, check_same_network
+from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
+from convq.errors import BadField, JobError, ModelBroken, ModelFault
+from convq.protocol import PREPARED
+from convq.repository.manifest import Manifest
+from convq.repository.onnx_metadata import precision_of
+from convq.repository.version_files import VersionFiles
+
+__all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
+
+_TENSOR_SAMPLE = ".npy"
+_SEED = 7
+SPARE_S: Final = 0.015
+"""At the start of a worker, for batches of sizes that are not always tried: a small part of what the start takes."""
+_new_tuple = tuple.__new__
+
+
+class _Network(NamedTuple):
+    """One session and what it is asked for."""
+
+    session: Any
+    graph: Graph
+    fetched: dict[str, str]
+    """Name that jobs use -> the graph's output."""
+
+
+class Engine:
+    """One version of one model in onnxruntime. Used by one thread at a time; not fork-safe.
+
+    `load`, then `warm_up`, then any number of batches. The attributes never change after `warm_up`.
+    """
+
+    name: str
+    version: int
+    manifest: Manifest
+    labels: tuple[str, ...]
+    """The classes in the order of the output; empty for a model without classes."""
+    provider: str
+    """Where it runs: cpu or cuda."""
+    requested_provider: str
+    """What was asked for: auto, cpu or cuda."""
+    precision: str
+    """The type of most of its weights, as float32; what the kernels compute with is theirs."""
+    sha256: str
+    """Of `model.onnx`, as `report.json` says and as was verified."""
+    seal: str  # the checksums of what was opened
+    outputs: tuple[str, ...]
+    """Every raw output and feature map that a job may ask for by name."""
+    feature_maps: frozenset[str]
+    """Those of `outputs` that are computed or fetched only for batches in which a job asks."""
+    default_outputs: tuple[str, ...]
+    """What a job gets besides predictions when it asks for nothing: the declared outputs that are no classes."""
+    pictures: Mapping[str, Picture]
+    """Those of `outputs` that are images, and how each becomes one."""
+    classes: str | None
+    """The output that holds the classes, if any."""
+    activation: str
+    """What `rank` must apply to `classes`."""
+    max_batch: int
+    """Jobs in one call of `run`: the manifest's limit or what ends in time, or 1 for a graph whose batch axis is fixed."""
+    largest_tensor_bytes: int
+    """`admit` refuses anything above."""
+    remark: str
+    """What whoever runs it should know, in a line; empty as a rule."""
+    load_s: float
+    """Seconds from `load` to the end of `warm_up`."""
+
+    def __init__(
+        self, name: str, version: int, manifest: Manifest, file: Path, plain: _Network, featured: _Network
+    ) -> None:
+        """Not for callers: `load` checks what is assumed here."""
+        graph = plain.graph
+        self.name, self.version, self.manifest = name, version, manifest
+        self.labels, self.sha256, self.provider, self.requested_provider, self.precision = (), "", "", "", ""
+        self.outputs = (*graph.fetched, *featured.graph.feature_maps)
+        self.feature_maps = frozenset(featured.graph.feature_maps)
+        self.classes = manifest.classes.name if manifest.classes else None
+        self.default_outputs = tuple(name for name in graph.fetched if name != self.classes)
+        self.pictures = graph.pictures
+        self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
+        self.max_batch = graph.max_batch
+        self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
+        self.remark, self._file, self._graph = "", file, graph
+        self._example: tuple[int, ...] = ()
+        self._plain, self._featured = plain, featured
+        self._began, self.load_s = time.monotonic(), 0.0
+        self._dtype = np.dtype(graph.dtype)
+        # What a tensor must say to go to the network without a second look; "" never matches where a side is free.
+        fixed = [side for side in graph.shape if side is not None]
+        self._shape: tuple[int, ...] = tuple(fixed) if len(fixed) == len(graph.shape) else ()
+        self._shape_text = ",".join(map(str, self._shape))
+        self._dtype_text = graph.dtype
+        self._bytes = self._dtype.itemsize * int(np.prod(self._shape))
+
+    @classmethod
+    def load(cls, folder: Path, version: int, *, device: str = "auto", seal: str = "") -> Engine:
+        """Open version `version` of the model in `folder`, on `device` auto, cpu or cuda.
+
+        `auto` is the manifest's `runtime.device`, and where that is auto too, CUDA if this machine has it. Where the
+        manifest names feature maps and the version has a `features.onnx`, they come from that, in a session of its own.
+        Where a `seal` is given, no other files than those are opened.
+
+        Raises:
+            ModelBroken: a file is missing or damaged, or manifest and graphs contradict each other.
+            SettingsError: CUDA was asked for and is not there.
+        """
+        began = time.monotonic()
+        files = VersionFiles.of(folder, version)
+        manifest, labels = files.manifest, files.labels()
+        file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
+        separate = bool(manifest.feature_maps) and features.exists()
+        requested = manifest.runtime.device if device == "auto" else device
+        features_sha256, (tried, _, tried_features) = "", seal.partition("+")
+        content, sha256 = read_verified(file, tried)
+        session = open_session(content, file, requested, manifest.runtime.threads)
+        graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
+        plain = featured = _Network(session, graph, {name: name for name in graph.fetched})
+        if separate:
+            more, features_sha256 = read_verified(features, tried_features)
+            second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
+            ends = second.get_inputs(), second.get_outputs()
+            graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
+            check_same_network(plain.graph, graph, str(features))
+            featured = _Network(second, graph, plain.fetched)
+        engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
+        engine.labels, engine.sha256, engine.seal = labels, sha256, f"{sha256}+{features_sha256}"
+        engine.requested_provider, engine.precision = requested, precision_of(content)
+        engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
+        engine._began = began
+        return engine
+
+    def warm_up(self, spare_s: float = SPARE_S) -> None:
+        """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
+
+        A `features.onnx` runs too, and must say the same as `model.onnx`. Where the largest batch comes near `max_batch_s`,
+        `max_batch` becomes smaller, and `remark` says so. In the end each job must be answered in batches as it is alone:
+        see `independence`, which may take `spare_s` seconds for sizes that it does not always try.
+        """
+        try:
+            sample = self._read_sample()
+            shape, spec = self._example_shape(sample), self._graph.input
+            self._example = shape
+            blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
+            began = time.monotonic()
+            made = self.run([blank], ())
+            if self.classes is not None and (count := made[self.classes][0].size) != len(self.labels):
+                there = f"{self.classes} has {count} classes; there are {len(self.labels)} labels"
+                raise ModelBroken(f"{self._file}: {there}")
+            if sample is not None:
+                self._check_sample(sample)
+            inputs = [
+                Prepared(data, shape) for data in varied(spec, shape, self._dtype_text, inputs_for(self.max_batch))
+            ]
+            inputs[:2] = [sample if sample is not None and sample.shape == shape else inputs[0], blank]
+            self._check_independence(inputs, spare_s)
+            if self.feature_maps:
+                self._check_features(inputs[0])
+            if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN and self._fit_batch(blank):
+                self._check_independence(inputs, 0.0)
+        except JobError as err:
+            raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
+        self.load_s = time.monotonic() - self._began
+
+    def decode(self, image: bytes) -> NDArray[np.uint8]:
+        """An encoded image as pixels: uint8 [h, w] or [h, w, 3]. Raises BadField, BadImage, ImageTooLarge."""
+        if not self._graph.takes_images:
+            raise BadField(
+                "image is not for this model, which takes tensors only: give tensor, dtype and shape instead"
+            )
+        return images.decode(image, self._graph.input, self.manifest.limits)
+
+    def prepare(self, decoded: NDArray[np.uint8]) -> Prepared:
+        """Pixels from `decode`, scaled and placed as the manifest says. Raises BadImage, ImageTooLarge."""
+        limit = self.manifest.limits.max_pixels
+        data = images.prepare(decoded, self._graph.input, self._dtype_text, max_pixels=limit)
+        return Prepared(data, data.shape)
+
+    def admit(self, tensor: bytes, dtype: str, shape: str) -> Prepared:
+        """A job's raw tensor: little-endian, C order, in the layout of the model, without the batch axis.
+
+        One of the graph's own dtype goes to the network as it is. uint8 for a float32 graph is a decoded image of the
+        input's size and is scaled and normalised as one; a model that takes no images refuses it. Raises BadTensor,
+        which says what was expected.
+        """
+        if shape == self._shape_text and dtype == self._dtype_text and len(tensor) == self._bytes:
+            # Past the named tuple's own constructor, which would be two thirds of the time of this whole method.
+            return _new_tuple(Prepared, (tensor, self._shape))
+        return admit_slowly(tensor, dtype, shape, self._graph, self.manifest.limits.max_pixels)
+
+    def takes_finite(self, prepared: Prepared) -> bool:
+        """Whether this input holds no NaN and no infinity: what comes of one that does is no fault of the network."""
+        return is_finite(prepared.data, self._dtype)
+
+    def run(self, inputs: Sequence[Prepared], wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run one batch: outputs and feature maps by name, each [n, ...] in the order of `inputs`.
+
+        All inputs have one shape, and there are 1 to `max_batch` of them. The declared outputs are always there; of the
+        feature maps only those in `wanted`, or all of them where that is not given; the batch as `prepared` if wanted. All come from one run: that of
+        `features.onnx` where a map is among them and the version has one. Raises ModelFault when onnxruntime refuses, or
+        when an output is not what it was declared to be: one entry for each job, an image where it means one.
+        """
+        size = len(inputs)
+        # The one copy of the batch: join takes bytes and arrays alike.
+        parts: list[Any] = [item[0] for item in inputs]
+        batch = np.frombuffer(b"".join(parts), dtype=self._dtype).reshape(size, *inputs[0][1])
+        network, fetched = self._plain, self._plain.fetched
+        if self.feature_maps and (wanted is None or not self.feature_maps.isdisjoint(wanted)):
+            network = self._featured
+            maps = network.graph.feature_maps.items()
+            fetched = {**fetched, **{name: raw for name, raw in maps if wanted is None or name in wanted}}
+        try:
+            made = network.session.run(list(fetched.values()), {self._graph.name: batch})
+        except Exception as err:  # noqa: BLE001
+            # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
+            raise ModelFault(without_paths(str(err))) from None
+        outputs = dict(zip(fetched, made, strict=True))
+        if wanted is not None and PREPARED in wanted and PREPARED not in outputs:
+            outputs[PREPARED] = batch
+        check_outputs(outputs, size, self.pictures)
+        return outputs
+
+    def let_go(self) -> None:
+        """Give back what onnxruntime keeps for the next run, which may be as much as the largest needed. After `warm_up`."""
+        shrink(self._plain.session, {self._graph.name: np.zeros((1, *self._example), dtype=self._dtype)})
+
+    def describe(self) -> dict[str, object]:
+        """What clients may want to know before they submit, as JSON-able values; free sides are None."""
+        graph, limits = self._graph, self.manifest.limits
+        spec = graph.input
+        shown: dict[str, Any] = {
+            "name": graph.name,
+            "dtype": graph.dtype,
+            "shape": list(graph.shape),
+            "color": spec.color,
+        }
+        if graph.takes_images:
+            shown |= spec.model_dump(include={"layout", "multiple_of", "scale", "mean", "std"})
+        return {
+            "description": self.manifest.description,
+            "inputs": [shown],
+            "outputs": [
+                {"name": name, "meaning": self._meaning(name), **self._featured.graph.nodes[name]}
+                for name in self.outputs
+            ],
+            "classes": self.classes,
+            "labels": len(self.labels),
+            "limits": {**limits.model_dump(), "max_batch": self.max_batch},
+            "provider": self.provider,
+            "sha256": self.sha256,
+        }
+
+    def _meaning(self, name: str) -> str:
+        if name in self.feature_maps:
+            return "feature_map"
+        return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
+
+    def _example_shape(self, sample: Prepared | None) -> tuple[int, ...]:
+        """A shape that the graph takes; for a model of tensors its sample knows one."""
+        if sample is not None and not self._graph.takes_images:
+            return sample.shape
+        return self._graph.example_shape(self.manifest.limits.max_pixels)
+
+    def noise(self, seed: int = _SEED) -> Prepared:
+        """An input that is not the same everywhere, and always the same one for a seed. After `warm_up`."""
+        shape = self._example
+        levels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        if self._graph.dtype == "uint8":
+            return Prepared(levels, shape)
+        if self._graph.takes_images:
+            return Prepared(images.normalise(levels, self._graph.input), shape)
+        return Prepared((levels / 256).astype(np.float32), shape)
+
+    def _read_sample(self) -> Prepared | None:
+        """The manifest's warm-up sample, an image or a tensor in NumPy's file format. Raises ModelBroken, JobError."""
+        found = VersionFiles(self._file.parent.parent, self.version, self.manifest, is_own=True).sample()
+        if found is None:
+            return None
+        file, content = found
+        if file.suffix == _TENSOR_SAMPLE:
+            return self.admit(*read_npy(content))
+        return self.prepare(self.decode(content))
+
+    def _check_sample(self, sample: Prepared) -> None:
+        """The manifest's sample must come out finite, and as the label that the manifest says."""
+        warmup = self.manifest.warmup
+        made = self.run([sample], ())
+        if warmup is None:
+            return
+        if not finite(made).all():
+            raise ModelBroken(f"{self._file}: the warm-up sample {warmup.sample} gives NaN or infinity")
+        if warmup.golden is not None and self.classes is not None:
+            label = self.labels[rank(made[self.classes], self.activation, 1).indices[0, 0]]
+            if label != warmup.golden:
+                raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+
+    def _check_independence(self, inputs: Sequence[Prepared], spare_s: float) -> None:
+        """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
+        tried = {self._file: None if self.feature_maps else ()}
+        if self._featured is not self._plain:
+            tried = {self._file: (), self._file.with_name(FEATURES): None}
+        for file, wanted in tried.items():
+            run = partial(lambda wanted, numbers: self.run([inputs[one] for one in numbers], wanted), wanted)
+            check_independence(file, run, len(inputs), self.max_batch, spare_s / len(tried))
+
+    def _fit_batch(self, blank: Prepared) -> bool:
+        """As many jobs in a batch as end in time, on the slower of the two networks; whether that is fewer. Raises ModelBroken."""
+        wanted = None if self.feature_maps else ()
+        threads = self.manifest.runtime.threads if self.provider == "cpu" else None
+        limit_s, run = self.manifest.limits.max_batch_s, lambda size: self.run([blank] * size, wanted)
+        self.max_batch, self.remark = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
+        return bool(self.remark)
+
+    def _check_features(self, sample: Prepared) -> None:
+        """The graph with the feature maps is the same network as the other."""
+        file = self._file if self._featured is self._plain else self._file.with_name(FEATURES)
+        featured = self.run([sample])
+        for name, expected in self.run([sample], ()).items():
+            if not agrees(expected, featured[name]):
+                raise ModelBroken(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")

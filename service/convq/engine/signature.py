@@ -1,0 +1,266 @@
+"""What a graph takes and yields, held against what its manifest claims. Knows nothing of onnxruntime but its words.
+
+onnxruntime describes each input and output by a name, a type such as "tensor(uint8)", and a shape whose free axes are
+text or None; `Node` is just that, so this module imports no runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from convq.engine.png import Picture
+from convq.errors import ModelBroken
+from convq.printable import brief, brief_list
+from convq.repository.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
+from convq.repository.manifest import Input, Manifest
+
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+"""The input types that are served: those of the protocol's `tensor` field."""
+
+IMAGE_RANK = 4
+TENSOR_RANKS = range(2, 7)
+"""Axes of an input that is no image, the batch included."""
+FREE_SIDES = (224, 128, 64, 32, 16, 8, 4, 2, 1)
+"""What a free side of a tensor is warmed up with: the largest that leaves all of them with no more than a photograph."""
+EXAMPLE_ELEMENTS = 3 * 224 * 224
+NUMERIC = frozenset(
+    ["bool", "float16", "float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
+
+
+class Node(Protocol):
+    """One input or output of a graph, as onnxruntime describes it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def type(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> Sequence[Any]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph and its manifest, found to agree."""
+
+    name: str
+    """The graph's name of its input."""
+    dtype: str
+    """uint8 or float32."""
+    shape: tuple[int | None, ...]
+    """One input in the layout of the model, without the batch axis; None is a free side."""
+    input: Input
+    """The manifest's input with the graph's sizes filled in."""
+    max_batch: int
+    fetched: tuple[str, ...]
+    """The outputs that every batch yields."""
+    feature_maps: Mapping[str, str]
+    """Name that jobs use -> this graph's output."""
+    nodes: Mapping[str, dict[str, Any]]
+    """By the names that jobs use: dtype, and shape without the batch axis; what is no number in it is a free side."""
+    pictures: Mapping[str, Picture]
+    """Those of `fetched` that are images."""
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a job may bring an image; otherwise only a tensor."""
+        return self.input.color != "none"
+
+    def example_shape(self, max_elements: int = EXAMPLE_ELEMENTS) -> tuple[int, ...]:
+        """A shape to warm up with: 224 or so for every free side, less where the input is no image and has many."""
+        if self.takes_images:
+            step = self.input.multiple_of
+            return tuple(side if side is not None else max(1, 224 // step) * step for side in self.shape)
+        fixed = math.prod(side for side in self.shape if side is not None)
+        free = self.shape.count(None)
+        most = min(max_elements, EXAMPLE_ELEMENTS)
+        example = next((side for side in FREE_SIDES if fixed * side**free <= most), 1)
+        return tuple(example if side is None else side for side in self.shape)
+
+
+def agree(
+    manifest: Manifest,
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    file: str,
+    *,
+    fetched: Sequence[str] | None = None,
+    with_maps: bool = True,
+) -> Graph:
+    """Hold the manifest against the graph. Raises ModelBroken, beginning with `file`, where one contradicts the other.
+
+    `fetched` are the outputs that every batch yields (None: those of the manifest, or all there are); without
+    `with_maps` the feature maps come from another graph, and this one need not have them.
+    """
+    if len(inputs) != 1:
+        names = brief_list(node.name for node in inputs) or "none"
+        raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one")
+    node = inputs[0]
+    _check_input(manifest.input, node, file)
+    batch, *sides = [side if isinstance(side, int) else None for side in node.shape]
+    if batch is not None and batch != 1:
+        raise ModelBroken(
+            f"{file}: input {brief(node.name)}: the batch axis is fixed at {batch}; expected free, or fixed at 1"
+        )
+    spec, shape = _sized(manifest.input, sides, f"{file}: input {brief(node.name)}")
+    known = {output.name: output for output in outputs}
+    if fetched is None:
+        fetched = _fetched(manifest, known, file)
+    maps = manifest.feature_maps if with_maps else {}
+    if misfit := beyond(node.name, [*fetched, *maps]):
+        raise ModelBroken(f"{file}: {misfit}")
+    raw = {**{name: name for name in fetched}, **maps}
+    for name in raw.values():
+        _check_output(known, name, file)
+    nodes = {name: _describe(known[output]) for name, output in raw.items()}
+    described_bytes = len(json.dumps([node.name, [str(side) for side in node.shape], nodes]))
+    if described_bytes > MOST_DESCRIBED_BYTES:
+        raise ModelBroken(
+            f"{file}: its names and shapes take {described_bytes} bytes to describe; at most {MOST_DESCRIBED_BYTES}"
+        )
+    return Graph(
+        name=node.name,
+        dtype=DTYPES[node.type],
+        shape=shape,
+        input=spec,
+        max_batch=1 if batch == 1 else manifest.limits.max_batch,
+        fetched=tuple(fetched),
+        feature_maps=dict(maps),
+        nodes=nodes,
+        pictures=_pictures(manifest, known, file),
+    )
+
+
+def beyond(input_name: str, outputs: Sequence[str]) -> str:
+    """Which bound the names go beyond, in words that go on after a file's name; empty where they keep to all of them."""
+    if len(outputs) > MOST_OUTPUTS:
+        return f"it has {len(outputs)} outputs and feature maps; at most {MOST_OUTPUTS} are served"
+    long = next((name for name in (input_name, *outputs) if len(name) > MOST_NAME_CHARACTERS), None)
+    if long is not None:
+        return f"the name {brief(long)} has {len(long)} characters; at most {MOST_NAME_CHARACTERS}"
+    return ""
+
+
+def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
+    """Raise ModelBroken, beginning with `file`, where the graph with the feature maps contradicts the one without.
+
+    Both have been held against the same manifest; what a graph leaves open contradicts nothing.
+    """
+    if (plain.name, plain.dtype) != (featured.name, featured.dtype):
+        raise ModelBroken(
+            f"{file}: its input is {brief(featured.name)}, {featured.dtype}; "
+            f"model.onnx has {brief(plain.name)}, {plain.dtype}"
+        )
+    if (plain.shape, plain.max_batch) != (featured.shape, featured.max_batch):
+        raise ModelBroken(f"{file}: its input is {_sides(featured)}; model.onnx has {_sides(plain)}")
+    for name in plain.fetched:
+        ours, theirs = plain.nodes[name], featured.nodes[name]
+        if ours["dtype"] != theirs["dtype"] or not _compatible(ours["shape"], theirs["shape"]):
+            raise ModelBroken(
+                f"{file}: output {brief(name)} is {theirs['dtype']} {theirs['shape']}; "
+                f"model.onnx has {ours['dtype']} {ours['shape']}"
+            )
+
+
+def _check_input(spec: Input, node: Node, file: str) -> None:
+    where = f"{file}: input {brief(node.name)}"
+    if spec.name not in (None, node.name):
+        raise ModelBroken(
+            f"{file}: the graph's input is {brief(node.name)}; the manifest says input.name = {brief(str(spec.name))}"
+        )
+    if node.type not in DTYPES:
+        raise ModelBroken(f"{where} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
+    dtype = DTYPES[node.type]
+    if spec.dtype not in (None, dtype):
+        raise ModelBroken(f"{where} is {dtype}; the manifest says input.dtype = {spec.dtype}")
+    if dtype == "uint8" and spec.normalises:
+        raise ModelBroken(f"{where} is uint8 and gets pixels as they are; the manifest has a scale, mean or std")
+    if spec.color == "none" and len(node.shape) not in TENSOR_RANKS:
+        raise ModelBroken(f"{where} has {len(node.shape)} axes; expected {TENSOR_RANKS[0]} to {TENSOR_RANKS[-1]}")
+    if spec.color != "none" and len(node.shape) != IMAGE_RANK:
+        hint = "; or input.color = 'none', for a model that takes tensors" if len(node.shape) in TENSOR_RANKS else ""
+        raise ModelBroken(f"{where} has {len(node.shape)} axes; expected 4 ({spec.layout}){hint}")
+
+
+def _sized(spec: Input, sides: Sequence[int | None], where: str) -> tuple[Input, tuple[int | None, ...]]:
+    """The manifest's input and the shape of one input, once channels and sizes agree."""
+    if spec.color == "none":
+        return spec, tuple(sides)
+    channels, height, width = sides if spec.layout == "NCHW" else (sides[2], sides[0], sides[1])
+    if channels not in (None, spec.channels):
+        hint = "; is its layout right?" if spec.channels in sides else ""
+        raise ModelBroken(
+            f"{where} has {channels} channels; the manifest's color {spec.color} has {spec.channels}{hint}"
+        )
+    for name, claimed, actual in (("height", spec.height, height), ("width", spec.width, width)):
+        if claimed is not None and actual is not None and claimed != actual:
+            raise ModelBroken(f"{where} has a {name} of {actual}; the manifest says input.{name} = {claimed}")
+    try:
+        sized = spec.sized(height, width)
+    except ValueError:
+        raise ModelBroken(
+            f"{where}: its {width} x {height} pixels do not go with the manifest's resize and pad"
+        ) from None
+    if sized.lacks:
+        raise ModelBroken(f"{where}: resize = '{spec.resize}' needs input.{sized.lacks}, which the graph leaves free")
+    image = (sized.height, sized.width)
+    return sized, (spec.channels, *image) if spec.layout == "NCHW" else (*image, spec.channels)
+
+
+def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[str, Picture]:
+    """How each output that means an image becomes one."""
+    spec, pictures = manifest.input, {}
+    for output in manifest.outputs:
+        if output.meaning == "image":
+            made = Picture(spec.layout, spec.color == "bgr", output.scale, output.offset)
+            shape = _describe(known[output.name])["shape"]
+            # No axes at all is how onnxruntime shows an output whose shape only a run can tell.
+            if known[output.name].shape and (misfit := made.misfit(tuple(shape))):
+                raise ModelBroken(f"{file}: output {brief(output.name)} {misfit}")
+            pictures[output.name] = made
+    return pictures
+
+
+def _fetched(manifest: Manifest, known: Mapping[str, Node], file: str) -> tuple[str, ...]:
+    """The outputs that every batch yields: the declared ones, or else all that are no feature maps."""
+    if manifest.outputs:
+        return tuple(output.name for output in manifest.outputs)
+    fetched = tuple(name for name in known if name not in manifest.feature_maps.values())
+    if not fetched:
+        raise ModelBroken(f"{file}: all outputs of the graph are feature maps; expected one that every job gets")
+    if twice := [name for name in fetched if name in manifest.feature_maps]:
+        raise ModelBroken(
+            f"{file}: {brief(twice[0])} is an output of the graph, and the manifest calls a feature map so"
+        )
+    return fetched
+
+
+def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
+    if name not in known:
+        there = brief_list(known)
+        raise ModelBroken(f"{file}: the graph has no output {brief(name)}, which the manifest names; it has {there}")
+    kind = known[name].type
+    if kind.removeprefix("tensor(").removesuffix(")") not in NUMERIC:
+        raise ModelBroken(f"{file}: output {brief(name)} is a {brief(kind)}; expected a tensor of numbers")
+
+
+def _describe(node: Node) -> dict[str, Any]:
+    dtype = node.type.removeprefix("tensor(").removesuffix(")")
+    shape = [side if isinstance(side, int) else None for side in node.shape[1:]]
+    return {"dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype), "shape": shape}
+
+
+def _compatible(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
+    """Whether two shapes may be one; none at all may be any."""
+    if not ours or not theirs:
+        return True
+    return len(ours) == len(theirs) and all(a == b or None in (a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _sides(graph: Graph) -> str:
+    batch = "1" if graph.max_batch == 1 else "batch"
+    return f"[{', '.join([batch, *('any' if side is None else str(side) for side in graph.shape)])}]"

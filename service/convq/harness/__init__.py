@@ -1,0 +1,1 @@
+"""What exercises a whole service: the load generator, the demonstration, the trial of faults."""

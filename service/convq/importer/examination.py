@@ -1,0 +1,118 @@
+"""What a loaded version answers, how fast, how much memory it takes, and whether its batches keep jobs apart."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convq.engine.engine import Engine
+from convq.engine.postprocess import finite, rank
+from convq.engine.tensors import Prepared, read_npy
+from convq.errors import JobError, ModelBroken
+from convq.repository.files import MOST_SAMPLE_BYTES, read_given, read_inside
+from convq.repository.version_files import VersionFiles
+
+TOP = 5
+TIMED_S = 0.3
+"""How long each batch size is timed; at least one run."""
+
+
+def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
+    """Look at a version that is loaded and warm; `folder` holds its manifest. What comes back is JSON-able.
+
+    The sample is the file `given` (an image, or a NumPy file for a model of tensors), else the manifest's warm-up
+    sample, else noise. Raises ModelBroken where the sample cannot be answered.
+    """
+    warmup = engine.manifest.warmup
+    own = VersionFiles(folder, engine.version, engine.manifest, is_own=True)
+    file = given if given is not None else own.find(warmup.sample) if warmup is not None else None
+    home = None if given is not None else folder
+    name, sample = ("noise", engine.noise()) if file is None else (file.name, _read(engine, file, home))
+    return {
+        "sample": {"name": name, **_answer(engine, sample)},
+        "ms_per_image": {str(size): _ms_per_image(engine, size) for size in sorted({1, engine.max_batch})},
+        "largest_difference": _apart(engine),
+        "memory_bytes": _most_memory_bytes(),
+        "remark": engine.remark,
+    }
+
+
+def _read(engine: Engine, file: Path, home: Path | None) -> Prepared:
+    """A file of the model in `home`, or without that one that a person has named."""
+    content = read_given(file, MOST_SAMPLE_BYTES) if home is None else read_inside(file, home, MOST_SAMPLE_BYTES)
+    try:
+        return engine.admit(*read_npy(content)) if file.suffix == ".npy" else engine.prepare(engine.decode(content))
+    except JobError as error:
+        raise ModelBroken(f"{file}: {error}") from None
+
+
+def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
+    """Top classes, and of every output what it looks like."""
+    try:
+        made = engine.run([sample])
+    except JobError as error:
+        raise ModelBroken(f"its network refuses the sample: {error}") from None
+    answer: dict[str, Any] = {
+        "finite": bool(finite(made).all()),
+        "outputs": [{"name": name, **_looks(rows[0])} for name, rows in made.items()],
+    }
+    if engine.classes is not None:
+        ranking = rank(made[engine.classes], engine.activation, TOP)
+        answer["predictions"] = [
+            {"label": engine.labels[index], "index": int(index), "score": round(float(score), 7)}
+            for index, score in zip(ranking.indices[0], ranking.scores[0], strict=True)
+        ]
+    return answer
+
+
+def _looks(value: NDArray[Any]) -> dict[str, Any]:
+    low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+    return {"dtype": value.dtype.name, "shape": list(value.shape), "low": low, "high": high}
+
+
+def _ms_per_image(engine: Engine, size: int) -> float:
+    """Milliseconds of the network alone, per image, in batches of `size`: the median run."""
+    batch = [engine.noise()] * size
+    runs: list[float] = []
+    give_up_at = time.perf_counter() + TIMED_S
+    while not runs or time.perf_counter() < give_up_at:
+        began = time.perf_counter()
+        engine.run(batch)
+        runs.append(time.perf_counter() - began)
+    return round(statistics.median(runs) * 1e3 / size, 4)
+
+
+def _apart(engine: Engine) -> float | None:
+    """How much an answer changes beside another job, relative to its largest value; None where jobs run alone anyway.
+
+    Rounding is far below 0.001. More than that comes of a graph that computes with the whole batch, such as one that
+    finds the scale of its numbers at run time; `warm_up` refuses above 0.005.
+    """
+    if engine.max_batch < 2:  # noqa: PLR2004
+        return None
+    jobs = [engine.noise(seed) for seed in (1, 2)]
+    together = engine.run(jobs)
+    return max(
+        _difference(together[name][place], alone[0])
+        for place, job in enumerate(jobs)
+        for name, alone in engine.run([job]).items()
+    )
+
+
+def _difference(made: NDArray[Any], expected: NDArray[Any]) -> float:
+    both = np.stack([made, expected]).astype(np.float64)
+    both = np.where(np.isfinite(both), both, 0.0)
+    return float(np.abs(both[0] - both[1]).max(initial=0.0)) / float(np.abs(both).max(initial=1e-6))
+
+
+def _most_memory_bytes() -> int:
+    """The largest resident size of this process so far."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -1,0 +1,332 @@
+"""A manifest inferred from a graph: what the graph declares, what a few runs of it show, and what had to be assumed.
+
+Every value is a `Finding` with its source, so that a person can see what to check. Knows nothing of onnxruntime: a graph
+is its inputs and outputs and something that runs a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from convq.engine.image import normalise
+from convq.engine.independence import INPUTS, disturbance, varied
+from convq.engine.signature import DTYPES, IMAGE_RANK, NUMERIC, Node, beyond
+from convq.errors import ModelBroken, ModelFault, SettingsError
+from convq.printable import brief, brief_list
+from convq.repository.manifest import Input
+from convq.repository.manifest_errors import expectation
+
+Source = Literal["given", "graph", "measured", "assumed"]
+Value = str | int | float | tuple[float, ...] | None
+Array = NDArray[Any]
+
+CHANNELS = {1: "gray", 3: "rgb"}
+TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
+"""Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
+TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
+LEVELS = 255
+_MOST_AXES_SHOWN = 16
+
+
+class OpenGraph(Protocol):
+    """A graph that can be asked and run."""
+
+    @property
+    def inputs(self) -> Sequence[Node]: ...  # noqa: D102
+    @property
+    def outputs(self) -> Sequence[Node]: ...  # noqa: D102
+
+    def run(self, batch: Array) -> list[Any]:
+        """The outputs, in order, for the one input. Raises ModelFault where the graph refuses it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the person who brings the model knows about it; None where nothing was said."""
+
+    labels: int | None = None
+    """How many class names there are."""
+    color: str | None = None
+    height: int | None = None
+    width: int | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    max_batch: int | None = None
+    """Jobs that may share a batch, where that changes no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One value of the manifest, and how it came about."""
+
+    table: str
+    """`input`, `limits`, or `outputs` of the name in `of`."""
+    key: str
+    value: Value
+    """None where the key stays out of the manifest; `why` says what that means."""
+    source: Source
+    why: str
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the graph made of noise."""
+
+    spec: Input
+    shape: tuple[int, ...]
+    """Of one input, without the batch axis."""
+    alone: list[Any]
+    """The outputs for a batch of one."""
+
+
+def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Trial]:
+    """What goes in. Raises ModelBroken where convq cannot feed this graph, SettingsError where a wish contradicts it."""
+    node = _only_input(graph)
+    dtype = DTYPES[node.type]
+    found = [
+        Finding("input", "name", node.name, "graph", "its only input"),
+        Finding("input", "dtype", dtype, "graph", f"declared {node.type}"),
+    ]
+    sides = tuple(side if isinstance(side, int) else None for side in node.shape[1:])
+    layout = None if wishes.color == "none" else _layout(sides)
+    if layout is None:
+        found.append(_no_picture(node, wishes))
+        return found, _first_run(graph, Input(color="none"), sides, dtype)
+    found += [layout, *_sizes(layout, sides, wishes), *_levels(dtype, wishes)]
+    color, trial = _color(graph, found, layout, sides, wishes)
+    found.insert(found.index(layout) + 1, color)
+    free = _shape_of(trial.spec)
+    if None in free:
+        found.append(_multiple(graph, trial, free, dtype))
+    return found, trial
+
+
+def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None) -> list[Finding]:
+    """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most.
+
+    Raises ModelBroken where the graph answers the same input in several ways.
+    """
+    if _only_input(graph).shape[0] == 1:
+        why = "its batch axis is fixed at 1: jobs run one by one"
+        return [Finding("limits", "max_batch", 1, "graph", why)]
+    most = wishes.max_batch if wishes is not None else None
+    inputs = np.stack(varied(trial.spec, trial.shape, DTYPES[graph.inputs[0].type], INPUTS))
+
+    def run(batch: Array) -> dict[str, Array]:
+        made = zip(graph.outputs, graph.run(batch), strict=True)
+        return {node.name: rows for node, rows in made if is_numeric(node)}
+
+    if why := disturbance(run, inputs, most):
+        return [Finding("limits", "max_batch", 1, "measured", why)]
+    said: tuple[Source, str] = (
+        ("measured", "a batch answers as each job alone does") if most is None else ("given", "--max-batch")
+    )
+    return [Finding("limits", "max_batch", most, *said)]
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings as JSON objects."""
+    return [asdict(finding) for finding in findings]
+
+
+# -- the input --------------------------------------------------------------------------------------------------------
+
+
+def _only_input(graph: OpenGraph) -> Node:
+    if len(graph.inputs) != 1:
+        names = brief_list(node.name for node in graph.inputs) or "none"
+        raise ModelBroken(f"the graph has {len(graph.inputs)} inputs ({names}); expected exactly one, the image")
+    node = graph.inputs[0]
+    if misfit := beyond(node.name, [output.name for output in graph.outputs]):
+        raise ModelBroken(misfit)
+    if node.type not in DTYPES:
+        raise ModelBroken(f"input {node.name} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
+    if not node.shape:
+        raise ModelBroken(f"input {node.name} has no axes; expected the batch first")
+    if isinstance(node.shape[0], int) and node.shape[0] != 1:
+        raise ModelBroken(f"the batch axis of input {node.name} is fixed at {node.shape[0]}; expected free, or 1")
+    return node
+
+
+def _layout(sides: Sequence[int | None]) -> Finding | None:
+    """Where the channels are, or None where this is no picture that convq could make."""
+    if len(sides) != IMAGE_RANK - 1:
+        return None
+    first, _, last = sides
+
+    def found(value: str, source: Source, why: str) -> Finding:
+        return Finding("input", "layout", value, source, why)
+
+    if first in CHANNELS:
+        if last in CHANNELS:
+            return found("NCHW", "assumed", "axis 1 and axis 3 could both be the channels")
+        return found("NCHW", "graph", f"axis 1 is {first}")
+    if last in CHANNELS:
+        return found("NHWC", "graph", f"axis 3 is {last}")
+    if first is None:
+        return found("NCHW", "assumed", "no axis is fixed at 1 or 3")
+    return found("NHWC", "assumed", "only axis 3 is free") if last is None else None
+
+
+def _color(
+    graph: OpenGraph, found: Sequence[Finding], layout: Finding, sides: Sequence[int | None], wishes: Wishes
+) -> tuple[Finding, Trial]:
+    """What the channels are, and a run that shows that the graph takes so many."""
+    dtype = DTYPES[graph.inputs[0].type]
+    channels = sides[0] if layout.value == "NCHW" else sides[-1]
+    if wishes.color is not None:
+        wanted = 1 if wishes.color == "gray" else 3
+        if channels not in (None, wanted):
+            raise SettingsError(f"--color {wishes.color} has {wanted} channels; the graph's input has {channels}")
+        candidates = [Finding("input", "color", wishes.color, "given", "--color")]
+    elif channels == 1:
+        candidates = [Finding("input", "color", "gray", "graph", "1 channel")]
+    elif channels in CHANNELS:
+        candidates = [Finding("input", "color", "rgb", "assumed", "3 channels, and bgr would look the same")]
+    else:
+        candidates = [
+            Finding(
+                "input", "color", "rgb", "assumed", "the channels are free, it takes 3, and bgr would look the same"
+            ),
+            Finding("input", "color", "gray", "measured", "the channels are free, and it takes 1 but not 3"),
+        ]
+    *others, last = candidates
+    for color in others:
+        spec = _spec([*found, color])
+        with contextlib.suppress(ModelBroken):
+            return color, _first_run(graph, spec, _shape_of(spec), dtype)
+    spec = _spec([*found, last])
+    return last, _first_run(graph, spec, _shape_of(spec), dtype)
+
+
+def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Wishes) -> list[Finding]:
+    """Height, width and the rule that makes an image of any size fit them."""
+    declared = sides[1:] if layout.value == "NCHW" else sides[:2]
+    found: list[Finding] = []
+    for name, axis, wish in zip(("height", "width"), declared, (wishes.height, wishes.width), strict=True):
+        if axis is not None and wish not in (None, axis):
+            raise SettingsError(f"--size asks for a {name} of {wish}; the graph's input has {axis}")
+        if axis is not None:
+            found.append(Finding("input", name, axis, "graph", "fixed"))
+        elif wish is not None:
+            found.append(Finding("input", name, wish, "given", "--size"))
+        else:
+            found.append(Finding("input", name, None, "graph", "free: any size is taken as it comes"))
+    height, width = (finding.value for finding in found)
+    if height is not None and width is not None:
+        why = "any image is scaled to both sides; crop and letterbox would keep its proportions"
+        found.append(Finding("input", "resize", "stretch", "assumed", why))
+    elif height is not None:
+        found.append(Finding("input", "resize", "height", "assumed", "the height is fixed, the width free"))
+    else:
+        found.append(Finding("input", "resize", "none", "assumed", "the graph takes images of any size"))
+    return found
+
+
+def _levels(dtype: str, wishes: Wishes) -> list[Finding]:
+    """How pixels become numbers: nothing in a graph says that."""
+    if dtype == "uint8":
+        if (wishes.scale, wishes.mean, wishes.std) != (None, None, None):
+            raise SettingsError("--scale, --mean and --std are for float32; this graph takes uint8, pixels as they are")
+        return []
+    in_levels = wishes.mean is not None and max(wishes.mean) > 1
+    scale = 1.0 if in_levels else 1 / LEVELS
+    why = "a mean above 1 is one of levels 0 to 255" if in_levels else "most networks take pixels from 0 to 1"
+    found = [
+        Finding("input", "scale", scale, "assumed", why)
+        if wishes.scale is None
+        else Finding("input", "scale", wishes.scale, "given", "--scale")
+    ]
+    for key, wish, neutral in (("mean", wishes.mean, 0.0), ("std", wishes.std, 1.0)):
+        unknown = "the graph does not say what its training did"
+        found.append(
+            Finding("input", key, (neutral,), "assumed", unknown)
+            if wish is None
+            else Finding("input", key, wish, "given", f"--{key}")
+        )
+    return found
+
+
+def _no_picture(node: Node, wishes: Wishes) -> Finding:
+    """The model takes tensors only: it was said, or its input leaves no choice."""
+    if any(wish is not None for wish in (wishes.height, wishes.width, wishes.scale, wishes.mean, wishes.std)):
+        raise SettingsError("--size, --scale, --mean and --std are for images; this model takes tensors (color none)")
+    if wishes.color == "none":
+        return Finding("input", "color", "none", "given", "--color")
+    why = f"an input of shape {_shown(node.shape)} is no picture of 1 or 3 channels"
+    if wishes.color is not None:
+        raise SettingsError(f"--color {wishes.color}: {why}")
+    return Finding("input", "color", "none", "graph", f"{why}: jobs bring tensors")
+
+
+def _spec(found: Sequence[Finding]) -> Input:
+    """The manifest's `[input]` as found so far. Raises SettingsError where wishes do not go together."""
+    values = {one.key: one.value for one in found if one.table == "input" and one.value is not None}
+    try:
+        return Input.model_validate(values)
+    except ValidationError as err:
+        flags = ", ".join(f"--{one.key}" for one in found if one.source == "given" and one.why == f"--{one.key}")
+        raise SettingsError(f"{flags or 'what was found'}: {expectation(err)}") from None
+
+
+def _shape_of(spec: Input) -> tuple[int | None, ...]:
+    """One image in the layout of the model; None for a free side."""
+    image = (spec.height, spec.width)
+    return (spec.channels, *image) if spec.layout == "NCHW" else (*image, spec.channels)
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _first_run(graph: OpenGraph, spec: Input, sides: Sequence[int | None], dtype: str) -> Trial:
+    """One run of noise, with the first size of the free sides that the graph takes."""
+    problem = ""
+    for side in TRIED_SIDES if None in sides else TRIED_SIDES[:1]:
+        shape = tuple(side if one is None else one for one in sides)
+        try:
+            return Trial(spec, shape, graph.run(noise(spec, (1, *shape), dtype)))
+        except ModelFault as error:
+            problem = problem or f"it refuses an input of {_shown(shape)}: {error}"
+    raise ModelBroken(problem + ("; --size HxW may name one that it takes" if None in sides else ""))
+
+
+def _multiple(graph: OpenGraph, trial: Trial, sides: Sequence[int | None], dtype: str) -> Finding:
+    """The smallest step of free sides that the graph takes: the side that went, plus one step, goes too."""
+    for step in TRIED_MULTIPLES:
+        shape = tuple(side + step if one is None else side for one, side in zip(sides, trial.shape, strict=True))
+        try:
+            graph.run(noise(trial.spec, (1, *shape), dtype))
+        except ModelFault:
+            continue
+        return Finding("input", "multiple_of", step, "measured", f"it takes sides of {_shown(shape)}")
+    size = _shown(trial.shape)
+    raise ModelBroken(f"its sides are declared free, but it takes {size} and nothing near it; give --size HxW")
+
+
+def noise(spec: Input, shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
+    """A batch of noise as the graph would get it for images of noise."""
+    rng = np.random.default_rng(seed)
+    if spec.color == "none" and dtype == "float32":
+        return rng.standard_normal(shape, dtype=np.float32)
+    pixels = rng.integers(0, LEVELS + 1, shape, dtype=np.uint8)
+    return pixels if dtype == "uint8" else normalise(pixels, spec)
+
+
+def is_numeric(node: Node) -> bool:
+    """Whether an output is a tensor of numbers, and no sequence, map or text."""
+    return node.type.removeprefix("tensor(").removesuffix(")") in NUMERIC
+
+
+def _shown(shape: Sequence[Any]) -> str:
+    sides = ["any" if side is None else brief(str(side)) for side in shape]
+    return " x ".join(sides[:_MOST_AXES_SHOWN] + ["…"] * (len(sides) > _MOST_AXES_SHOWN))

@@ -1,0 +1,80 @@
+"""Opens a graph that nobody knows, runs it on noise, and says what a manifest for it would hold.
+
+Run as a program, because such a graph may crash, hang or swell: reads `{"file", "called", "wishes"}` (the ONNX file, what
+messages call it, and the fields of `Wishes`) and answers with the findings, the manifest and the number of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from convq.engine.signature import Node
+from convq.errors import ModelFault
+from convq.importer.families import as_the_family_does
+from convq.importer.infer_input import Wishes, as_json, look_at_batch, look_at_input
+from convq.importer.infer_outputs import look_at_outputs
+from convq.importer.manifest_writer import manifest_text
+from convq.importer.sandbox import answer_once, ask
+from convq.repository.files import MOST_BYTES, read_given
+
+MODULE = "convq.importer.probing"
+
+
+def probe(file: Path, called: str, wishes: Wishes, *, within_s: float) -> dict[str, Any]:
+    """What a manifest for an ONNX file would hold, from a child process.
+
+    `{"ok": true, "findings": […], "manifest": text, "classes": number}`, or a reason as `ask` gives it. `file` holds all
+    its weights. The child may take `within_s` seconds, and the memory that is to spare.
+    """
+    question = {"file": str(file.absolute()), "called": called, "wishes": asdict(wishes)}
+    return ask(MODULE, question, within_s=within_s)
+
+
+class _Session:
+    """An onnxruntime session as a graph that can be asked."""
+
+    def __init__(self, content: bytes, called: Path) -> None:
+        from convq.engine.onnx_session import open_session  # noqa: PLC0415 - only the child may load onnxruntime
+
+        self._session = open_session(content, called, "cpu", 1)
+        self.inputs: Sequence[Node] = self._session.get_inputs()
+        self.outputs: Sequence[Node] = self._session.get_outputs()
+
+    def run(self, batch: Any) -> list[Any]:
+        """The outputs, in order. Raises ModelFault."""
+        from convq.engine.onnx_session import without_paths  # noqa: PLC0415 - as above
+
+        try:
+            made: list[Any] = self._session.run(None, {self.inputs[0].name: batch})
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
+            raise ModelFault(without_paths(str(error))) from None
+        return made
+
+
+def _probe(question: dict[str, Any]) -> dict[str, Any]:
+    """In the child. Raises ModelBroken, SettingsError."""
+    content = read_given(Path(question["file"]), MOST_BYTES["model.onnx"])
+    return look(content, question["called"], _as_wishes(question["wishes"]))
+
+
+def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
+    """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
+    graph = _Session(content, Path(called))
+    findings, trial = look_at_input(graph, wishes)
+    findings = as_the_family_does(findings, trial, wishes)
+    meanings, classes = look_at_outputs(graph, trial, wishes)
+    findings += [*meanings, *look_at_batch(graph, trial, wishes)]
+    return {"findings": as_json(findings), "manifest": manifest_text("", findings), "classes": classes}
+
+
+def _as_wishes(said: Mapping[str, Any]) -> Wishes:
+    """From JSON, which knows no tuples."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    return Wishes(**fields)
+
+
+if __name__ == "__main__":
+    answer_once(_probe)

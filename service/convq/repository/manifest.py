@@ -1,0 +1,350 @@
+"""`manifest.toml` as a type: everything that serving needs to know about a model besides its graph.
+
+It knows nothing of onnxruntime: what the manifest claims is held against the graph in `graph.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from convq.errors import ModelBroken
+from convq.protocol import LAST_VERSION
+from convq.repository.bounds import MOST_OUTPUTS, NodeName
+from convq.repository.files import MOST_BYTES, read_inside, text_of
+from convq.repository.manifest_errors import expectation, explain
+
+FILE = "manifest.toml"
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
+"""A dotted key of so many parts: tomllib takes the square of their number, minutes for a file of a megabyte."""
+
+
+def _as_tuple(value: Any) -> Any:
+    """A TOML array as a tuple, a single value as a tuple of one: strict validation takes no lists for tuples."""
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+
+
+def _as_list_of_tables(value: Any) -> Any:
+    """`[[outputs]]` as a tuple. One table is no list of one: whoever writes `[outputs]` may have meant its keys as names."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("[[outputs]], once for each output")  # noqa: TRY004  (pydantic takes no TypeError)
+    return tuple(value)
+
+
+def _scales(value: float) -> float:
+    """Every level times 0 is the same: nothing of the picture would be left."""
+    if value == 0:
+        raise ValueError("a number other than 0, as pixels are multiplied by it")
+    return value
+
+
+def is_inside(value: str) -> bool:
+    """Whether it names a file of the model's own folder; a folder that is copied elsewhere must still be whole."""
+    path = PurePosixPath(value)
+    return bool(value) and not path.is_absolute() and ".." not in path.parts and "\\" not in value
+
+
+def _inside(value: str) -> str:
+    if not is_inside(value):
+        raise ValueError("a path inside the model's folder, such as labels.txt")
+    return value
+
+
+Level = Annotated[int, Field(ge=0, le=255)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Factor = Annotated[Number, AfterValidator(_scales)]
+PerChannel = Annotated[tuple[Number, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)]
+InnerPath = Annotated[str, Field(max_length=200)]
+Side = Annotated[int, Field(ge=1, le=65535)]
+VersionNumber = Annotated[int, Field(ge=1, le=LAST_VERSION)]
+
+
+class _Table(BaseModel):
+    """One table of the file: a key that is not known here, or a value of another type, is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Input(_Table):
+    """`[input]`: how an image becomes the one input of the graph.
+
+    Sizes are in pixels and are those of the graph's input; what the image is scaled to is smaller by `pad` on every
+    side. An image that has the size of the input already is taken as it is (unless `short_side` is given). `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
+    """
+
+    name: NodeName | None = None
+    """The graph's input. Left out: the only one it has."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    color: Literal["gray", "rgb", "bgr", "none"] = "rgb"
+    """none: no image at all. The model takes tensors of any rank, and what else stands here about images is not used."""
+    dtype: Literal["uint8", "float32"] | None = None
+    """What the graph takes; the graph decides, and a value given here must agree with it."""
+    height: Side | None = None
+    width: Side | None = None
+    """Left out: the graph's; free where the graph's is free."""
+    multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Free sides are filled with `pad_value` at the bottom and the right up to a multiple of this."""
+    resize: Literal["stretch", "crop", "letterbox", "height", "none"] = "stretch"
+    """stretch: both sides, ignoring the proportions; crop: short side, then the centre, pixel for pixel as torchvision's
+    Resize and CenterCrop; letterbox: fit inside, fill the rest; height: to the height, the width follows; none: only images
+    of the right size."""
+    short_side: Side | None = None
+    """With `crop`: the short side before cropping; what is shorter than the crop is filled with `pad_value` on both ends.
+    Left out: the smallest that covers the crop."""
+    align: Literal["centre", "start"] = "centre"
+    """With `letterbox`: where the image lies. start: at the top left, all that is filled is right of it and below."""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    """Pillow's filters; all but `nearest` average over the source area when they shrink."""
+    pad: Annotated[int, Field(ge=0, le=4096)] = 0
+    """A border of `pad_value` on all four sides, inside `height` and `width`."""
+    pad_value: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    background: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    """What shows through transparent pixels: one level, or red, green and blue."""
+    scale: Factor = 1.0
+    mean: PerChannel = (0.0,)
+    std: PerChannel = (1.0,)
+    """For float32 graphs: value = (pixel * scale - mean) / std, with pixels 0 to 255."""
+
+    @property
+    def channels(self) -> int:
+        """1 for gray, otherwise 3; for `color` none it means nothing."""
+        return 1 if self.color == "gray" else 3
+
+    @property
+    def normalises(self) -> bool:
+        """Whether pixels are changed by scale, mean or std."""
+        return self.scale != 1.0 or any(self.mean) or any(value != 1.0 for value in self.std)
+
+    @field_validator("mean", "std", "pad_value", "background")
+    @classmethod
+    def _three_or_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) == 2:  # noqa: PLR2004  (images here have one channel or three)
+            raise ValueError("one value, or one for each of three channels")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(part <= 0 for part in value):
+            raise ValueError("values above 0, as pixels are divided by them")
+        return value
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.color == "none" and self.model_fields_set - {"name", "color", "dtype"}:
+            odd = sorted(self.model_fields_set - {"name", "color", "dtype"})
+            raise ValueError(f"no {', '.join(odd)}, as color is none: there are no images")
+        if self.color == "gray" and max(map(len, (self.mean, self.std, self.pad_value, self.background))) > 1:
+            raise ValueError("one value each for mean, std, pad_value and background, as color is gray")
+        for side, name in ((self.height, "height"), (self.width, "width")):
+            if side is not None and side <= 2 * self.pad:
+                raise ValueError(f"{name} above twice the pad of {self.pad}")
+        if self.short_side is not None and self.resize != "crop":
+            raise ValueError("short_side only together with resize = 'crop'")
+        if self.align == "start" and self.resize != "letterbox":
+            raise ValueError("align = 'start' only together with resize = 'letterbox'")
+        if self.resize == "height" and self.width is not None:
+            raise ValueError("no width, as resize = 'height' leaves it free")
+        return self
+
+    def sized(self, height: int | None, width: int | None) -> Input:
+        """The same with the graph's `height` and `width` where the manifest leaves them out; None stays free."""
+        if self.color == "none":
+            return self
+        known = {"height": self.height or height, "width": self.width or width}
+        return Input.model_validate({**self.model_dump(), **known})
+
+    @property
+    def lacks(self) -> str | None:
+        """The side that the resize rule needs and that neither manifest nor graph fixes, or None."""
+        needs = {"stretch": ("height", "width"), "crop": ("height", "width"), "letterbox": ("height", "width")}
+        sides = needs.get(self.resize, ("height",) if self.resize == "height" else ())
+        return next((side for side in sides if getattr(self, side) is None), None)
+
+
+def objection(key: str, value: Any) -> str:
+    """Why `[input]` takes no such value for `key`, whatever else stands there: what it expects; empty where it takes it."""
+    try:
+        Input.model_validate({key: value})
+    except ValidationError as err:
+        return expectation(err)
+    return ""
+
+
+class Output(_Table):
+    """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
+
+    name: NodeName
+    meaning: Literal["classes", "image", "tensor"] = "tensor"
+    """image: [n, channels, height, width], or channels last where the input has them last, with 1 or 3 channels in the
+    input's order of colours. A job gets it as a PNG."""
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    """For classes: what turns the raw values into scores; softmax unless said."""
+    labels: Annotated[InnerPath, Field(min_length=1)] | None = None
+    """For classes: the file with one name a line, in the order of the output."""
+    scale: Number = 1.0
+    offset: Number = 0.0
+    """For images: level = value * scale + offset, rounded and cut to 0 to 255."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_inside(cls, value: str | None) -> str | None:
+        return None if value is None else _inside(value)
+
+    @model_validator(mode="after")
+    def _only_classes_have_labels(self) -> Self:
+        if self.meaning == "classes" and self.labels is None:
+            raise ValueError("a labels file, as meaning is 'classes'")
+        if self.meaning != "classes" and (self.labels or self.activation):
+            raise ValueError("labels and activation only together with meaning = 'classes'")
+        if self.meaning != "image" and {"scale", "offset"} & self.model_fields_set:
+            raise ValueError("scale and offset only together with meaning = 'image'")
+        return self
+
+
+class Limits(_Table):
+    """`[limits]`: what is refused, and when a batch or a picture counts as hung."""
+
+    max_bytes: Annotated[int, Field(ge=1, le=512 * 2**20)] = 16 * 2**20
+    """Bytes of one encoded image; 16 MiB. Redis itself takes no value above 512 MB."""
+    max_pixels: Annotated[int, Field(ge=1, le=2**31 - 1)] = 50_000_000
+    """Width times height of one image, as its header says and as it is scaled to."""
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Jobs in one call of the graph."""
+    max_batch_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds that one batch may run, and that making its answers may take, before its worker counts as hung."""
+    max_decode_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds that decoding and preparing one job may take before its worker counts as hung; what it waits for a processor
+    is left out, as far as that is known."""
+
+
+class Batching(_Table):
+    """`[batching]`: 0 takes what is there and never waits; more trades latency for larger batches."""
+
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+
+
+class Runtime(_Table):
+    """`[runtime]`: where the graph runs when the service is not told, and on how many threads."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class WarmUp(_Table):
+    """`[warmup]`: an image, or a tensor as a `.npy` file, that goes through the engine before the model counts as ready."""
+
+    sample: Annotated[InnerPath, Field(min_length=1)]
+    golden: str | None = None
+    """The label that the sample must get."""
+
+    @field_validator("sample")
+    @classmethod
+    def _sample_inside(cls, value: str) -> str:
+        return _inside(value)
+
+
+class Versions(_Table):
+    """`[versions]`: which versions stay loaded."""
+
+    keep: Annotated[int, Field(ge=1, le=16)] = 1
+    """The newest so many that are good: the newest of them answers, the others answer jobs that pin them."""
+    require: VersionNumber | None = None
+    """This one answers or none does. Left out: the newest good one, and what is not good is passed over."""
+
+
+class Rollout(_Table):
+    """`[rollout]`: try one version on live jobs before it becomes the one that answers."""
+
+    version: VersionNumber
+    """The candidate. The newest good version but this one answers everything else."""
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Share of the jobs that pin no version and go to the candidate, sticky by job id."""
+    shadow: bool = False
+    """The candidate runs beside what answers, on the same inputs; its answers are compared, never published."""
+    max_failure_ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Above this share of failed jobs (`model_error`, `non_finite`, `internal`) the candidate is taken back.
+
+    Those whose own tensor held NaN or infinity do not count.
+    """
+    min_jobs: Annotated[int, Field(ge=1)] = 20
+    """Not before it has had this many."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.shadow and self.percent:
+            raise ValueError("percent or shadow, not both: a shadow answers no jobs")
+        return self
+
+
+class Manifest(_Table):
+    """The whole of one `manifest.toml`. Every table may be left out; the defaults are those of the fields above."""
+
+    description: Annotated[str, Field(max_length=4000)] = ""
+    input: Input = Input()
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_list_of_tables)] = ()
+    """Left out: every output of the graph, as tensors."""
+    feature_maps: dict[NodeName, NodeName] = {}
+    """Name that a job asks for -> output of the graph, or of `features.onnx` of the version where it has one: the same
+    network with these outputs. They are computed or fetched only for batches in which a job asks."""
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+    runtime: Runtime = Runtime()
+    warmup: WarmUp | None = None
+    versions: Versions = Versions()
+    rollout: Rollout | None = None
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [output.name for output in self.outputs] + list(self.feature_maps)
+        if len(names) > MOST_OUTPUTS:
+            raise ValueError(f"at most {MOST_OUTPUTS} outputs and feature maps, found {len(names)}")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"every output and feature map once: {', '.join(twice)}")
+        if sum(output.meaning == "classes" for output in self.outputs) > 1:
+            raise ValueError("at most one output that means classes")
+        if self.rollout is not None and self.rollout.version == self.versions.require:
+            raise ValueError(
+                "versions.require and rollout.version to be two versions: a candidate is none that must answer"
+            )
+        if self.warmup is not None and self.warmup.golden is not None and self.classes is None:
+            raise ValueError("an output that means classes, as warmup.golden names one")
+        return self
+
+    @property
+    def classes(self) -> Output | None:
+        """The output that holds the classes, if there is one."""
+        return next((output for output in self.outputs if output.meaning == "classes"), None)
+
+    @classmethod
+    def read(cls, folder: Path, version: int | None = None) -> Manifest:
+        """Read `manifest.toml` of a model's folder, or of the folder of one of its versions.
+
+        Raises ModelBroken, which names the file, the line where it is known, the key, and what was expected.
+        """
+        file = (folder if version is None else folder / str(version)) / FILE
+        text = text_of(read_inside(file, folder, MOST_BYTES[FILE]), file)
+        if _LONG_KEY.search(text):
+            raise ModelBroken(f"{file}: is nested too deeply for a manifest")
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except ValidationError as err:
+            raise ModelBroken(explain(file, text, err)) from None
+        except ValueError as err:  # TOMLDecodeError, and what int() says of a number with thousands of digits
+            raise ModelBroken(f"{file}: is not TOML: {err}") from None
+        except RecursionError:
+            raise ModelBroken(f"{file}: is nested too deeply for a manifest") from None

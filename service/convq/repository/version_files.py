@@ -1,0 +1,119 @@
+"""What belongs to one version besides its graphs: the manifest that it was made with, its labels, its sample.
+
+A version's folder may hold them, and what lies there is its own: it wins over what the model's folder holds under the same
+name. So a version that was kept can be gone back to, whatever became of the model's manifest since. Of a version's own
+manifest `[versions]` and `[rollout]` mean nothing: they are about all versions, and stand in the model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from convq.errors import ModelBroken
+from convq.repository.files import (
+    MOST_BYTES,
+    MOST_LABELS_BYTES,
+    MOST_SAMPLE_BYTES,
+    labels_of,
+    read_inside,
+    read_sample,
+)
+from convq.repository.manifest import FILE, Manifest
+
+REPORT = "report.json"
+HOLDS = "files"
+"""In a report: what the version's folder holds besides graphs. Without all of that it is not whole."""
+OF_THE_MODEL = {"versions", "rollout"}
+"""Tables of a manifest that hold for all versions alike."""
+_ANSWERING = {"input", "outputs", "feature_maps"}
+"""Tables that decide what a graph's answers are."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFiles:
+    """The manifest that holds for one version, and where the files are that it names."""
+
+    model: Path
+    version: int
+    manifest: Manifest
+    is_own: bool
+    """The manifest lies in the version's folder."""
+
+    @classmethod
+    def of(cls, model: Path, version: int) -> Self:
+        """Those of version `version` of the model in the folder `model`. Raises ModelBroken."""
+        is_own = has_own_manifest(model, version)
+        return cls(model, version, Manifest.read(model, version if is_own else None), is_own)
+
+    def find(self, name: str) -> Path:
+        """Where a file is that the manifest names: in the version's folder, or else in the model's."""
+        own = self.model / str(self.version) / name
+        return own if os.path.lexists(own) else self.model / name
+
+    def labels(self) -> tuple[str, ...]:
+        """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
+        classes = self.manifest.classes
+        if classes is None or classes.labels is None:
+            return ()
+        file = self.find(classes.labels)
+        return labels_of(read_inside(file, self.model, MOST_LABELS_BYTES), file)
+
+    def sample(self) -> tuple[Path, bytes] | None:
+        """The warm-up sample, where the manifest names one. Raises ModelBroken."""
+        if self.manifest.warmup is None:
+            return None
+        file = self.find(self.manifest.warmup.sample)
+        return file, read_sample(file, self.model)
+
+    def named(self) -> Iterator[tuple[str, int]]:
+        """The files that the manifest names, each with the most bytes that it may have."""
+        classes, warmup = self.manifest.classes, self.manifest.warmup
+        if classes is not None and classes.labels is not None:
+            yield classes.labels, MOST_LABELS_BYTES
+        if warmup is not None:
+            yield warmup.sample, MOST_SAMPLE_BYTES
+
+    def answers(self) -> str:
+        """64 hexadecimal digits for what makes answers of what its graphs yield: input, outputs, feature maps, labels.
+
+        Raises ModelBroken.
+        """
+        tables = self.manifest.model_dump(mode="json", include=_ANSWERING)
+        said = json.dumps([tables, self.labels()], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+def has_own_manifest(model: Path, version: int) -> bool:
+    """Whether the version's folder holds a manifest, whatever that is."""
+    return os.path.lexists(model / str(version) / FILE)
+
+
+def differing(own: Manifest, model: Manifest) -> list[str]:
+    """The keys in which a version's manifest is not what the model's is now, as `table.key`; without those of all versions."""
+    mine, theirs = (one.model_dump(mode="json", exclude=OF_THE_MODEL) for one in (own, model))
+    found = []
+    for table in mine:
+        before, now = mine[table], theirs[table]
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += [f"{table}.{key}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        elif before != now:
+            found.append(table)
+    return found
+
+
+def report_of(model: Path, version: int) -> dict[str, Any]:
+    """A version's `report.json`. Raises ModelBroken."""
+    file = model / str(version) / REPORT
+    try:
+        report = json.loads(read_inside(file, model, MOST_BYTES[REPORT]))
+    except (ValueError, RecursionError):
+        report = None
+    if not isinstance(report, dict):
+        raise ModelBroken(f"{file}: is not a JSON object")
+    return report

@@ -1,0 +1,113 @@
+"""The last phase of a job before it is published: what the network said is ranked and written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from convq.engine.engine import Engine, Prepared
+from convq.engine.postprocess import finite, rank
+from convq.errors import NonFinite
+from convq.ipc.crash_marks import Mark
+from convq.protocol import PREPARED, Status
+from convq.queue import Completion
+from convq.worker.admission.batcher import Batch
+from convq.worker.loaded_model import Role
+from convq.worker.results import Documents
+from convq.worker.ticket import Ticket
+
+
+@dataclass(slots=True)
+class Answers:
+    """Tickets that end now, and what the network said where it ran."""
+
+    tickets: list[Ticket]
+    outputs: dict[str, np.ndarray] | None = None
+    batch: Batch[Ticket] | None = None
+    engine: Engine | None = None
+    """What ran, or was to run, where it came that far."""
+    role: Role | None = None
+    """What that engine was for, when it ran."""
+    inputs: list[Prepared] | None = None
+    """What it ran on, where a shadow is to run on the same."""
+    completions: list[Completion] | None = None
+    """Where they were made already: those of a job that ran alone."""
+    names: bytes = b""
+    """The jobs as the board marks them, where the network ran."""
+    ended_s: float = field(default_factory=time.perf_counter)
+    """The moment, of `time.perf_counter`, at which the network was done with them, or it was clear that they do not run."""
+
+
+class Answerer:
+    """The last phase before publishing: rank what the network said and write the documents."""
+
+    def __init__(self, model: str, worker: str, mark: Mark) -> None:
+        self._model, self._worker = model, worker
+        self._mark = mark
+        self._documents: WeakKeyDictionary[Engine, Documents] = WeakKeyDictionary()
+        self._refusals = Documents(model, 0, (), worker)
+
+    def _documents_of(self, engine: Engine) -> Documents:
+        """The writer for one version; gone with it."""
+        found = self._documents.get(engine)
+        if found is None:
+            found = Documents(self._model, engine.version, engine.labels, self._worker, engine.pictures)
+            self._documents[engine] = found
+        return found
+
+    def answer(self, answers: Answers) -> list[Completion]:
+        """One completion per ticket, in order. While the outputs of a network are looked at, the board says so."""
+        if answers.outputs is None or answers.engine is None:
+            return [self.refusal(ticket) for ticket in answers.tickets]
+        self._mark.set(answers.names)
+        completions = self._answer(answers, answers.outputs, answers.engine)
+        self._mark.clear()
+        return completions
+
+    def _answer(self, answers: Answers, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
+        size, now_s, documents = len(answers.tickets), time.perf_counter(), self._documents_of(engine)
+        asked = [ticket.job.outputs for ticket in answers.tickets]
+        usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
+        ranked = self._rank(answers.tickets, engine, outputs)
+        completions = []
+        for i, ticket in enumerate(answers.tickets):
+            if not usable[i]:
+                ticket.fail(NonFinite("the network produced NaN or infinity for this input"))
+                completions.append(self.refusal(ticket))
+                continue
+            job = ticket.job
+            ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
+            names = job.outputs or engine.default_outputs
+            wanted = {name: outputs[name][i] for name in names} if names else None
+            predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
+            completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted)))
+        return completions
+
+    def _rank(
+        self, tickets: Sequence[Ticket], engine: Engine, outputs: dict[str, np.ndarray]
+    ) -> tuple[list[list[int]], list[list[float]]] | None:
+        """Indices and scores of the best classes of each job, as many as the one that wants most of them."""
+        if engine.classes is None:
+            return None
+        most = max(ticket.job.top_k for ticket in tickets)
+        ranking = rank(outputs[engine.classes], engine.activation, most)
+        # Seven digits are what float32 holds; as float64 they would be written with seventeen.
+        return ranking.indices.tolist(), ranking.scores.astype(np.float64).round(7).tolist()
+
+    def refusal(self, ticket: Ticket) -> Completion:
+        """The completion of a job that was not computed."""
+        ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
+        document = self._refusals.refused(ticket, ticket.job.problem)
+        failed = ticket.status is Status.ERROR
+        return Completion(ticket.job, document, cancelled=ticket.cancelled, failed=failed)
+
+
+def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:
+    """What the network made: its input, where somebody asked for it, may hold NaN without being to blame."""
+    if PREPARED not in outputs or PREPARED in engine.outputs:
+        return outputs
+    return {name: raw for name, raw in outputs.items() if name != PREPARED}

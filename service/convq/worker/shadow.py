@@ -1,0 +1,84 @@
+"""Runs a version beside the one that answers, on the same inputs: its answers are compared and counted, never published."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from convq.engine.engine import Engine, Prepared
+from convq.engine.postprocess import finite
+from convq.errors import ModelFault
+from convq.ipc.shared_memory import Row
+from convq.logs import Limit, event
+from convq.worker.answerer import Answers
+
+log = logging.getLogger("convq.worker")
+
+RELATIVE, ABSOLUTE = 1e-3, 1e-4
+"""How far numbers may be apart that are still the same answer, where no classes say what matters."""
+
+
+@contextmanager
+def in_network(row: Row, engine: Engine, jobs: bytes) -> Iterator[None]:
+    """Say on the board what native code works on and since when, for whoever finds this process dead or hanging."""
+    row.set("pulse_running_version", engine.version)
+    row.running.set(jobs)
+    try:
+        yield
+    finally:
+        row.running.clear()
+
+
+class Shadow:
+    """Compares for one pipeline. Belongs to the thread that runs the network."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._complaints = Limit(1)
+
+    def compare(self, answers: Answers, inputs: Sequence[Prepared], shadow: Engine) -> None:
+        """Run `shadow` on what `answers` came from, and count how many jobs it answers alike. Never raises ModelFault."""
+        began = time.perf_counter()
+        same = failed = differs = 0
+        try:
+            for first in range(0, len(inputs), shadow.max_batch):
+                part = inputs[first : first + shadow.max_batch]
+                with in_network(self._row, shadow, b""):  # its death accuses no job
+                    outputs = shadow.run(part, ())
+                fine = finite(outputs)
+                alike = int((fine & agreement(answers, first, outputs, shadow)).sum())
+                same, differs = same + alike, differs + int(fine.sum()) - alike
+                failed += sum(shadow.takes_finite(one) for one, good in zip(part, fine, strict=True) if not good)
+        except ModelFault as error:
+            failed = sum(shadow.takes_finite(one) for one in inputs)
+            self._row.add("convq_version_jobs", failed, "shadow", "failed")
+            facts = {"model": shadow.name, "version": shadow.version, "reason": str(error)}
+            if self._complaints.take():
+                event(log, logging.WARNING, "the shadow version failed", **facts)
+            return
+        self._row.add("convq_version_jobs", same, "shadow", "ok")
+        self._row.add("convq_version_jobs", failed, "shadow", "failed")
+        self._row.add("convq_version_jobs", differs, "shadow", "differs")
+        spent_s = time.perf_counter() - began
+        self._row.observe_alike("convq_version_inference_seconds", spent_s, len(inputs), "shadow")
+
+
+def agreement(answers: Answers, first: int, outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
+    """[n] of bool: which jobs from `first` on got the same answer, the same best class or else the same numbers."""
+    count = len(next(iter(outputs.values())))
+    if shadow.classes is not None and answers.outputs is not None:
+        mine = answers.outputs[shadow.classes][first : first + count].reshape(count, -1)
+        theirs = outputs[shadow.classes].reshape(count, -1)
+        return np.asarray(mine.argmax(axis=1) == theirs.argmax(axis=1))
+    same = np.ones(count, dtype=np.bool_)
+    for name, values in outputs.items():
+        mine = (answers.outputs or {})[name][first : first + count]
+        if mine.shape != values.shape:
+            return np.zeros(count, dtype=np.bool_)
+        close = np.isclose(mine, values, rtol=RELATIVE, atol=ABSOLUTE)
+        same &= close.reshape(count, -1).all(axis=1)
+    return same

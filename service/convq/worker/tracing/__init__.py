@@ -1,0 +1,1 @@
+"""Spans of jobs for OpenTelemetry, made beside their way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -24,6 +25,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "service" / "PROTOCOL.md").read_text()
 DESIGN = (ROOT / "service" / "DESIGN.md").read_text()
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+PACKAGE = ROOT / "service" / "convq"
+DECISIONS = ROOT / "service" / "decisions"
+ORDINARY_LINE = 100
 
 
 def rows(text: str, first_cell: str) -> dict[str, list[str]]:
@@ -107,8 +112,67 @@ def test_every_key_of_the_queue_stands_in_the_protocol_page() -> None:
     assert [] == [key for key in named if f"`{key}`" not in PROTOCOL]
 
 
+def walked(page: str) -> Iterator[tuple[str, str]]:
+    """What the tables of ways name: the cell that says what is looked for, and each file or name in the cell beside it."""
+    for first in ("what", "step"):
+        for what, cells in rows(page, first).items():
+            yield from ((what, name) for name in re.findall(r"`([^`]+)`", cells[0]))
+
+
+@pytest.mark.parametrize("page", [CONTRIBUTING, DESIGN], ids=["CONTRIBUTING", "DESIGN"])
+def test_the_ways_through_the_tree_lead_to_what_they_name(page: str) -> None:
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*") if path.suffix in {".py", ".lua"}}
+    lost, text = [], ""
+    for what, name in walked(page):
+        path = re.fullmatch(r"[A-Za-z_./]+\.(?:py|lua|md)", name)
+        if path or name.endswith("/"):
+            found = [file for file in files if f"/{file}".endswith(f"/{name}") or file.startswith(name)]
+            text = "".join((PACKAGE / file).read_text() for file in found)
+            if not found and not (ROOT / name).exists():
+                lost.append((what, name))
+        elif not re.search(rf"\b(?:def |class )?{name.rpartition('.')[2]}\b", text):
+            lost.append((what, name))
+
+    assert list(walked(page))
+    assert [] == lost
+
+
+def test_every_room_of_the_package_is_told_of() -> None:
+    told = {name for cell in rows(DESIGN, "room") for name in re.findall(r"[a-z_]+", cell)}
+
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= told
+
+
+def test_decisions_are_numbered_without_a_gap_listed_and_made_of_ordinary_lines() -> None:
+    files = sorted(DECISIONS.glob("0*.md"))
+    listed = re.findall(r"^- \[(\d{4})\]\((\S+)\) (.+)$", (DECISIONS / "README.md").read_text(), re.MULTILINE)
+    titles = {file.name: file.read_text().splitlines()[0] for file in files}
+
+    assert list(range(1, len(files) + 1)) == [int(file.name[:4]) for file in files]
+    assert [(name[:4], name, title.removeprefix(f"# {int(name[:4])}. ")) for name, title in titles.items()] == listed
+    long = {
+        f"{file.name}: {line}"
+        for file in files
+        for line in file.read_text().splitlines()
+        if len(line) > ORDINARY_LINE and " " in line.strip() and "](" not in line
+    }
+    assert set() == long
+
+
+def test_what_the_decisions_link_to_is_there() -> None:
+    pages = [*DECISIONS.glob("*.md"), ROOT / "service" / "DESIGN.md"]
+    links = [
+        (page.name, page.parent / link.partition("#")[0])
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in link and not link.startswith("#")
+    ]
+
+    assert [] == [(page, str(link)) for page, link in links if not link.exists()]
+
+
 def test_every_make_verb_that_the_pages_name_exists() -> None:
-    pages = README + DESIGN + (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    pages = README + DESIGN + CONTRIBUTING
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert {"demo", "test"} <= set(re.findall(r"\bmake ([a-z-]+)", README))

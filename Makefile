@@ -35,7 +35,10 @@ SBOM_TOOL := cyclonedx-bom==7.5.0
 BILL := dist/convq.cdx.json
 MNIST_HOME := models/data
 MNIST ?= $(MNIST_HOME)/package/data
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/convq/__init__.py)
+WHEEL = dist/convq-$(VERSION)-py3-none-any.whl
+THIS = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+NEXT ?=
 TESTS := $(wildcard tests/unit tests/integration tests/e2e tests/models tests/pictures tests/deploy tests/test_*.py)
 
 # pip must not ask, and onnxruntime must not phone home
@@ -44,7 +47,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest test-compose check bench models photographs lenet mnist dashboards pictures manifests wheel sbom \
+.PHONY: help setup demo test test-faults test-lowest test-wheel test-pythons test-compose release check bench models photographs lenet mnist dashboards pictures manifests wheel sbom \
 	secrets image up up-demo down clean
 
 help: ## show this
@@ -71,6 +74,15 @@ test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its 
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration $(SIDE_BY_SIDE)
+
+test-wheel: wheel ## run demonstration, unit and integration tests from the wheel, in an empty environment of this Python
+	@PYTEST_ADDOPTS="$(SIDE_BY_SIDE) $$PYTEST_ADDOPTS" $(BIN)/python tests/pythons.py $(WHEEL) $(THIS)
+
+test-pythons: wheel ## the same with each Python from 3.11 to 3.14 that is found on this machine
+	@PYTEST_ADDOPTS="$(SIDE_BY_SIDE) $$PYTEST_ADDOPTS" $(BIN)/python tests/pythons.py $(WHEEL)
+
+release: $(VENV)/test ## make NEXT=1.2.3 a release: check, write the version everywhere, date the changelog, commit, tag
+	@$(BIN)/python deploy/release.py "$(NEXT)"
 
 test-compose: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
 	@$(BIN)/python -m pytest tests/stack
@@ -104,7 +116,8 @@ pictures: $(VENV)/test ## watch a service in good and bad times, and draw what t
 	@PYTHONPATH=tests $(BIN)/python tests/deploy/pictures.py
 
 wheel: $(VENV)/test ## build the wheel into dist/
-	@$(BIN)/python -m build --wheel --no-isolation
+	@$(BIN)/python -m build --wheel --no-isolation >/dev/null
+	@echo $(WHEEL)
 
 image: ## build the image for CPUs
 	$(ENGINE) build --target cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t convq:$(VERSION) .

@@ -289,10 +289,6 @@ def test_the_cuda_extras_ask_for_the_same_as_cpu_but_for_the_engine() -> None:
     assert besides_engine("cpu") == besides_engine("cuda") == besides_engine("cuda12")
 
 
-def test_the_version_is_written_alike_in_both_places() -> None:
-    assert f'__version__ = "{project()["version"]}"' in (PACKAGE / "__init__.py").read_text()
-
-
 # -- text, terminals and children ---------------------------------------------------------------------------------------
 
 SHIPPED = [path for name in ("service", "models", "deploy") for path in sorted((ROOT / name).rglob("*.py"))]

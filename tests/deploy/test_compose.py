@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from convq import __version__
 from convq.queue.diagnosis.known_holes import known_holes
 from convq.queue.keys import Shard
 from convq.settings import VARIABLES, Settings
@@ -125,7 +125,7 @@ def convq_services() -> dict[str, dict[str, Any]]:
 
 
 def test_our_own_images_are_of_this_version_and_built_from_this_checkout() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = __version__
     ours = {name: one for name, one in SERVICES.items() if "build" in one}
 
     assert {"worker", "worker-gpu", "demo", "secrets"} == set(ours)

@@ -6,12 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
+from convq import __version__
 from servers import OwnServer, skip_or_fail
 from services import RunningService
 
@@ -78,7 +78,7 @@ def test_the_image_for_cpus_is_the_one_that_is_built_where_no_target_is_named() 
 
 
 def test_what_the_image_says_of_itself_is_the_version_of_the_project() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = __version__
 
     assert f"ARG VERSION={version}\n" in DOCKERFILE
 

@@ -9,24 +9,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from math import prod
 from typing import Any, Final
 
 from convq.layers import names, sums
+from convq.layers.flow import ARITHMETIC, MOVES, NO_WEIGHTS, OUTSIDE, Flow, Made
 from convq.layers.reading import Network, Op
 from convq.layers.table import Layer, Shape, Weight
 
-_TYPE_ONLY: Final = frozenset(
-    ["Cast", "CastLike", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"]
-)
-_MEASURES: Final = frozenset(["Shape", "Size"])
-_ARITHMETIC: Final = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Min", "Max", "Reciprocal"]
-)
-_MOVES: Final = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Slice", "Concat", "Split", "Resize"])
 _CONVOLUTIONS: Final = frozenset(["Conv", "ConvTranspose"])
 _LINEAR: Final = frozenset(["Gemm", "MatMul"])
 _POOLS: Final = frozenset(["MaxPool", "AveragePool", "LpPool"])
@@ -46,115 +38,41 @@ _WEIGHT_SLOTS: Final[Mapping[str, tuple[int, ...]]] = {
 }
 _SUBGRAPHS: Final = frozenset(["Loop", "If", "Scan", "SequenceMap"])
 _UNKNOWN_WORK: Final = frozenset(["LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"]) | _SUBGRAPHS
-_NO_WEIGHTS: Final = frozenset(["int64", "bool", "string"])
-_OUTSIDE: Final = -1
 _MOST_POINTWISE: Final = 64
 """Operators that are read as one activation; the longest that is known has five."""
 _MOST_CHARACTERS: Final = 1000
 """Of a name."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Made:
-    """What a tensor that does not depend on the image is made of: a constant, or parts that are.
-
-    Each knows its parts alone, and not all constants behind them: of a chain of operators these would be ever more.
-    """
-
-    weight: Weight | None = None
-    """The constant, or the first one that was learned."""
-    parts: tuple[_Made, ...] = ()
-
-    @property
-    def learned(self) -> Weight | None:
-        """`weight`, if its numbers can be some that were learned."""
-        return self.weight if self.weight is not None and self.weight.dtype not in _NO_WEIGHTS else None
-
-
 def rows_of(network: Network) -> list[Layer]:
     """The layers in the order in which they run."""
-    return _Reader(network).rows()
+    return _Reader(Flow(network)).rows()
 
 
 class _Reader:
-    """One pass over a network: first what is constant and what uses what, then the rows."""
+    """One pass over a network whose flow is known."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.ops: list[Op] = []
-        """Those that work on the image."""
-        self.same: dict[str, str] = {}
-        """Tensor -> the one that it is but for its type."""
-        self.fixed: dict[str, _Made] = {name: _Made(one) for name, one in network.constants.items()}
-        """Tensors that do not depend on the image."""
-        self.measured: set[str] = set()
-        """Which of those depend on shapes or ranges, and so are no weights."""
-        self.pixels = set(network.inputs)
-        """The input, and what arithmetic alone makes of it: numbers there prepare the image, they are no weights."""
-        self.users: dict[str, list[int]] = defaultdict(list)
-        for op in network.ops:
-            self._sort(op)
-        for index, op in enumerate(self.ops):
-            for tensor in {*op.inputs, *op.captured}:
-                self.users[tensor].append(index)
-        for output in network.outputs:
-            self.users[self.same.get(output, output)].append(_OUTSIDE)
-        self.data_of: dict[str, frozenset[str]] = {
-            op.outputs[0]: frozenset(self._data(op)) for op in self.ops if op.outputs
-        }
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.network = flow, flow.network
         self.pointwise: dict[str, bool] = {}
-        self.counted: set[str | _Made] = set()
+        self.counted: set[str | Made] = set()
         self.folded: set[int] = set()
         self.unnamed: dict[str, count[int]] = defaultdict(count)
-
-    def _sort(self, op: Op) -> None:
-        """Whether an operator belongs to the way of the image, or to its constants, or to neither."""
-        inputs = tuple(self.same.get(name, name) for name in op.inputs)
-        captured = frozenset(self.same.get(name, name) for name in op.captured)
-        used = [name for name in (*inputs, *captured) if name]
-        if op.kind in _TYPE_ONLY and not op.domain:
-            self.same[op.outputs[0]] = inputs[0]
-            for name in op.outputs[1:]:
-                self.fixed[name] = _Made()
-                self.measured.add(name)
-        elif op.kind in _MEASURES or all(name in self.fixed for name in used):
-            self._fix(op, used)
-        elif op.kind == "Mul" and self.measured & set(used):  # back from the range of a quantised layer
-            self.same[op.outputs[0]] = next(name for name in used if name not in self.fixed)
-        else:
-            kept = Op(op.kind, op.domain, op.name, inputs, op.outputs, op.attributes, captured, op.held)
-            self.ops.append(kept)
-            prepares = (op.kind in _ARITHMETIC or op.kind in _MOVES) and not op.domain
-            if prepares and all(name in self.fixed or name in self.pixels for name in used):
-                self.pixels.update(op.outputs)
-
-    def _fix(self, op: Op, used: Sequence[str]) -> None:
-        parts = tuple(self.fixed[name] for name in used) if op.kind not in _MEASURES else ()
-        parts = tuple(one for one in parts if one.learned is not None)
-        if self.measured & set(used) or op.kind in _MEASURES:
-            parts = ()
-            self.measured.update(op.outputs)
-        for name in op.outputs:
-            made = _Made(parts[0].learned, parts) if parts else _Made()
-            shape = self.network.shapes.get(name, ())
-            if op.kind == "ConstantOfShape" and name not in self.measured and None not in shape:
-                made = _Made(Weight(name=name, shape=tuple(side or 0 for side in shape), dtype="float32"))
-            self.fixed.setdefault(name, made)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def rows(self) -> list[Layer]:
         """The rows, in order; of their names without the part that all weights have in common."""
-        made = [self._row(index) for index in range(len(self.ops)) if index not in self.folded]
+        made = [self._row(index) for index in range(len(self.flow.ops)) if index not in self.folded]
         shared = names.shared_prefix([layer.name for layer in made if layer.weights])
         return [layer.model_copy(update={"name": layer.name.removeprefix(shared)}) for layer in made]
 
     def _row(self, index: int) -> Layer:
-        op = self.ops[index]
+        op = self.flow.ops[index]
         weights, activations = self._weights(op), [op.attributes.get("activation", b"").decode()]
-        ends = [name for name in op.outputs if self.users[name]] or [*op.outputs[:1]]
-        if self._is_pointwise(op) and len(self.data_of[op.outputs[0]]) == 1:
-            region = self._region(self._data(op)[0], whole=False)
+        ends = [name for name in op.outputs if self.flow.users[name]] or [*op.outputs[:1]]
+        if self._is_pointwise(op) and len(self.flow.data_of[op.outputs[0]]) == 1:
+            region = self._region(self.flow.data(op)[0], whole=False)
             kind, ends[0] = self._fold(region if region[:1] == [index] else [index])
         else:
             kind = self._kind(op, weights)
@@ -168,16 +86,12 @@ class _Reader:
             kind=kind[:_MOST_CHARACTERS],
             activation=", ".join(names.ACTIVATIONS.get(one, one) for one in activations if one) or None,
             **self._window(op),
-            inputs=tuple(map(self._image, self._data(op))),
+            inputs=tuple(map(self._image, self.flow.data(op))),
             outputs=tuple(map(self._image, ends)),
             weights=tuple(weights),
             parameters=self._count(weights),
             macs=self._macs(op),
         )
-
-    def _data(self, op: Op) -> list[str]:
-        """What an operator takes that depends on the image."""
-        return [name for name in (*op.inputs, *sorted(op.captured)) if name and name not in self.fixed]
 
     def _image(self, name: str) -> Shape | None:
         shape = self.network.shapes.get(name)
@@ -195,7 +109,7 @@ class _Reader:
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
-    def _weights(self, op: Op) -> dict[Weight, _Made]:
+    def _weights(self, op: Op) -> dict[Weight, Made]:
         """What an operator shows as weights -> the constants that these are made of.
 
         No weights are single numbers, and in arithmetic neither are numbers that stand in the graph as literals, nor
@@ -205,19 +119,19 @@ class _Reader:
         tensors = [op.inputs[slot] for slot in slots if slot < len(op.inputs)]
         if op.kind in _SUBGRAPHS:
             tensors = [*op.inputs, *sorted(op.captured)]
-        if op.kind in _ARITHMETIC | _MOVES:
-            prepares = op.outputs[0] in self.pixels
+        if op.kind in ARITHMETIC | MOVES:
+            prepares = op.outputs[0] in self.flow.pixels
             tensors = [name for name in tensors if not prepares and name not in self.network.literals]
-        found = {one: _Made(one) for one in op.held if one.shape and one.dtype not in _NO_WEIGHTS}
+        found = {one: Made(one) for one in op.held if one.shape and one.dtype not in NO_WEIGHTS}
         for name in tensors:
-            made = self.fixed.get(name, _Made())
+            made = self.flow.fixed.get(name, Made())
             shape = self.network.shapes.get(name) or (made.learned.shape if made.learned else ())
             if made.learned is not None and shape:
                 known = made.learned.shape if None in shape else tuple(side or 0 for side in shape)
                 found[made.learned.model_copy(update={"shape": known})] = made
         return found
 
-    def _count(self, weights: Mapping[Weight, _Made]) -> int:
+    def _count(self, weights: Mapping[Weight, Made]) -> int:
         """Numbers in weights that no row before has counted."""
         total, pending = 0, list(weights.values())
         while pending:
@@ -231,15 +145,15 @@ class _Reader:
                 total += prod(made.learned.shape)
         return total
 
-    def _fold_bias(self, op: Op, weights: dict[Weight, _Made], end: str) -> str:
+    def _fold_bias(self, op: Op, weights: dict[Weight, Made], end: str) -> str:
         """Where one number a channel is added to a layer without a bias: make it its bias. Returns where the layer ends."""
-        users = self.users[end]
-        if op.kind not in _CONVOLUTIONS | _LINEAR or len(weights) != 1 or len(users) != 1 or users[0] == _OUTSIDE:
+        users = self.flow.users[end]
+        if op.kind not in _CONVOLUTIONS | _LINEAR or len(weights) != 1 or len(users) != 1 or users[0] == OUTSIDE:
             return end
-        add, shape = self.ops[users[0]], self._image(end)
+        add, shape = self.flow.ops[users[0]], self._image(end)
         channels = shape[0 if op.kind in _CONVOLUTIONS else -1] if shape else None
         for name in add.inputs if add.kind == "Add" else ():
-            made = self.fixed.get(name, _Made())
+            made = self.flow.fixed.get(name, Made())
             if made.weight is not None and prod(made.weight.shape) == channels:
                 weights[made.weight.model_copy(update={"shape": (channels,)})] = made
                 self.folded.add(users[0])
@@ -250,7 +164,7 @@ class _Reader:
 
     def _is_pointwise(self, op: Op) -> bool:
         """Whether it changes every number by itself, with nothing that was learned."""
-        if op.domain or (op.kind not in names.ACTIVATIONS and op.kind not in _ARITHMETIC):
+        if op.domain or (op.kind not in names.ACTIVATIONS and op.kind not in ARITHMETIC):
             return False
         known = self.pointwise.get(op.outputs[0])
         if known is None:
@@ -268,33 +182,37 @@ class _Reader:
         inner = [source] * whole
         for place, index in enumerate(region):
             for name in inner:
-                users = self.users[name]
+                users = self.flow.users[name]
                 last = max((places.get(user, _MOST_POINTWISE) for user in users), default=-1)
                 furthest = max(furthest, last)
             if furthest <= place:
                 longest = place + 1
-            inner = [self.ops[index].outputs[0]]
+            inner = [self.flow.ops[index].outputs[0]]
         return region[:longest]
 
     def _reachable(self, source: str) -> list[int]:
         """Pointwise operators that need nothing but `source` and each other, in the order in which they run."""
-        users = {*self.users[source]} - {_OUTSIDE} if len(self.users[source]) <= _MOST_POINTWISE else set()
+        users = {*self.flow.users[source]} - {OUTSIDE} if len(self.flow.users[source]) <= _MOST_POINTWISE else set()
         pending, known, region = sorted(users - self.folded), {source}, list[int]()
         while pending and len(region) < _MOST_POINTWISE:
             index = heappop(pending)
-            op = self.ops[index]
-            if region[-1:] != [index] and self._is_pointwise(op) and self.data_of[op.outputs[0]] <= known:
+            op = self.flow.ops[index]
+            if region[-1:] != [index] and self._is_pointwise(op) and self.flow.data_of[op.outputs[0]] <= known:
                 region.append(index)
                 known.add(op.outputs[0])
-                users = {*self.users[op.outputs[0]]} if len(self.users[op.outputs[0]]) <= _MOST_POINTWISE else set()
-                for user in users - {_OUTSIDE}:
+                users = (
+                    {*self.flow.users[op.outputs[0]]}
+                    if len(self.flow.users[op.outputs[0]]) <= _MOST_POINTWISE
+                    else set()
+                )
+                for user in users - {OUTSIDE}:
                     heappush(pending, user)
         return region
 
     def _fold(self, region: Sequence[int]) -> tuple[str, str]:
         """What pointwise operators are called together, and the tensor in which they end."""
         self.folded.update(region)
-        ops = [self.ops[index] for index in region]
+        ops = [self.flow.ops[index] for index in region]
         return names.of_pointwise(ops, self.network.numbers), ops[-1].outputs[0]
 
     # -- numbers ----------------------------------------------------------------------------------------------------
@@ -302,7 +220,7 @@ class _Reader:
     def _shape(self, op: Op, slot: int) -> Shape | None:
         """The shape of an input, weights or not."""
         name = op.inputs[slot] if slot < len(op.inputs) else ""
-        weight = self.fixed.get(name, _Made()).weight
+        weight = self.flow.fixed.get(name, Made()).weight
         return self.network.shapes.get(name) or (weight.shape if weight is not None else None)
 
     def _window(self, op: Op) -> dict[str, Any]:
@@ -333,8 +251,8 @@ class _Reader:
         return 0
 
     def _name(self, op: Op, weights: Mapping[Weight, Any]) -> str:
-        if op.kind in _ARITHMETIC and op.outputs[0] in self.pixels:
-            return self._data(op)[0]
+        if op.kind in ARITHMETIC and op.outputs[0] in self.flow.pixels:
+            return self.flow.data(op)[0]
         made_of = next(iter(weights)).name if weights and not op.held else ""
         if name := names.of_weight(made_of) or names.of_node(op):
             return name

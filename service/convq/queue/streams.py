@@ -19,6 +19,7 @@ from convq.queue.deliveries import Delivery, Lease, Row, milliseconds
 from convq.queue.entries import KNOWN_FIELDS, Received, Receiver
 from convq.queue.holdings import Holdings, lost
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
+from convq.queue.shares import Shares
 from convq.queue.suspicions import SUSPICION_TTL_MS, Suspicions
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import Command, Link, Script, understood
@@ -27,9 +28,6 @@ from convq.queue.transport.metering import Meter, ReplyTooLarge
 GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
 CLAIM, RECLAIM = (Script.load("weight", name) for name in ("claim", "reclaim"))
 EXPIRE = Script.load("known", "weight", "expire")
-
-LOWER_LANE_SHARE = 1 / 8
-"""Of every claim under a backlog, each lower lane gets this share, so that no priority starves another."""
 
 CAREFUL_POLL_S = 0.05
 """What is weighed before it is read cannot be waited for: asked for this often."""
@@ -48,8 +46,7 @@ class WorkQueue:
         self._lease_keys = [shard.leases, shard.cfg]
         self._lane_of = {stream.encode(): lane for lane, stream in enumerate(shard.streams)}
         self._lanes = tuple(range(len(LANES)))
-        self._backlogged = [False] * len(LANES)
-        self._credit = [0.0] * len(LANES)
+        self._shares = Shares()
         self.holdings = Holdings(self._fetching, shard, self._receiver)
         self.suspicions = Suspicions(self._fetching, shard)
         self._entry_bytes = 0.0  # how large entries were lately; 0: not known yet
@@ -118,14 +115,14 @@ class WorkQueue:
         `Bounds.claim_bytes`; what was claimed is weighed then, read as far as it fits, and the rest is given back.
         """
         room = self._count_for(room, room_bytes)
-        wanted = self._shares(room) if any(self._backlogged) else [room] * len(LANES)
+        wanted = self._shares.of(room)
         if not self._lanes:
             raise RedisRefused(
                 f"every job stream of {self.shard.model} holds something else: rename or delete these keys"
             )
         if self.holdings.cut:
             return self._claim_carefully(lease, wanted, block_ms, room_bytes)
-        if any(self._backlogged):
+        if self._shares.backlogged:
             reads = [self._lane_read(lease, lane, wanted[lane]) for lane in self._lanes if wanted[lane] > 0]
         else:
             read = ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", room, "BLOCK", block_ms, "STREAMS")
@@ -141,7 +138,7 @@ class WorkQueue:
         jobs = self._receive(lease, [reply for reply in replies if isinstance(reply, list)])
         delivery = Delivery(jobs, server_ms, arrived_s)
         delivery.cancelled = self.holdings.cancelled(delivery.jobs, cancelled)
-        self._note_backlog(delivery.jobs, wanted)
+        self._shares.note(delivery.jobs, wanted)
         if jobs:
             self._note_weight(read_bytes / len(jobs))
         return delivery
@@ -159,7 +156,7 @@ class WorkQueue:
         """After a reply that was too large to be read to its end: its entries are pending under our own name."""
         rows, replies = self.holdings.pending(lease)
         self._mend(replies)
-        self._backlogged = [was or any(row.lane == lane for row in rows) for lane, was in enumerate(self._backlogged)]
+        self._shares.note_more({row.lane for row in rows})
         delivery = self.holdings.take_unweighed(lease, rows, room, room_bytes)
         self._note_weight(
             sum(len(job.image or job.tensor or b"") for job in delivery.jobs) / max(1, len(delivery.jobs))
@@ -180,25 +177,8 @@ class WorkQueue:
             time.sleep(min(CAREFUL_POLL_S, block_ms / 1e3))
         rows = [Row(reply[i], reply[i + 1].decode(), weight=reply[i + 2]) for i in range(0, len(reply), 3)]
         delivery = self.holdings.take(lease, rows, sum(wanted), room_bytes)
-        self._note_backlog(delivery.jobs, wanted)
+        self._shares.note(delivery.jobs, wanted)
         return delivery
-
-    def _shares(self, room: int) -> list[int]:
-        """How many to read from each lane; fractions are carried on, so that even a room of one serves all lanes in turn.
-
-        A lower lane that had nothing last time is looked at with a share of one at most.
-        """
-        shares = [room] * len(LANES)
-        left = room
-        for lane in reversed(range(1, len(LANES))):
-            if any(self._backlogged[:lane]):
-                share = room * LOWER_LANE_SHARE
-                credit = self._credit[lane] + (share if self._backlogged[lane] else min(share, 1.0))
-                shares[lane] = min(int(credit), left)
-                self._credit[lane] = min(credit - shares[lane], 1.0)
-                left -= shares[lane]
-                shares[:lane] = [left] * lane
-        return shares
 
     def _lane_read(self, lease: Lease, lane: int, count: int) -> Command:
         return ("XREADGROUP", "GROUP", GROUP, lease.incarnation, "COUNT", count, "STREAMS", self._streams[lane], ">")
@@ -217,13 +197,6 @@ class WorkQueue:
                 if not str(reply).startswith(("NOGROUP", "UNBLOCKED", "WRONGTYPE")):
                     raise understood(reply) from reply
                 self.make_groups()
-
-    def _note_backlog(self, jobs: list[Received], wanted: list[int]) -> None:
-        """A lane that gave all that was asked of it probably has more."""
-        came = [0] * len(LANES)
-        for job in jobs:
-            came[job.lane] += 1
-        self._backlogged = [count >= most > 0 for count, most in zip(came, wanted, strict=True)]
 
     def _receive(self, lease: Lease, reads: list[Any]) -> list[Received]:
         jobs: list[Received] = []

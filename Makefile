@@ -113,7 +113,7 @@ dashboards: $(VENV)/test ## make Grafana's dashboards from the tables in deploy/
 	@$(BIN)/python deploy/grafana/dashboards.py
 
 pictures: $(VENV)/test ## watch a service in good and bad times, and draw what the dashboards show of it
-	@PYTHONPATH=tests $(BIN)/python tests/deploy/pictures.py
+	@PYTHONPATH=tests:tests/support $(BIN)/python tests/deploy/pictures.py
 
 wheel: $(VENV)/test ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation >/dev/null

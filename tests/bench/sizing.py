@@ -1,6 +1,6 @@
 """What one job takes in Redis and in its append-only file, and what one worker process takes in memory, by model.
 
-    python tests/bench/sizing.py [--jobs 400]
+    PYTHONPATH=tests/support python tests/bench/sizing.py [--jobs 400]
 
 Jobs: real XADDs of a digit, a thumbnail and a photograph to a server of its own that nobody serves, so that they lie there;
 then a service answers them into an inbox that nobody reads. Workers: one that is ready, and the most that it has held by

@@ -1,6 +1,6 @@
 """All 10,000 MNIST test images through the service as PNG, against onnxruntime called directly on the same images.
 
-    python tests/mnist_full.py [--data DIR] [--workers 2]
+    PYTHONPATH=tests/support python tests/bench/mnist_full.py [--data DIR] [--workers 2]
 
 DIR holds MNIST's IDX files; without it they are downloaded into a temporary folder (see models/data.py). Writes the images
 as `convq models eval` wants them, asks it in both ways, and prints how many classes agree and how many are right; ends with

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from servers import OwnServer
 from services import RunningService, image_of
 
-DATA = Path(__file__).resolve().parent.parent / "models" / "data.py"
+DATA = Path(__file__).resolve().parents[2] / "models" / "data.py"
 IMAGES = 10_000
 LEAST_ACCURACY = 0.99
 

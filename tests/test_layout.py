@@ -359,3 +359,15 @@ def test_every_python_that_is_started_is_kept_from_the_working_folder() -> None:
 
     assert len(started) > 3
     assert [] == [one for one in started if not re.match(r"\[sys\.executable, '-[PI]'", one[1])]
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    used = [
+        line.partition("uses:")[2].strip()
+        for file in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in file.read_text().splitlines()
+        if "uses:" in line
+    ]
+
+    assert len(used) > 5
+    assert [] == [one for one in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one)]

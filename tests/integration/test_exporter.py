@@ -31,7 +31,7 @@ from convq.queue.keys import GROUP
 from convq.queue.supervision import LaneDepth, ShardDepth
 from convq.queue.transport.address import Address
 from convq.settings import Settings
-from convq.supervisor.heartbeat import Heartbeat
+from convq.supervisor.beat.heartbeat import Heartbeat
 from servers import OwnServer, wait_until
 
 TERM_S = 0.4

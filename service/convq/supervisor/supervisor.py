@@ -28,13 +28,13 @@ from convq.ipc.shared_memory import Board
 from convq.logs import event, form_here
 from convq.queue import Address
 from convq.settings import Settings
+from convq.supervisor.beat.heartbeat import Heartbeat
 from convq.supervisor.crashes import CrashWatch, ending, points_of
 from convq.supervisor.exposition.collectors import BoardCollector, FunctionCollector
 from convq.supervisor.exposition.http import Probes
 from convq.supervisor.exposition.progress import ProgressWatch
 from convq.supervisor.exposition.readiness import readiness
 from convq.supervisor.exposition.service_metrics import service_families
-from convq.supervisor.heartbeat import Heartbeat
 from convq.supervisor.loads import Loads
 from convq.supervisor.rollout.version_keeper import VersionKeeper
 from convq.supervisor.roster import Roster

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convq.supervisor.beat.heartbeat import Heartbeat
 from convq.supervisor.exposition.progress import ProgressWatch
-from convq.supervisor.heartbeat import Heartbeat
 from convq.supervisor.rollout.version_keeper import VersionKeeper
 from convq.supervisor.slots import Slot
 

@@ -10,8 +10,8 @@ from convq.logs import event
 from convq.queue import LeaseKeeper, Shard
 from convq.queue.keys import MODELS
 from convq.queue.supervision import FAR_AHEAD_S, ShardDepth
-from convq.supervisor.fullness import note_room
-from convq.supervisor.troubles import Troubles
+from convq.supervisor.beat.fullness import note_room
+from convq.supervisor.beat.troubles import Troubles
 
 KEYS = "keys"
 """The step of a heartbeat that looks at the types of keys."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from convq.errors import ConvqError, RedisRefused, RedisUnavailable, StrangeKey
+from convq.errors import ConvqError, RedisRefused, RedisUnavailable
 from convq.ipc import caution
 from convq.ipc.messages import incarnation_of, is_gone
 from convq.ipc.shared_memory import Board
@@ -20,18 +19,19 @@ from convq.logs import event
 from convq.queue import Accusation, Address, LeaseKeeper, Shard
 from convq.queue.supervision import ShardDepth
 from convq.settings import Settings
+from convq.supervisor.beat.announcements import Announcements
+from convq.supervisor.beat.exports import Exports
+from convq.supervisor.beat.foreign_keys import ForeignKeys
+from convq.supervisor.beat.steps import Steps
+from convq.supervisor.beat.troubles import Troubles
+from convq.supervisor.beat.unserved_streams import UnservedStreams
 from convq.supervisor.crashes import accusations
-from convq.supervisor.foreign_keys import ForeignKeys
 from convq.supervisor.overdue import Overdue
 from convq.supervisor.slots import Slot
-from convq.supervisor.troubles import Troubles
-from convq.supervisor.unserved_streams import UnservedStreams
 from convq.threads import Watch
 
 log = logging.getLogger("convq.supervisor")
 
-ANNOUNCED_FOR_LEASES = 3
-"""The list of served models outlives the last heartbeat by this many leases."""
 LOOK_EVERY_S = 30.0
 """How often the server is asked again what it is: an operator may have changed its settings, or another took its place."""
 LEASES, LIST, KNOWN = "leases", "the list of models", "names that the door lets in"
@@ -68,13 +68,14 @@ class Heartbeat:
         self._models = models
         self._mine: dict[str, set[str]] = {}
         self._slots = slots
-        self._descriptions: dict[str, Mapping[str, object] | None] = {}
         self._dead: queue.SimpleQueue[_Dead | None] = queue.SimpleQueue()
         self._news = False
-        self._announced: set[str] = set()
         self._troubles = Troubles(log, "heartbeat")
         self.foreign_keys = ForeignKeys(self._keeper, self._troubles, log, self._shards)
         self.unserved_streams = UnservedStreams(self._keeper.lookout(), self._troubles)
+        self._step = Steps(self._troubles, self.foreign_keys.why).run
+        self._announcements = Announcements(self._keeper, settings, self._troubles)
+        self._exports = Exports(self._keeper, self._step, self.foreign_keys.look_ahead)
         self._stopping = self._draining = False
         self._remarks: set[str] = set()
         self._started_s = time.monotonic()
@@ -82,7 +83,6 @@ class Heartbeat:
         self.beats = False
         self.trouble = "not asked yet"
         self.refusal: ConvqError | None = None
-        self._depths: Mapping[str, ShardDepth] = {}
         self.jobs: Mapping[str, tuple[int, float]] = self._keeper.jobs
 
     def _shards(self) -> list[Shard]:
@@ -91,8 +91,8 @@ class Heartbeat:
 
     def has_announced(self, models: Collection[str]) -> bool:
         """Whether each of these is in the list that clients read, but for those that cannot be served; and one is."""
-        missing = set(models) - self._announced
-        return bool(self._announced) and missing <= self.unserved.keys()
+        missing = set(models) - self._announcements.listed
+        return bool(self._announcements.listed) and missing <= self.unserved.keys()
 
     @property
     def unserved(self) -> dict[str, str]:
@@ -105,10 +105,7 @@ class Heartbeat:
 
     def depths(self) -> dict[str, ShardDepth]:
         """Model -> how much its queue holds, for the models whose queue this service exports at this moment."""
-        now_s = time.monotonic()
-        depths = {} if self._draining else self._depths
-        here = set(self._models)
-        return {model: depth for model, depth in depths.items() if now_s < depth.valid_until_s and model in here}
+        return {} if self._draining else self._exports.depths(self._models)
 
     def start(self) -> None:
         """Begin to beat."""
@@ -131,7 +128,7 @@ class Heartbeat:
             event(log, logging.WARNING, "Redis does not answer; leases and models run out by themselves")
             return
         try:
-            self._step("", "resigning", self._export_nothing)
+            self._exports.end()
             for shard in self._shards():
                 self._step(shard.model, "withdrawing", self._keeper.withdraw, [shard.model])
         except RedisUnavailable as error:
@@ -140,7 +137,7 @@ class Heartbeat:
 
     def describe(self, model: str, description: Mapping[str, object] | None) -> None:
         """What `convq:models` says of a model, from a worker that has loaded it, at once; None: no worker has it any more."""
-        self._descriptions[model] = description
+        self._announcements.describe(model, description)
         self._beat_now()
 
     def fence(self, slot: int, pid: int, points: int = 0, late: Overdue | None = None) -> None:
@@ -249,13 +246,14 @@ class Heartbeat:
             self._step(shard.model, "leases of dead services", self._fence_gone, index, shard)
         for _, shard in seated:
             self._step(shard.model, "types of keys", self.foreign_keys.look, shard)
-            self._step(shard.model, LIST, self._announce, shard)
-            self._step(shard.model, "export", self._export, shard)
+            self._step(shard.model, LIST, self._announcements.make, shard, self._why_unserved(shard))
+            if not self._draining:
+                self._step(shard.model, "export", self._exports.stand, shard)
         if self._draining:
-            self._step("", "resigning", self._export_nothing)
-        self._step("", LIST, self._withdraw_others)
+            self._exports.end()
+        self._step("", LIST, self._announcements.withdraw_others, self._models)
         self._forget({shard.model for _, shard in seated})
-        exports = bool(self._depths and self._announced)  # whoever does looks, and not every service
+        exports = bool(self._exports.any and self._announcements.listed)  # whoever does looks, and not every service
         self._step("", "looking through the keys", self.unserved_streams.look, exports)
         for trouble in self._keeper.keep_functions():
             event(log, logging.WARNING, trouble, during="heartbeat")
@@ -263,68 +261,11 @@ class Heartbeat:
             event(log, logging.INFO, "heartbeat reaches Redis")
         self.beats = True
 
-    def _step(self, model: str, step: str, work: Callable[..., None], *given: Any) -> None:
-        """One step of a beat, for one model. Whatever it ends by, the others go on. Raises RedisUnavailable alone."""
-        try:
-            work(*given)
-        except RedisUnavailable:
-            raise
-        except StrangeKey as error:
-            self._troubles.note(model, step, self.foreign_keys.why(model) or str(error))
-        except ConvqError as error:
-            self._troubles.note(model, step, str(error))
-        except Exception as error:  # noqa: BLE001 - a defect, or bytes that nobody has thought of; said, and not for all
-            self._troubles.note(model, step, f"a step failed: {error!r}", error=error)
-        else:
-            self._troubles.over(model, step)
-
     def _forget(self, here: Collection[str]) -> None:
         """Models that have left: others may export their queues."""
-        for model in self._depths.keys() - set(here):
-            self._depths = {one: depth for one, depth in self._depths.items() if one != model}
-            self._step(model, "resigning", self._keeper.resign, Shard(model))
-        self._announced &= set(here)
+        self._exports.forget(here)
+        self._announcements.forget(here)
         self._mine = {model: mine for model, mine in self._mine.items() if model in here}
-
-    def _withdraw_others(self) -> None:
-        """Take models that nobody serves out of the list. What stands there beside models is left, and said."""
-        self._keeper.withdraw([model for model in self._keeper.listed() if model not in self._models])
-        if strange := self._keeper.misnamed:
-            some = ", ".join(repr(name[:80]) for name in strange[:5])
-            self._troubles.note("", "names", f"convq:models has {len(strange)} fields that name no model: {some}")
-        else:
-            self._troubles.over("", "names")
-
-    def _announce(self, shard: Shard) -> None:
-        """Say that a model is served; where its workers can have no leases, or no job can be read, it is not."""
-        if self._why_unserved(shard) is not None:
-            self._announced.discard(shard.model)
-            self._keeper.unlist(shard.model)
-            return
-        description = self._descriptions.get(shard.model)
-        if description is not None:
-            ttl_ms = ANNOUNCED_FOR_LEASES * self._settings.lease_ms
-            self._keeper.announce(shard, description, ttl_ms, self._settings.max_jobs, self._settings.max_bytes)
-            self._announced.add(shard.model)
-        elif shard.model in self._descriptions:
-            self._announced.discard(shard.model)
-            self._keeper.withdraw([shard.model])
-
-    def _export(self, shard: Shard) -> None:
-        """Stand for election, and measure the queue where this service is the one that exports it."""
-        if self._draining:
-            return
-        depth = self._keeper.depth(shard)
-        others = {model: kept for model, kept in self._depths.items() if model != shard.model}
-        self._depths = others if depth is None else {**others, shard.model: depth}  # replaced as one: a scrape reads it
-        if depth is not None:
-            self.foreign_keys.look_ahead(shard, depth)
-
-    def _export_nothing(self) -> None:
-        """Let others be elected at once."""
-        depths, self._depths = self._depths, {}
-        for model in depths:
-            self._step(model, "resigning", self._keeper.resign, Shard(model))
 
     def _renew(self, index: int, shard: Shard) -> None:
         """Renew the workers that make progress; tell those whose lease is gone through the board."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from convq.errors import RedisRefused
 from convq.queue.diagnosis.unserved import Lookout, Unserved
-from convq.supervisor.troubles import Troubles
+from convq.supervisor.beat.troubles import Troubles
 
 STEP = "streams that nobody serves"
 LOOK_EVERY_S = 2.0

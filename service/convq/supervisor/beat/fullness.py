@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from convq.queue.supervision import ShardDepth
-from convq.supervisor.troubles import Troubles
+from convq.supervisor.beat.troubles import Troubles
 
 STEP, TEXT = "room in the queue", "the queue is full: submit is refused"
 ROOM_AGAIN = 0.9

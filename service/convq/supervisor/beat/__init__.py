@@ -1,0 +1,1 @@
+"""What a service does once a second, whatever its workers do: renew leases, fence, announce, measure, and say what hinders it."""

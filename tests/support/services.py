@@ -27,10 +27,9 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from convq.protocol import Result, decode_result
-from convq.repository.model_folders import default_root
 from servers import PATIENCE, wait_until
 
-MODELS = default_root()
+MODELS = Path(__file__).resolve().parents[2] / "models"
 SAMPLE = MODELS / "lenet" / "sample"
 LANES = ("convq:{lenet}:jobs:high", "convq:{lenet}:jobs", "convq:{lenet}:jobs:low")
 JOBS = LANES[1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import convq
 from convq.errors import ModelBroken
 from convq.repository.manifest import Manifest
 from convq.repository.model_folders import MOST_MODELS, ModelRepository, default_root
@@ -324,6 +325,8 @@ def test_a_broken_manifest_of_the_only_model_is_the_reason(tmp_path: Path) -> No
         ModelRepository.open(tmp_path)
 
 
-def test_the_default_repository_is_the_checkouts() -> None:
-    assert Path(__file__).resolve().parents[2] / "models" == default_root()
+def test_the_default_repository_is_the_checkouts_and_from_a_wheel_its_own() -> None:
+    root, package = Path(__file__).resolve().parents[2], Path(convq.__file__).resolve().parent
+
+    assert (root if package.is_relative_to(root / "service") else package) / "models" == default_root()
     assert "lenet" in ModelRepository.open(default_root()).models

@@ -16,7 +16,7 @@ from convq.queue.spelling import spellings
 from convq.queue.transport.link import Link, lua
 
 LIBRARY = "convq"
-VERSION = 5
+VERSION = 6
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
 MISSED = "clients cannot call FCALL convq_submit; their XADD works as before"
@@ -33,7 +33,7 @@ SOURCE = "\n".join(
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
         f"local FIELDS = {_table(dict.fromkeys(KNOWN_FIELDS, 'true'))}",
         f"local WRITTEN = {_table({word: repr(name) for word, name in spellings().items()})}",
-        *map(lua, ("known", "whereabouts", "names", "door", "functions")),
+        *map(lua, ("numbers", "known", "whereabouts", "names", "door", "functions")),
     )
 )
 

@@ -25,8 +25,8 @@ from convq.queue.transport.address import Address
 from convq.queue.transport.link import Command, Link, Script, understood
 from convq.queue.transport.metering import Meter, ReplyTooLarge
 
-GROUPS, RELEASE, RENEW = (Script.load(name) for name in ("groups", "release", "renew"))
-CLAIM, RECLAIM = (Script.load("weight", name) for name in ("claim", "reclaim"))
+GROUPS, RELEASE, RENEW = Script.load("groups"), Script.load("release"), Script.load("numbers", "renew")
+CLAIM, RECLAIM = Script.load("weight", "claim"), Script.load("numbers", "weight", "reclaim")
 EXPIRE = Script.load("known", "weight", "expire")
 
 CAREFUL_POLL_S = 0.05

@@ -24,9 +24,12 @@ from convq.queue.suspicions import SUSPICION_TTL_MS
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import Command, Link, Script, text_of
 
-DEPTH, MEASURE, MEND, NOTE, RELEASE, RENEW = (
-    Script.load(name) for name in ("depth", "measure", "mend", "note", "release", "renew")
+DEPTH, MEASURE, RENEW = (
+    Script.load("numbers", "lanes", "depth"),
+    Script.load("numbers", "measure"),
+    Script.load("numbers", "renew"),
 )
+MEND, NOTE, RELEASE = (Script.load(name) for name in ("mend", "note", "release"))
 
 MEMORY_SAMPLES = 5
 LONGEST_TERM_MS = 4000

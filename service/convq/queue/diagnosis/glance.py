@@ -15,7 +15,7 @@ from convq.queue.keys import GROUP, Shard
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import Link, Script, text_of
 
-GLANCE = Script.load("glance")
+GLANCE = Script.load("numbers", "lanes", "glance")
 
 MOST_LEASES = 1000
 SAMPLED, SAMPLED_BYTES = 400, 4 << 20

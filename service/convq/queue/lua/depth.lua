@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- depth: elect the one service that exports a shard's queue, and tell it how much the shard holds, without moving an image.
+-- Stands behind numbers.lua and lanes.lua.
 --
 -- convq:{M}:cfg               HMGET of limits and drain_*; HSET, HDEL exporter, exporter_ms, exporter_term_ms
 -- convq:{M}:door              HMGET of bytes and refused_*
@@ -21,22 +22,7 @@
 local LONGEST_TERM_MS = 4000 -- as in leases.py: a longer one was granted by nobody
 local RATE_LASTS_MS = 10000 -- as in door.lua: an older drain rate says nothing
 
--- What others may have written: nil for all that is no count.
-local function count(text)
-  local value = tonumber(text)
-  return value and value >= 0 and value <= 2 ^ 53 and value or nil
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function fact(flat, name)
-  for i = 1, #flat, 2 do
-    if flat[i] == name then
-      return flat[i + 1]
-    end
-  end
-end
+local now = now_ms()
 
 local function elected(cfg, name, term)
   local facts = redis.call('HMGET', cfg, 'exporter', 'exporter_ms', 'exporter_term_ms')
@@ -59,21 +45,12 @@ local function drain_rate(rate, measured, full)
   return full == '1' and measured and math.abs(now - measured) <= RATE_LASTS_MS and count(rate) and rate
 end
 
-local function ms_of(entry)
-  return tonumber(string.match(entry, '^%d+'))
-end
-
 local function depth_of(stream)
-  local info = redis.pcall('XINFO', 'STREAM', stream)
-  if info.err then -- not there, or something else: no jobs in it
+  local info, length, pending, lag = lane_of(stream, ARGV[1])
+  if not info then -- not there, or something else: no jobs in it
     return { 0, 0, 0, 0, 0, 0, 0, '' }
   end
-  local pending, lag, age, idle = 0, fact(info, 'length'), 0, 0
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    if fact(group, 'name') == ARGV[1] then
-      pending, lag = fact(group, 'pending'), fact(group, 'lag') or -1
-    end
-  end
+  local age, idle = 0, 0
   local oldest, unknown = fact(info, 'first-entry'), ''
   if oldest then
     age = now - ms_of(oldest[1])
@@ -86,7 +63,7 @@ local function depth_of(stream)
   for _, consumer in ipairs(consumers.err and {} or consumers) do
     idle = math.max(idle, fact(consumer, 'idle'))
   end
-  return { fact(info, 'length'), pending, lag, age, idle, fact(info, 'entries-added'), ahead, unknown }
+  return { length, pending, lag, age, idle, fact(info, 'entries-added'), ahead, unknown }
 end
 
 local jobs = 0

@@ -1,5 +1,5 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
--- Stands behind known.lua, whereabouts.lua and names.lua.
+-- Stands behind numbers.lua, known.lua, whereabouts.lua and names.lua.
 --
 -- convq:{M}:cfg               HMGET max_jobs, max_bytes, drain_*: the service's own, which producers can only read
 -- convq:{M}:door              HMGET bytes; HINCRBY bytes, refused_jobs, refused_bytes
@@ -23,21 +23,10 @@ local MOST_DIGITS = 15 -- of a number that Lua can count on from
 local WINDOW_S = 600 -- ids are remembered: DEDUP_WINDOW_S of protocol.py
 local HELD_MS = 1000 -- until a worker that is silent is asked after again
 
--- What others may have written: nil for all that is no count.
-local function count_in(text)
-  local value = tonumber(text)
-  return value and value >= 0 and value <= 2 ^ 53 and value or nil
-end
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 -- Jobs answered a second; 0 where it was never measured while jobs waited (then it only says what came in), or not lately.
 local function drain_rate(cfg)
   local facts = redis.pcall('HMGET', cfg, 'drain_per_s', 'drain_ms', 'drain_full')
-  local rate, measured_ms = count_in(facts[1]), count_in(facts[2])
+  local rate, measured_ms = count(facts[1]), count(facts[2])
   local known = rate and measured_ms and facts[3] == '1' and math.abs(now_ms() - measured_ms) <= MEASURED_WITHIN_MS
   return known and rate or 0
 end
@@ -172,7 +161,7 @@ end
 local function let_in(cfg, streams, window_ms, args, jobs)
   local base, door = string.gsub(cfg, 'cfg$', ''), string.gsub(cfg, 'cfg$', 'door')
   local facts, held = redis.pcall('HMGET', cfg, 'max_jobs', 'max_bytes'), redis.pcall('HMGET', door, 'bytes')
-  local max_jobs, max_bytes, bytes = count_in(facts[1]), count_in(facts[2]), count_in(held[1]) or 0
+  local max_jobs, max_bytes, bytes = count(facts[1]), count(facts[2]), count(held[1]) or 0
   local unknown = not max_jobs and unknown_model(base, streams)
   if unknown then
     return unknown
@@ -247,7 +236,7 @@ end
 local function jobs_in(args, i)
   local jobs = {}
   while i <= #args do
-    local lane, bytes, length = count_in(args[i]), count_in(args[i + 2]), count_in(args[i + 3])
+    local lane, bytes, length = count(args[i]), count(args[i + 2]), count(args[i + 3])
     if not (lane and bytes and length and lane >= 1 and lane <= 3 and length >= 1 and i + 3 + length <= #args) then
       return nil
     end

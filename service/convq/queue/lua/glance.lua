@@ -1,5 +1,6 @@
 #!lua flags=no-writes
 -- glance: how one shard does, for people: what waits and runs, who holds it, who sent it. No payload leaves the server.
+-- Stands behind numbers.lua and lanes.lua.
 --
 -- convq:{M}:jobs[:high|:low]  XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS; XRANGE, XREVRANGE of a few entries at either end
 -- convq:{M}:leases            ZRANGE WITHSCORES
@@ -19,19 +20,10 @@
 
 local LONGEST_NAME = 65
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
 local function rows(reply)
   return reply.err and {} or reply
-end
-
-local function fact(flat, name)
-  for i = 1, #flat, 2 do
-    if flat[i] == name then
-      return flat[i + 1]
-    end
-  end
 end
 
 local function texts(key, ...)
@@ -54,21 +46,13 @@ local function count_consumers(stream)
   end
 end
 
-local function lane_of(stream)
-  local info = redis.pcall('XINFO', 'STREAM', stream)
-  if info.err then
+local function glance_at(stream)
+  local info, length, pending, lag = lane_of(stream, ARGV[1])
+  if not info then
     return { 0, 0, 0, -1, 0 }
   end
-  local length, pending, lag, age = fact(info, 'length'), 0, fact(info, 'length'), -1
-  for _, group in ipairs(rows(redis.pcall('XINFO', 'GROUPS', stream))) do
-    if fact(group, 'name') == ARGV[1] then
-      pending, lag = fact(group, 'pending'), fact(group, 'lag') or -1
-    end
-  end
   local oldest = fact(info, 'first-entry')
-  if oldest then
-    age = math.max(0, now - tonumber(string.match(oldest[1], '^%d+')))
-  end
+  local age = oldest and math.max(0, now - ms_of(oldest[1])) or -1
   return { length, pending, lag, age, fact(info, 'entries-added') }
 end
 
@@ -106,7 +90,7 @@ end
 
 local lanes, lengths = {}, 0
 for lane = 1, 3 do
-  lanes[lane] = lane_of(KEYS[lane])
+  lanes[lane] = glance_at(KEYS[lane])
   lengths = lengths + lanes[lane][1]
   count_consumers(KEYS[lane])
 end

@@ -17,19 +17,12 @@
 
 local LEAST_MS, MOST_MS, SMOOTH_MS = 500, 10000, 3000
 
--- What others may have written: nil for all that is no count.
-local function count(text)
-  local value = tonumber(text)
-  return value and value >= 0 and value <= 2 ^ 53 and value or nil
-end
-
 local cfg = KEYS[1]
 redis.call('HSET', cfg, 'max_jobs', ARGV[2], 'max_bytes', ARGV[3])
 redis.call('HDEL', cfg, 'bytes') -- there clients of before the door had a key of its own have counted, and nobody reads it now
 redis.pcall('HSET', (string.gsub(cfg, 'cfg$', 'door')), 'bytes', ARGV[4])
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local facts = redis.call('HMGET', cfg, 'answered', 'drain_answered', 'drain_ms', 'drain_waits', 'drain_per_s', 'drain_full')
 local answered, before, at = count(facts[1]) or 0, count(facts[2]) or 0, count(facts[3])
 local waited, rate, full = facts[4] == '1', count(facts[5]), facts[6] == '1'

@@ -18,17 +18,10 @@
 -- nobody is declared dead then, nor in the grace that the next renew gives them. Whoever has no lease at all was declared dead
 -- before, or lost it with the server's memory: it can commit nothing, so its jobs are free at any time.
 
--- What others may have written: nil for all that is no count.
-local function count(text)
-  local value = tonumber(text)
-  return value and value >= 0 and value <= 2 ^ 53 and value or nil
-end
-
 local leases, cfg = KEYS[1], KEYS[2]
 local group, me, lease_ms, room, left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local returned, most = ARGV[6], { tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]) }
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
 local AT_ONCE = 1000
 local facts = redis.pcall('HMGET', cfg, 'heard_ms', 'grace_ms')

@@ -19,14 +19,7 @@
 
 local LONGEST_MS, AT_ONCE = 3600000, 100
 
--- What others may have written: nil for all that is no count.
-local function count(text)
-  local value = tonumber(text)
-  return value and value >= 0 and value <= 2 ^ 53 and value or nil
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local lease = tonumber(ARGV[1])
 
 local facts = redis.pcall('HMGET', KEYS[2], 'heard_ms', 'grace_ms')

@@ -8,7 +8,6 @@ more answer: `ask` always returns, and what it returns says in words what happen
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -22,9 +21,9 @@ from typing import Any, NoReturn
 
 from convq.errors import ConvqError, ModelBroken
 from convq.host.cgroups import memory_left_bytes
+from convq.host.procfs import die_with
 from convq.interpreter import child_environment, python
 
-PR_SET_PDEATHSIG = 1
 GRACE_S = 2.0
 """The child ends itself this long after its time, for the case that nobody is left to end it."""
 GIB = 1 << 30
@@ -165,9 +164,7 @@ def _limit_itself(limits: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if limits.get("parent") not in (None, os.getppid()):
-        os._exit(1)
+    die_with(limits["parent"])
 
 
 def _failure(error: Exception, limit: int | None) -> str:

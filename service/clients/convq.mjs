@@ -1,4 +1,4 @@
-// A client of convq for Node 20 or later, in one file: copy it, and `npm install redis` (version 5).
+// A client of convq for Node 20 or later, in one file: copy it, and `npm install redis` (version 4.7, 5 or 6).
 //
 //   const convq = await Convq.connect("redis://127.0.0.1:6379", { model: "lenet" });
 //   const result = await convq.classify(await readFile("seven.png"), { timeoutMs: 5_000 });
@@ -41,7 +41,9 @@ import { createClient, ErrorReply } from "redis";
  */
 
 const STREAMS = { high: ":high", normal: "", low: ":low" };
+const WAIT_OPTIONS = ["timeoutMs", "signal"];
 const OPTIONS = ["id", "priority", "ttlMs", "topK", "outputs", "version", "traceparent", "timeoutMs", "signal"];
+const CLIENT_OPTIONS = ["model", "name", "timeoutMs", "tls"];
 const PASSES = new Set(
   "QUEUEFULL HELD OOM LOADING BUSY MISCONF MASTERDOWN CLUSTERDOWN TRYAGAIN NOREPLICAS READONLY UNBLOCKED".split(" "),
 );
@@ -99,8 +101,9 @@ export class Convq {
    * @param {string} url
    * @param {{ model: string, name?: string, timeoutMs?: number, tls?: import("node:tls").ConnectionOptions }} options
    */
-  constructor(url, { model, name, tls, timeoutMs = TIMEOUT_MS }) {
-    if (!/^[a-z0-9][a-z0-9_-]{0,63}$/.test(model ?? "")) throw new TypeError("model is needed, like { model: 'lenet' }");
+  constructor(url, options) {
+    const { model, name, tls, timeoutMs = TIMEOUT_MS } = known("option", CLIENT_OPTIONS, options);
+    if (!/^[a-z0-9][a-z0-9_-]{0,63}$/.test(model ?? "")) throw new TypeError("model is needed, like { model: \"lenet\" }");
     if (!/^[A-Za-z0-9._:-]{1,40}$/.test(name ?? "-")) throw new TypeError("name is 1 to 40 characters of A-Z a-z 0-9 . _ : -");
     this.#model = model;
     this.#prefix = `convq:{${model}}:`;
@@ -138,7 +141,7 @@ export class Convq {
    * @returns {Promise<Result>}
    */
   async classify(input, options = {}) {
-    const untilMs = this.#until(options);
+    const untilMs = this.#until(known("option", OPTIONS, options));
     const job = await this.#submit(input, options, untilMs, true);
     const result = await this.#wait(job, untilMs, options.signal);
     if (result.status === "ok") return result;
@@ -152,7 +155,7 @@ export class Convq {
    * @param {JobOptions} [options]
    */
   async submit(input, options = {}) {
-    return (await this.#submit(input, options, this.#until(options), false)).id;
+    return (await this.#submit(input, options, this.#until(known("option", OPTIONS, options)), false)).id;
   }
 
   /**
@@ -161,12 +164,15 @@ export class Convq {
    * @param {{ timeoutMs?: number, signal?: AbortSignal }} [options]
    */
   async result(id, options = {}) {
+    text("an id", id);
+    known("option", WAIT_OPTIONS, options);
     const job = this.#jobs.get(id) ?? this.#register(id, "", []);
     return this.#wait(job, this.#until(options), options.signal);
   }
 
   /** Withdraw jobs: those that have not run end as `cancelled`. */
   async cancel(/** @type {string[]} */ ...ids) {
+    for (const id of ids) text("an id", id);
     if (ids.length === 0) return;
     const names = ids.flatMap((id) => this.#jobs.get(id)?.names ?? [id]);
     const key = `${this.#prefix}cancelled`;
@@ -198,7 +204,10 @@ export class Convq {
     this.#reader.close();
   }
 
-  #until(/** @type {{ timeoutMs?: number }} */ options) {
+  #until(/** @type {{ timeoutMs?: number, signal?: AbortSignal }} */ options) {
+    if (options.signal !== undefined && !(options.signal instanceof AbortSignal)) {
+      throw new TypeError("signal is an AbortSignal, like that of an AbortController");
+    }
     if (this.#closed) throw new ConvqError("closed", "the client is closed");
     return performance.now() + count("timeoutMs", options.timeoutMs ?? this.#timeoutMs);
   }
@@ -395,7 +404,7 @@ class Link {
     }
     const socket = { reconnectStrategy: /** @type {false} */ (false), connectTimeout: 5_000, socketTimeout: IDLE_MS };
     if (new URL(url).protocol === "rediss:") Object.assign(socket, { tls: true, ...tls });
-    this.#options = { url, socket, pingInterval: 1_000 * POP_S, disableClientInfo: true };
+    this.#options = { url, socket, pingInterval: 1_000 * POP_S, disableClientInfo: true, RESP: /** @type {2} */ (2) };
   }
 
   async open() {
@@ -437,7 +446,11 @@ class Link {
   }
 
   #drop() {
-    if (this.#client?.isOpen) this.#client.destroy();
+    if (this.#client?.isOpen) {
+      // Version 4 calls it so, and has rejected what waits before its promise settles.
+      if (this.#client.destroy === undefined) void Promise.resolve(this.#client.disconnect()).catch(() => {});
+      else this.#client.destroy();
+    }
     this.#client = undefined;
   }
 }
@@ -487,27 +500,54 @@ function deferred() {
 
 const aborted = () => new ConvqError("aborted", "the call was aborted");
 
-function count(name, value) {
-  if (!Number.isInteger(value) || value < 0 || value > 2 ** 31 - 1) {
-    throw new TypeError(`${name} is a whole number from 0 to 2147483647, not ${value}`);
+function count(name, value, least = 0) {
+  if (!Number.isInteger(value) || value < least || value > 2 ** 31 - 1) {
+    throw new TypeError(`${name} is a whole number (no text) from ${least} to 2147483647, not ${shown(value)}`);
   }
   return value;
 }
 
+function text(name, value) {
+  if (typeof value !== "string") throw new TypeError(`${name} is a text, not ${shown(value)}`);
+  return value;
+}
+
+/** @returns {string} a value as it would be typed, cut short */
+function shown(value) {
+  const typed = typeof value === "string" || Array.isArray(value) ? JSON.stringify(value) : String(value);
+  return typed.length > 60 ? `${typed.slice(0, 60)}…` : typed;
+}
+
+/** @returns the options, all of which there are. Throws TypeError for anything else. */
+function known(what, names, options = {}) {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    throw new TypeError(`the ${what}s are an object like { ${names[0]}: … }, not ${shown(options)}; there are ${names.join(", ")}`);
+  }
+  const unknown = Object.keys(options).filter((name) => !names.includes(name));
+  if (unknown.length > 0) throw new TypeError(`no such ${what}: ${unknown.join(", ")}; there are ${names.join(", ")}`);
+  return options;
+}
+
 /** @returns {(string | Buffer)[]} field, value, … of a job. Throws TypeError for what cannot be right. */
 function fieldsOf(/** @type {Input} */ input, /** @type {JobOptions} */ options) {
-  const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
-  if (unknown.length > 0) throw new TypeError(`no such option: ${unknown.join(", ")}; there are ${OPTIONS.join(", ")}`);
   if (options.id !== undefined && !/^[A-Za-z0-9._:-]{1,64}$/.test(options.id)) {
     throw new TypeError("id is 1 to 64 characters of A-Z a-z 0-9 . _ : -");
   }
   if (!Object.hasOwn(STREAMS, options.priority ?? "normal")) throw new TypeError("priority is high, normal or low");
   const fields = payloadOf(input);
-  const numbers = { ttl_ms: options.ttlMs, top_k: options.topK, version: options.version };
-  for (const [name, value] of Object.entries(numbers)) if (value !== undefined) fields.push(name, String(count(name, value)));
-  if (options.outputs !== undefined) fields.push("outputs", options.outputs.join(","));
-  if (options.traceparent !== undefined) fields.push("traceparent", options.traceparent);
+  if (options.ttlMs !== undefined) fields.push("ttl_ms", String(count("ttlMs", options.ttlMs)));
+  if (options.topK !== undefined) fields.push("top_k", String(count("topK", options.topK, 1)));
+  if (options.version !== undefined) fields.push("version", String(count("version", options.version, 1)));
+  if (options.outputs !== undefined) fields.push("outputs", namesOf(options.outputs));
+  if (options.traceparent !== undefined) fields.push("traceparent", text("traceparent", options.traceparent));
   return fields;
+}
+
+function namesOf(/** @type {string[]} */ outputs) {
+  if (!Array.isArray(outputs) || outputs.length === 0 || outputs.some((name) => typeof name !== "string" || name === "")) {
+    throw new TypeError(`outputs is a list of names like ["conv1"], not ${shown(outputs)}`);
+  }
+  return outputs.join(",");
 }
 
 function payloadOf(/** @type {Input} */ input) {

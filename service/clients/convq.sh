@@ -45,7 +45,7 @@ is_count() { case $1 in '' | *[!0-9]* | ??????????*) return 1 ;; esac; }
 url=${CONVQ_REDIS_URL:-redis://127.0.0.1:6379/0}
 model='' patience_s=10 own_id='' lane='' dtype='' shape='' at_once=100 cancels=''
 ttl_ms='' top_k='' outputs='' version=''
-while getopts u:m:t:i:p:e:k:o:v:d:s:j:ch option; do
+while getopts :u:m:t:i:p:e:k:o:v:d:s:j:ch option; do
     case $option in
     u) url=$OPTARG ;;
     m) model=$OPTARG ;;
@@ -61,7 +61,8 @@ while getopts u:m:t:i:p:e:k:o:v:d:s:j:ch option; do
     j) at_once=$OPTARG ;;
     c) cancels=yes ;;
     h) usage; exit 0 ;;
-    *) exit 2 ;;
+    :) wrong "-$OPTARG needs a value" ;;
+    *) wrong "there is no option -$OPTARG" ;;
     esac
 done
 shift $((OPTIND - 1))

@@ -101,7 +101,7 @@ class NodeClient:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the client, its one dependency, and the program that drives it."""
+    """A folder with the client, its one dependency of the newest version, and the program that drives it."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         skip_or_fail("no node and npm on PATH")
     copy = tmp_path_factory.mktemp("node") / "app"
@@ -109,6 +109,18 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(CLIENTS / "convq.mjs", copy)
     subprocess.run(["npm", "ci", "--silent"], cwd=copy, check=True, capture_output=True, timeout=250)
     return copy
+
+
+@pytest.fixture(params=["redis-4", "redis-5"])
+def older(copied: Path, request: pytest.FixtureRequest) -> Callable[..., NodeClient]:
+    """As `start`, with an older version of the package."""
+    folder = copied / request.param
+    folder.mkdir(exist_ok=True)
+    client = (copied / "convq.mjs").read_text()
+    assert 1 == client.count('from "redis"')
+    (folder / "convq.mjs").write_text(client.replace('from "redis"', f'from "{request.param}"'))
+    shutil.copy(copied / "drive.mjs", folder)
+    return lambda url, **options: NodeClient(folder, url, **options)
 
 
 @pytest.fixture
@@ -203,12 +215,87 @@ def test_what_goes_wrong_is_an_error_with_a_code(node: NodeClient, given: dict[s
 
 
 @pytest.mark.parametrize(
-    "options", [{"ttl": 5}, {"priority": "urgent"}, {"id": "a b"}, {"topK": -1}, {"timeoutMs": 1.5}, {"id": ""}]
+    ("options", "said"),
+    [
+        ({"ttl": 5}, "no such option: ttl"),
+        ({"priority": "urgent"}, "high, normal or low"),
+        ({"id": "a b"}, "id is 1 to 64"),
+        ({"id": ""}, "id is 1 to 64"),
+        ({"topK": -1}, "topK is a whole number (no text) from 1 to 2147483647, not -1"),
+        ({"topK": 0}, "from 1 to"),
+        ({"topK": "3"}, 'from 1 to 2147483647, not "3"'),
+        ({"version": 0}, "version is a whole number (no text) from 1"),
+        ({"ttlMs": "5"}, "ttlMs is a whole number (no text) from 0"),
+        ({"timeoutMs": 1.5}, "timeoutMs is a whole number"),
+        ({"outputs": "conv1"}, 'outputs is a list of names like ["conv1"], not "conv1"'),
+        ({"outputs": []}, "outputs is a list"),
+        ({"outputs": [1]}, "outputs is a list"),
+        ({"traceparent": 5}, "traceparent is a text, not 5"),
+        ({"signal": True}, "AbortSignal"),
+    ],
 )
 def test_arguments_that_cannot_be_right_are_refused_before_anything_is_sent(
-    node: NodeClient, options: dict[str, Any]
+    node: NodeClient, options: dict[str, Any], said: str
 ) -> None:
-    assert "TypeError" == node.error("classify", SEVEN, options=options)["kind"]
+    error = node.error("classify", SEVEN, options=options)
+
+    assert ("TypeError", True) == (error["kind"], said in error["message"]), error
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (None, "model is needed"),
+        ([], "the options are an object"),
+        ("lenet", "the options are an object"),
+        ({"Model": "lenet"}, "Model"),
+    ],
+)
+def test_connecting_with_options_that_are_none_says_what_is_wrong(copied: Path, options: Any, said: str) -> None:
+    given = "" if options is None else f", {json.dumps(options)}"
+    program = f'import {{ Convq }} from "./convq.mjs"; Convq.connect("redis://127.0.0.1:1"{given}).catch((e) => console.log(`${{e}}`));'
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", program],
+        cwd=copied,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
+
+    assert done.stdout.startswith("TypeError: ")
+    assert said in done.stdout
+    assert "estructur" not in done.stdout
+
+
+def test_the_client_runs_with_older_versions_of_its_package_too(
+    older: Callable[..., NodeClient], tmp_path: Path
+) -> None:
+    """What a version may change: connecting, shapes of replies, errors, breaks, timeouts, the end."""
+    with guarded_server(binary_of("redis-server"), tmp_path) as guarded, RunningService(guarded.url("worker")):
+        url = guarded.url("producer")
+        with redis.Redis.from_url(guarded.url("admin"), decode_responses=True) as admin:
+            admin.acl_log_reset()
+            with older(url) as node:
+                assert "7" == node.call("classify", SEVEN, options={"outputs": ["conv1"]})["predictions"][0]["label"]
+                assert ["lenet"] == node.call("served")
+                admin.client_kill_filter(_type="normal", user="producer")
+                assert "7" == node.call("classify", SEVEN)["predictions"][0]["label"]
+                many = [node.begin("classify", SEVEN, options=LONG) for _ in range(50)]
+                admin.client_kill_filter(_type="normal", user="producer")
+                assert ["7"] * 50 == [node.end(number)["value"]["predictions"][0]["label"] for number in many]
+                assert "bad_image" == node.error("classify", str(ROOT / "README.md"))["code"]
+                node.call("cancel", args=["withdrawn"])
+                assert "cancelled" == node.error("classify", SEVEN, options={"id": "withdrawn"})["code"]
+                assert "timeout" == node.error("classify", SEVEN, options={"timeoutMs": 0})["code"]
+                assert "7" == node.call("result", args=[node.call("submit", SEVEN)])["predictions"][0]["label"]
+            assert [] == admin.acl_log()
+        refused = older(url.replace(password_of("producer"), "Wrong"))
+        assert ("WRONGPASS", False) == (refused.end(0)["error"]["code"], refused.end(0)["error"]["retry"])
+        assert 1 == refused.finish()[0]
+    gone = older("redis://127.0.0.1:1")
+    assert ("connection", True) == (gone.end(0)["error"]["code"], gone.end(0)["error"]["retry"])
+    assert 1 == gone.finish()[0]
 
 
 # -- the door -----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, Literal
@@ -279,6 +280,29 @@ def others() -> Iterator[Case]:
         yield Case("TIFF", packing, out.getvalue(), read(out.getvalue()))
     yield from shared_colours()
     yield from jpegs()
+    yield from predictors()
+
+
+def predictors() -> Iterator[Case]:
+    """A predictor where the packing has none, or where pixels share a colour: readers differ in what they make of it."""
+    levels = ramps(1, 255)[..., 0]
+    rows = [bytes(np.diff(row, prepend=0).astype(np.uint8).tolist()) for row in levels]
+    for packing, predictor in itertools.product(("none", "packbits"), (2, 3, 34892)):
+        data = strip_file(rows, 8, 1, "<", packing, reverse=False, more=[(317, predictor)])
+        yield Case("TIFF", f"predictor {predictor}, {packing}", data, None)
+    data = strip_file(rows, 8, 1, "<", "lzw", reverse=False, more=[(317, 2)])
+    yield Case("TIFF", "predictor 2, lzw", data, seen(levels[..., None]))
+    data = strip_file(rows, 8, 1, "<", "packbits", reverse=False, more=[(317, 1)])
+    yield Case("TIFF", "predictor 1, packbits", data, seen(np.diff(levels, prepend=0, axis=1)[..., None] % 256))
+    shared, units = [(530, 2 | 2 << 16), (317, 2)], [bytes(range(72))] * 8
+    data = strip_file(units, 8, 6, "<", "lzw", reverse=False, size=(24, 16), samples=3, more=shared)
+    yield Case("TIFF", "predictor 2, YCbCr 2 x 2", data, None)
+    gray, group4 = written(ramps(1, 255).astype(np.uint8), photometric="minisblack", compression="jpeg"), BytesIO()
+    Image.new("1", (24, 16)).save(group4, "TIFF", compression="group4")
+    for packing, file, tag in (("jpeg", gray, 296), ("group4", group4.getvalue(), 284)):
+        of_no_account, instead = struct.pack("<HHII", tag, 3, 1, 1), struct.pack("<HHII", 317, 3, 1, 2)
+        assert 1 == file.count(of_no_account)
+        yield Case("TIFF", f"predictor 2, {packing}", file.replace(of_no_account, instead), None)
 
 
 def jpegs() -> Iterator[Case]:

@@ -74,10 +74,8 @@ class TiffHeader(Directory):
         self._check_copy()
         photometric, bits = self._photometric(), self._bits()
         extra = self._extra(_BASE[photometric])
-        predictor = self.one(names.PREDICTOR, 1) if packing in PREDICTED else 1
-        if predictor not in (1, 2) or (predictor == 2 and bits not in (8, 16)):  # noqa: PLR2004
-            raise BadImage(f"the TIFF image has predictor {predictor} with {bits} bits, which is not read")
         grid = self._grid(_BASE[photometric] + len(extra), bits, photometric)
+        self._check_predictor(packing, bits, grid)
         meaning = Meaning.of(self, photometric, bits, extra)
         source, coloured = samples_of(self, grid, packing, photometric)
         if coloured:
@@ -98,6 +96,20 @@ class TiffHeader(Directory):
             raise BadImage(
                 "the TIFF image begins with a reduced copy, as raw photographs do; the picture itself is not read"
             )
+
+    def _check_predictor(self, packing: int, bits: int, grid: Grid) -> None:
+        """What no specification combines is refused: some readers undo a predictor there, others leave it out."""
+        predictor = self.one(names.PREDICTOR, 1)
+        if predictor == 1:
+            return
+        if packing not in PREDICTED:
+            raise BadImage(f"the TIFF image has predictor {predictor} with a packing that has none, which is not read")
+        if grid.subsampling != (1, 1):
+            raise BadImage(
+                f"the TIFF image has predictor {predictor} and pixels that share a colour, which is not read"
+            )
+        if predictor != 2 or bits not in (8, 16):  # noqa: PLR2004
+            raise BadImage(f"the TIFF image has predictor {predictor} with {bits} bits, which is not read")
 
     def _photometric(self) -> int:
         value = self.one(names.PHOTOMETRIC, -1)

@@ -6,6 +6,7 @@ The queue's own tests (tests/integration/test_queue.py, test_dead.py) run as the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -21,6 +22,7 @@ from guarded import HOST, ROOT, USERS, Guarded, free_port, guarded_server, passw
 
 from convq import AsyncClient, Client
 from convq.cli import main
+from convq.errors import RedisUnavailable
 from convq.queue import Shard
 from convq.queue.dead_letters import DeadLetters
 from servers import binary_of, skip_or_fail, wait_until
@@ -29,6 +31,8 @@ from services import JOBS, LANES, RunningService, seven
 ANSWER = "convq:{lenet}:result:secret"
 PASSWORDS = ROOT / "deploy" / "redis" / "passwords.py"
 LINES = {line.split()[1]: line for line in USERS.read_text().splitlines()}
+TRIED = ["producer: client|tracking"]
+"""What each client of Python tries once, and does without where it is refused."""
 WORKING = [user for user in LINES if user not in ("default", "admin")]
 
 
@@ -82,7 +86,35 @@ def test_the_service_and_the_client_library_do_all_their_work(
     assert "7" == asyncio.run(classify())
     wait_until(lambda: service.metrics()["convq_jobs_total"])
     assert [] == [line for line in service.log if line["level"] in ("warning", "error", "critical")]
-    assert [] == refused(admin)
+    assert TRIED == refused(admin)
+
+
+def test_nobody_is_told_what_others_write_nor_stops_the_server_by_prefixes(guarded: Guarded, admin: Any) -> None:
+    prefixes = [word for number in range(2000) for word in ("PREFIX", f"x{number}")]
+    for user in WORKING:
+        with redis.Redis.from_url(guarded.url(user), protocol=3, driver_info=None) as connection:
+            for options in ([], ["BCAST"], ["BCAST", *prefixes], ["OPTOUT"], ["NOLOOP"]):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    connection.execute_command("CLIENT", "TRACKING", "ON", *options)
+    assert 0 == admin.info("clients")["tracking_clients"]
+
+
+def test_calls_that_may_not_be_told_of_results_wait_for_hundreds_at_a_time_and_try_once(
+    service: RunningService, guarded: Guarded, admin: Any
+) -> None:
+    assert service.is_ready()
+
+    async def story() -> list[str | None]:
+        async with AsyncClient(guarded.url("producer"), model="lenet") as client:
+            found = [one.label for one in await asyncio.gather(*(client.classify(seven()) for _ in range(200)))]
+            admin.client_kill_filter(_type="normal", user="producer")  # and it asks on another connection
+            with contextlib.suppress(RedisUnavailable):
+                await client.classify(seven())
+            return [*found, *[one.label async for one in client.map([seven()] * 20)]]
+
+    assert ["7"] * 220 == asyncio.run(story())
+    (line,) = admin.acl_log()
+    assert ("producer", "client|tracking", 1) == (line["username"], line["object"], int(line["count"]))
 
 
 def test_a_plain_client_has_both_doors_and_every_way_to_read(
@@ -133,7 +165,7 @@ def test_the_operator_looks_after_dead_letters_jobs_and_the_server(
         assert 0 == main([*line, "--redis", url]), capsys.readouterr()
     with Client(guarded.url("producer"), model="lenet") as client:
         assert "7" == client.result("dead-0").label
-    assert [] == refused(admin)
+    assert TRIED == refused(admin)
 
 
 def test_keda_measures_what_waits(service: RunningService, guarded: Guarded, admin: Any) -> None:
@@ -215,6 +247,20 @@ DANGEROUS = [
     "MONITOR",
     "CLIENT KILL TYPE normal",
     "CLIENT LIST",
+    "CLIENT TRACKING ON",
+    "CLIENT TRACKING ON BCAST",
+    "CLIENT TRACKING ON BCAST PREFIX x0 PREFIX x1",
+    "CLIENT TRACKING ON OPTIN",
+    "CLIENT CACHING YES",
+    "CLIENT REPLY OFF",
+    "CLIENT PAUSE 1000",
+    "CLIENT UNBLOCK 1",
+    "PSUBSCRIBE *",
+    "SSUBSCRIBE x",
+    "OBJECT FREQ x",
+    "SORT convq:{lenet}:inbox:x",
+    "LCS x y",
+    "BITFIELD x GET u8 0",
     "MODULE LIST",
     "SLOWLOG GET",
     "SAVE",

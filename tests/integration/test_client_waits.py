@@ -162,13 +162,30 @@ def test_without_the_right_to_be_told_results_are_asked_for(
             await asyncio.to_thread(publish, plain, *(f"old-{n}" for n in range(300)))
             return [result.id for result in await asyncio.gather(*calls)]
 
-    with caplog.at_level(logging.WARNING, "convq.client"):
+    with caplog.at_level(logging.INFO, "convq.client"):
         assert [f"old-{n}" for n in range(300)] == asyncio.run(story())
     assert 1 == len([one for one in caplog.records if "CLIENT TRACKING" in one.message])
     publish(plain, "old")
     with Client(url, model="lenet") as client:
         assert "old" == client.result("old", timeout=60).id
     assert not plain.redis.exists(PREFIX + "old")
+
+
+def test_one_long_wait_without_that_right_costs_a_bounded_number_of_questions(server: OwnServer, plain: Plain) -> None:
+    plain.redis.acl_setuser("old", enabled=True, nopass=True, keys=["convq:*"], commands=["+@all", "-client|tracking"])
+
+    async def story() -> float:
+        began_s = time.monotonic()
+        async with AsyncClient(server.url.replace("redis://", "redis://old:any@"), model="lenet") as client:
+            with pytest.raises(ResultTimeout):
+                await client.result("never", timeout=2)
+        return time.monotonic() - began_s
+
+    plain.redis.config_resetstat()
+    took_s = asyncio.run(story())
+    asked = plain.redis.info("commandstats")["cmdstat_exists"]["calls"]
+    # Each pause is a tenth of the wait so far, from 1 to 10 ms: some tens until they are 10 ms long, and then 100 a second.
+    assert 5 < asked <= 50 + 101 * took_s
 
 
 # -- ended by force ---------------------------------------------------------------------------------------------------

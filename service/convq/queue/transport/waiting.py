@@ -3,7 +3,8 @@
 A blocking pop holds a connection as long as it waits, so that a thousand of them need a thousand connections, or wait for
 each other. Here the server is asked whether a key is there, remembers that this connection asked (`CLIENT TRACKING`),
 and says so once when the key is written; then it is popped. Nothing depends on that word arriving: once a second every
-key is asked for again, and that is all there is, more often, where the server does not allow tracking.
+key is asked for again. Where the server does not allow tracking, asking is all there is: each key at a pace of its own,
+soon at first and more seldom the longer it is waited for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +24,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from convq.errors import InternalFault, RedisUnavailable
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import SOCKET_TIMEOUT_S, Command, connection_options, understood
+from convq.queue.transport.rounds import ASK_FIRST_S, Rounds
 
 log = logging.getLogger("convq.client")
 
 SWEEP_S = 1.0
 """How often every key is asked for again where the server says what was written."""
-UNTRACKED_SWEEP_S = 0.01
-UNTRACKED_KEYS = 500
-"""How often where it does not say so, and how many more keys make that as much rarer."""
 LINGER_S = 1.0
 """How long the connection stays open for the next wait."""
 KEYS_AT_ONCE = 100
@@ -113,6 +113,8 @@ class WaitingRoom:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tracks = True
+        """Whether the server says what was written; where it has refused that once, it is not asked for it again."""
+        self._rounds = Rounds()
 
     async def take(self, key: str, pop: Command, timeout_s: float) -> Any:
         """What `pop` yields as soon as it yields something; None when the time is over. A refusal is the reply.
@@ -203,13 +205,13 @@ class WaitingRoom:
     async def _connect(self, connection: Any) -> None:
         await connection.connect()
         connection._parser.set_invalidation_push_handler(self._hear)  # noqa: SLF001 - redis-py has no other way to it
+        if not self._tracks:
+            return
         await connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP")
         try:
             await connection.read_response()
-            self._tracks = True
         except redis.exceptions.ResponseError as refused:
-            if self._tracks:
-                log.warning("results are asked for again and again, for Redis refuses CLIENT TRACKING: %s", refused)
+            log.info("results are asked for again and again, for Redis refuses CLIENT TRACKING: %s", refused)
             self._tracks = False
 
     async def _hear(self, push: Any) -> Any:
@@ -231,27 +233,35 @@ class WaitingRoom:
             used_s = now_s if self._waiters else used_s
             if now_s - used_s >= LINGER_S and not sent:
                 return self._end()
-            sweep_s = SWEEP_S if self._tracks else UNTRACKED_SWEEP_S * (1 + len(self._waiters) / UNTRACKED_KEYS)
-            sweeps = now_s - swept_s >= sweep_s
+            sweeps = now_s - swept_s >= SWEEP_S
             if sweeps:
                 swept_s, late = now_s, _check_late(sent, now_s, late=late)
-            await self._send(connection, sent, everything=sweeps and not sent)
+            await self._send(connection, sent, [] if sent else self._due_again(now_s, sweeps=sweeps))
             try:
-                async with asyncio.timeout(max(0.0, swept_s + sweep_s - time.monotonic())):
+                async with asyncio.timeout(max(0.0, self._next_s(swept_s) - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
-    async def _send(self, connection: Any, sent: deque[_Sent], *, everything: bool) -> None:
-        """Pop what may be there, ask for what is new, and for `everything` that is waited for where that is due."""
+    def _due_again(self, now_s: float, *, sweeps: bool) -> list[str]:
+        """The keys that are to be asked for again."""
+        return list(self._waiters if sweeps else ()) if self._tracks else self._rounds.due(now_s, self._waiters)
+
+    def _next_s(self, swept_s: float) -> float:
+        """When there is something to do at the latest; not at once, where a reply is still on its way."""
+        soon_s = time.monotonic() + ASK_FIRST_S
+        return min(swept_s + SWEEP_S, math.inf if self._tracks else max(self._rounds.next_s, soon_s))
+
+    async def _send(self, connection: Any, sent: deque[_Sent], again: Sequence[str]) -> None:
+        """Pop what may be there, ask for what is new, and once more for what is to be asked for `again`."""
         now_s = time.monotonic()
         pops = {key: unwatched for key, unwatched in self._to_pop.items() if key in self._waiters}
         asks: list[tuple[str, ...]] = [(key,) for key in self._to_ask if key in self._waiters and key not in pops]
+        if not self._tracks:
+            self._rounds.begin(self._to_ask, now_s)
         self._to_pop.clear()
         self._to_ask.clear()
-        if everything:
-            keys = list(self._waiters)
-            asks += (tuple(keys[at : at + KEYS_AT_ONCE]) for at in range(0, len(keys), KEYS_AT_ONCE))
+        asks += (tuple(again[at : at + KEYS_AT_ONCE]) for at in range(0, len(again), KEYS_AT_ONCE))
         commands: list[Command] = [self._waiters[key][0].pop for key in pops]
         commands += [("EXISTS", *keys) for keys in asks]
         if commands:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from convq.cli import main
+from convq.cli.submit import _summary
 from convq.client import Client
+from convq.protocol import Output, Result
 from onnx_models import FLOAT, graph, model_folder
 from servers import OwnServer, wait_until
 from services import RunningService, seven
@@ -61,6 +68,57 @@ def test_anything_else_is_refused_with_what_was_expected(url: str, given: object
     assert result.error is not None
     assert code == result.error.code
     assert message in result.error.message
+
+
+def test_files_of_numpy_are_submitted_as_tensors(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    np.save(tmp_path / "x.npy", np.asfortranarray(rows))
+    np.savez(tmp_path / "x.npz", rows)
+    np.savez(tmp_path / "two.npz", rows, more=rows)
+    np.save(tmp_path / "wide.npy", rows.astype(np.float64))
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"
+    (tmp_path / "objects.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + b"N.")
+    (tmp_path / "none.npy").write_bytes(b"text")
+
+    def submitted(*files: str) -> tuple[int, str, str]:
+        code = main(["submit", *(str(tmp_path / file) for file in files), "--redis", url, "--model", "sums", "--json"])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    for files in (["x.npy"], ["x.npz"], ["x.npy", "x.npz"]):
+        code, out, _ = submitted(*files)
+        results = [Result.model_validate_json(line) for line in out.splitlines()]
+        assert (0, [[1.0, 5.0, 9.0, 13.0]] * len(files)) == (
+            code,
+            [one.output("y").array().tolist() for one in results],
+        )
+    for file, why in {
+        "two.npz": "holds 2 arrays (arr_0, more)",
+        "wide.npy": "not float64; convert it",
+        "objects.npy": "no file of NumPy with numbers",
+        "none.npy": "no file of NumPy with numbers",
+    }.items():
+        code, out, err = submitted(file)
+        assert (True, "", True) == (code != 0, out, why in err), err
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array([250000.5], np.float32), "y float32 1: 250000"),
+        (np.array(3, np.int64), "y int64 number: 3"),
+        (np.arange(9, dtype=np.uint8), "y uint8 9: 0 1 2 3 4 5 6 7 …"),
+        (np.array([[[0.5, -1e-9]]], np.float16), "y float16 1x1x2: 0.5 -0"),
+        (np.array([np.nan, np.inf], np.float64), "y float64 2: nan inf"),
+        (np.array([True, False]), "y bool 2: True False"),
+        (np.zeros((2, 2), np.float32), "y float32 2x2"),
+        (np.zeros((0,), np.float32), "y float32 0"),
+    ],
+)
+def test_an_output_is_summed_up_with_its_first_numbers(array: NDArray[Any], said: str) -> None:
+    data = base64.b64encode(array.tobytes()).decode()
+
+    assert said == _summary(Output(name="y", data=data, dtype=array.dtype.name, shape=array.shape))
 
 
 def test_clients_can_see_that_it_takes_no_images(url: str) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from convq import AsyncClient, Client
 from convq.errors import BadField, BadImage, BadTensor, JobFailed, QueueFull, RedisUnavailable, ResultTimeout
-from convq.protocol import JobState, Status
+from convq.protocol import JobState, Result, Status
 from pace import Stopwatch
 from servers import OwnServer, wait_until
 from services import SAMPLE, Ledger, Plain, RunningService, digit_labels, digits, image_of, seven, tensor_of
@@ -171,6 +171,21 @@ def test_map_gives_failures_in_their_place(client: Client) -> None:
     results = list(client.map([seven(), b"", seven(), b"text", seven()]))
 
     assert ["ok", "error", "ok", "error", "ok"] == [str(result.status) for result in results]
+
+
+def test_map_goes_on_over_images_that_cannot_be_read(client: Client, url: str) -> None:
+    unfit: list[object] = ["no/such/file.png", seven(), 7, np.zeros((1, 32, 32), np.int64), np.zeros((0,), np.uint8)]
+    expected = ["bad_image", "", "bad_image", "bad_tensor", "bad_tensor"] * 40
+
+    async def gathered() -> list[Result]:
+        async with AsyncClient(url, model="lenet") as other:
+            return [result async for result in other.map(unfit * 40, in_flight=7)]
+
+    for results in (list(client.map(unfit * 40, in_flight=7)), asyncio.run(gathered())):
+        assert expected == [result.error.code if result.error else "" for result in results]
+        assert ["7"] * 40 == [result.label for result in results if result.ok]
+        assert "no/such/file.png" in results[0].explain()
+    assert ["bad_image"] * 3 == [result.error.code for result in client.map(["nope.png"] * 3) if result.error]
 
 
 def test_map_of_nothing_is_nothing(client: Client) -> None:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import click
 
@@ -18,11 +20,26 @@ from convq.cli.saving import InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.client.inputs import SUFFIXES
+from convq.host.extras import install
 from convq.printable import printable
 from convq.protocol import PREPARED, Output, Priority, Result
 from convq.queue import Address
 
 STDIN = "-"
+ARRAYS = (".npy", ".npz")
+NUMBERS = 8
+CODES = {
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+    "bool": "?",
+    "int8": "b",
+    "uint8": "B",
+    "int16": "h",
+    "uint16": "H",
+}
+CODES |= {"int32": "i", "uint32": "I", "int64": "q", "uint64": "Q"}
+"""dtype -> the letter of `struct`."""
 CHUNK = 64
 """Pictures that are in memory at a time where nobody waits for results."""
 
@@ -57,7 +74,8 @@ CHUNK = 64
 def submit(images: tuple[str, ...], address: Address, model: str | None, **given: Any) -> None:
     """Push pictures and show what they are.
 
-    IMAGE is a file, a folder of them, or - for standard input. On a terminal the answer is a table; in a pipe, or with
+    IMAGE is a file, a folder of them, or - for standard input; a .npy file, or an .npz with one array, goes as a tensor in
+    the layout of the model's input, without the batch axis. On a terminal the answer is a table; in a pipe, or with
     --json, one line of JSON per picture: the result document and the name of the file. Ends with 1 if any job failed.
 
     What the convolution layers of a network see is in their maps; `convq models show NAME` says which there are.
@@ -118,10 +136,32 @@ def _files(images: Iterable[str]) -> list[str]:
 
 
 def _payload(name: str) -> Any:
-    """A path, or the bytes of what is no file: standard input, or what a shell makes of `<(curl …)`."""
+    """A path, or the bytes of what is no file: standard input, or what a shell makes of `<(curl …)`. Of NumPy's files the array."""
     if name == STDIN:
         return sys.stdin.buffer.read()
+    if Path(name).suffix.lower() in ARRAYS:
+        return _array(name)
     return Path(name) if Path(name).is_file() else Path(name).read_bytes()
+
+
+def _array(name: str) -> Any:
+    """The array of a NumPy file, or the only one of an archive. Raises ClickException for what holds none, or several."""
+    try:
+        import numpy as np  # noqa: PLC0415 - the base install has no numpy
+    except ImportError:
+        raise click.ClickException(f"{name}: to read NumPy's files, {install('cpu')}") from None
+    try:
+        found = np.load(name, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if len(found) != 1:
+                raise click.ClickException(
+                    f"{name} holds {len(found)} arrays ({', '.join(map(printable, sorted(found)))}); a job is one: np.save it alone"
+                )
+            return next(iter(found.values()))
+    except (ValueError, EOFError, OSError, BadZipFile) as error:
+        raise click.ClickException(f"{name} is no file of NumPy with numbers: {error}") from None
 
 
 def _submit(
@@ -232,8 +272,23 @@ def _cells(result: Result, saved: dict[str, Any]) -> list[str]:
 
 
 def _summary(output: Output) -> str:
-    """Name, type and size of an output."""
+    """Name, type and size of an output, and the first of its numbers where these are in a row."""
     if output.format is not None:
         width, height = struct.unpack(">II", output.png()[16:24])  # where a PNG says so
         return f"{output.name} {output.format} {width}x{height}"
-    return f"{output.name} {output.dtype} {'x'.join(map(str, output.shape or ())) or 'number'}"
+    said = f"{output.name} {output.dtype} {'x'.join(map(str, output.shape or ())) or 'number'}"
+    numbers = _numbers(output)
+    return f"{said}: {numbers}" if numbers else said
+
+
+def _numbers(output: Output) -> str:
+    """Up to NUMBERS numbers, with an ellipsis where there are more; nothing of pictures, maps and types of another kind."""
+    shape, code = output.shape or (), CODES.get(output.dtype or "")
+    if code is None or sum(side != 1 for side in shape) > 1:
+        return ""
+    first = struct.unpack(
+        f"<{min(prod(shape), NUMBERS)}{code}", output.bytes()[: min(prod(shape), NUMBERS) * struct.calcsize(code)]
+    )
+    return " ".join(f"{number:.6g}" if isinstance(number, float) else str(number) for number in first) + (
+        " …" if prod(shape) > NUMBERS else ""
+    )

@@ -148,6 +148,9 @@ class Client:
         once. Options as for `submit`, except `id` and `reply_to`: `map` makes both itself. A generator that is closed
         early, or ends by an error, withdraws the jobs that are on their way.
 
+        An image that cannot be read, or is none, has a result with the error `bad_image`, `bad_tensor` or `image_too_large`, as one
+        that the service refuses has, without an entry id.
+
         Raises ResultTimeout where nothing at all arrives for `timeout` seconds, QueueFull or RedisUnavailable where the
         queue is full or the server away for as long. Arguments are looked at when it is called, images when it is their turn.
         """

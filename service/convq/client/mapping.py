@@ -8,8 +8,17 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from convq.errors import ConvqError, QueueFull, RedisUnavailable, ResultTimeout
-from convq.protocol import Job, JobState, Priority, Result, decode_result
+from convq.errors import (
+    BadImage,
+    BadTensor,
+    ConvqError,
+    ImageTooLarge,
+    JobError,
+    QueueFull,
+    RedisUnavailable,
+    ResultTimeout,
+)
+from convq.protocol import ErrorBody, Job, JobState, Priority, Result, Status, decode_result
 from convq.queue import Producer, Submission
 from convq.queue.producer import payload_bytes
 from convq.queue.transport.wires import Wire
@@ -104,7 +113,12 @@ class Map:
         """How many jobs may join those that are on their way."""
         if self._bytes >= IN_FLIGHT_BYTES:
             return 0
-        return min(MAP_CHUNK, self._in_flight - len(self._order)) - len(self._pending)
+        return min(MAP_CHUNK - len(self._pending), self._in_flight - len(self._order))
+
+    def _refused(self, name: str, why: JobError) -> Result:
+        """What the service would answer, had it been sent: the other images go on."""
+        error = ErrorBody(code=why.code, message=str(why))
+        return Result(id=name, entry="", model=self._producer.shard.model, status=Status.ERROR, error=error)
 
     async def _fill(self, source: Any, options: dict[str, Any], made: Made) -> bool:
         """Make jobs of the next images; False where there are no more."""
@@ -114,8 +128,15 @@ class Map:
                 image = next(source)
             except StopIteration:
                 return False
-            job = await made(image, {**options, "id": f"{self._name}-{self._named}"})
+            name = f"{self._name}-{self._named}"
             self._named += 1
+            self._order.append(name)
+            try:
+                job = await made(image, {**options, "id": name})
+            except (BadImage, BadTensor, ImageTooLarge) as unfit:
+                self._results[name] = self._refused(name, unfit)
+                self._moved()
+                continue
             self._pending.append(Submission(job, self._priority, once=False))
             self._bytes += payload_bytes(job)
             self._moved()
@@ -166,10 +187,7 @@ class Map:
     def _submitted(self, offered: Sequence[Submission], entries: Sequence[str | None]) -> None:
         """The first jobs of those that were offered are on their way, as many as there are entries."""
         for submission, entry in zip(offered, entries, strict=False):
-            name = str(submission.job.id)
-            if name not in self._again:
-                self._order.append(name)
-            self._waiting[name] = (submission, entry)
+            self._waiting[str(submission.job.id)] = (submission, entry)
         del self._pending[: len(entries)]
 
     async def _take_in(self, timeout_s: float) -> int:

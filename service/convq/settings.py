@@ -130,7 +130,7 @@ class Settings(BaseModel):
         "RESULT_TTL",
         "S",
         float(RESULT_TTL_S),
-        "seconds that an unread result is kept",
+        "seconds that an unread result is kept; of a job submitted with an id through the door 600 at least",
         gt=0,
         le=7 * 86400,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import redis
 
 from convq import Client, UnknownModel
 from convq.cli import main
+from convq.queue.diagnosis.unserved import MOST_STREAMS, look_once
+from convq.queue.transport.link import Link
 from servers import OwnServer, wait_until
 from services import JOBS, Plain, RunningService, seven
 
@@ -115,3 +118,103 @@ def test_a_result_names_the_fields_that_nobody_knows(server: OwnServer, plain: P
         expired = plain.burst([{"image": seven(), "ttl_ms": 0, "topk": 1}] * 200, stream=JOBS)
         answers = [plain.answer(job) for job in expired]
         assert {("topk",)} == {answer.ignored for answer in answers}
+
+
+def test_jobs_in_streams_that_nobody_serves_are_found_by_their_ids(
+    server: OwnServer, plain: Plain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong, named, without = "5-1", "6-1", "7-1"
+    plain.redis.xadd("convq:{lenett}:jobs", {"image": seven()}, wrong)
+    plain.redis.xadd("convq:{lenett}:jobs:high", {"image": seven(), "id": "order-17"}, named)
+    plain.redis.xadd("convq:lenet:jobs", {"image": seven()}, without)
+    with RunningService(server.url, workers=1) as service:
+        assert service.is_ready()
+
+        def status(job: str) -> dict[str, Any]:
+            assert 0 == main(["jobs", "status", job, "--redis", server.url, "--json"])
+            (line,) = lines(capsys)
+            return line
+
+        lost = {"state": "waiting", "model": "lenett", "served": "nobody serves 'lenett'; did you mean lenet?"}
+        assert {**lost, "id": wrong, "stream": "convq:{lenett}:jobs"} == status(wrong)
+        assert {**lost, "id": "order-17", "stream": "convq:{lenett}:jobs:high"} == status("order-17")
+        assert {**lost, "id": named, "stream": "convq:{lenett}:jobs:high"} == status(named)
+        assert {
+            "id": without,
+            "model": None,
+            "state": "waiting",
+            "stream": "convq:lenet:jobs",
+            "served": "no stream of a model; did you mean convq:{lenet}:jobs?",
+        } == status(without)
+        never = status("1-1")
+        assert ("unknown", True) == (never["state"], "it never was" in never["means"])
+
+        assert 0 == main(["jobs", "cancel", wrong, "order-17", "--redis", server.url, "--json"])
+        said = capsys.readouterr()
+        assert {"lenett"} == {json.loads(line)["model"] for line in said.out.splitlines()}
+        assert f"job {wrong} waits in convq:{{lenett}}:jobs: nobody serves 'lenett'; did you mean lenet?" in said.err
+        assert {wrong, "order-17"} == {one.decode() for one in plain.redis.smembers("convq:{lenett}:cancelled")}
+        assert 0 != main(["jobs", "cancel", without, "--redis", server.url])
+        assert "no service will ever run it; nothing was done" in capsys.readouterr().err
+    plain.redis.delete(
+        "convq:{lenett}:jobs", "convq:{lenett}:jobs:high", "convq:lenet:jobs", "convq:{lenett}:cancelled"
+    )
+
+
+def test_an_answered_job_is_said_to_be_answered_as_long_as_its_id_is_known(
+    server: OwnServer, plain: Plain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox = "convq:{lenet}:inbox:me"
+    with RunningService(server.url, workers=1), Client(server.url, model="lenet") as client:
+        client.submit(seven(), id="read")
+        assert "7" == client.result("read", timeout=60).label
+        client.submit(seven(), id="sent", reply_to=inbox)
+        wait_until(lambda: plain.redis.llen(inbox))
+        client.submit(seven(), id="unread")
+        wait_until(lambda: client.status("unread") == "done")
+        assert 0 == main(["jobs", "status", "read", "sent", "unread", "--redis", server.url, "--json"])
+        found = {line["id"]: line for line in lines(capsys)}
+        assert ["answered", "answered", "done"] == [found[name]["state"] for name in ("read", "sent", "unread")]
+        assert " s ago, and its result was read" in found["read"]["means"]
+        assert found["sent"]["means"].endswith(f"into {inbox}")
+        assert 0 == main(["jobs", "status", "read", "--model", "lenet", "--redis", server.url, "--json"])
+        assert "answered" == lines(capsys)[0]["state"]
+
+
+def test_workers_whose_supervisor_is_stopped_are_not_taken_for_gone(
+    server: OwnServer, plain: Plain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunningService(server.url, workers=1) as service:
+        assert service.is_ready()
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: not plain.redis.exists("convq:models"), 60)
+            plain.push({"image": seven(), "ttl_ms": 600_000})
+            main(["doctor", "--redis", server.url, "--json"])
+            said = [line for line in lines(capsys) if line["check"] in ("served now", "not served", "queue lenet")]
+            assert said
+            assert all("is a supervisor stopped?" in line["found"] for line in said), said
+            assert not any("delete" in (line["remedy"] or "") for line in said)
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+
+
+def test_of_more_streams_than_are_kept_in_mind_those_that_may_be_wrong_names_are_named(
+    server: OwnServer, plain: Plain
+) -> None:
+    plain.redis.hset("convq:models", "lenet", "{}")
+    pipe = plain.redis.pipeline(transaction=False)
+    for number in range(3 * MOST_STREAMS):
+        pipe.xadd(f"convq:{{{number:032x}}}:jobs", {"image": "x"})
+        if number == MOST_STREAMS:
+            pipe.xadd(WRONG, {"image": "x"})
+    pipe.execute()
+    link = Link(server.url)
+    try:
+        found = look_once(link)
+    finally:
+        link.close()
+    plain.redis.flushall()
+
+    assert found is not None
+    assert (MOST_STREAMS, WRONG, "lenet") == (len(found), found[0].key, found[0].nearest)

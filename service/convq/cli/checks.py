@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,9 +23,11 @@ from convq.interpreter import child_environment
 from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
 from convq.queue.diagnosis.health import Level, Remark
+from convq.queue.diagnosis.lately import LOOK_AGAIN, leases_ran_out, models_asked_lately
 from convq.queue.diagnosis.standstill import look_for_standstills
 from convq.queue.diagnosis.strangers import look_for_strangers, look_for_unserved
 from convq.queue.transport.address import OPERATOR, USERS, WORKER, flags
+from convq.queue.transport.link import Link
 
 if TYPE_CHECKING:
     from convq.repository.model_folders import ModelFolder
@@ -192,7 +194,7 @@ def _redis(address: Address | None, root: Path | None) -> Iterator[Finding]:
         for remark in server.remarks:
             yield Finding.of(remark)
         served = _models_served(asked)
-        yield _served(asked, served)
+        yield _served(asked, served, {} if served else _asked_lately(asked))
         for remark in (*look_for_strangers(asked, {*served, *_models_here(root)}), *look_for_unserved(asked)):
             yield Finding.of(remark)
         for remark in look_for_standstills(asked, served):
@@ -240,9 +242,21 @@ def _models_here(root: Path | None) -> list[str]:
     return [name for name in names if MODEL_NAME.match(name)]
 
 
-def _served(address: Address, served: Collection[str]) -> Finding:
+def _asked_lately(address: Address) -> dict[str, float]:
+    """Models that no service lists, and whose workers asked for jobs lately -> seconds since."""
+    link = Link(address)
+    try:
+        return models_asked_lately(link)
+    finally:
+        link.close()
+
+
+def _served(address: Address, served: Collection[str], lately: Mapping[str, float]) -> Finding:
     if served:
         return Finding("ok", "served now", ", ".join(sorted(served)))
+    if lately:
+        found = f"{', '.join(lately)}, by workers that no service vouches for: {leases_ran_out(min(lately.values()))}"
+        return Finding("warning", "served now", found, LOOK_AGAIN)
     user = WORKER if address.user in USERS else None
     found = "nothing: no worker is running on this Redis"
     return Finding("warning", "served now", found, f"convq serve {flags(address, user)}")

@@ -9,6 +9,7 @@ from typing import Any
 from convq.errors import RedisRefused
 from convq.queue.diagnosis.glance import Glance, Glances
 from convq.queue.diagnosis.health import Remark
+from convq.queue.diagnosis.lately import LOOK_AGAIN, asked_lately_s, leases_ran_out
 from convq.queue.keys import Shard
 from convq.queue.transport.address import Address
 
@@ -32,7 +33,8 @@ def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any
             first = glances.look(shard, 0, 0)
             if first.jobs and first.leases_known and (not first.alive or _quiet_s(first) > QUIET_S):
                 time.sleep(MOMENT_S)
-                yield _remark(first, glances.look(shard, 0, 0), models[model])
+                then = glances.look(shard, 0, 0)
+                yield _remark(first, then, models[model], asked_lately_s(glances.link, shard))
             elif first.jobs and first.leases_known:
                 yield Remark("ok", f"queue {model}", f"{_jobs(first)}; {_workers(first)} at work")
             if first.is_full:
@@ -43,11 +45,15 @@ def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any
         glances.close()
 
 
-def _remark(first: Glance, then: Glance, described: Mapping[str, Any]) -> Remark:
-    """On a queue that seemed to stand still at the first look."""
+def _remark(first: Glance, then: Glance, described: Mapping[str, Any], lately_s: float | None) -> Remark:
+    """On a queue that seemed to stand still at the first look. `lately_s`: since a worker asked, with a lease or without one."""
     check, quiet_s, longest_s = f"queue {then.model}", _quiet_s(then), _longest_s(described)
     if not then.jobs or then.answered != first.answered or (then.alive and quiet_s <= QUIET_S):
         return Remark("ok", check, f"{_jobs(then)}; {_workers(then)} at work")
+    if (
+        not then.alive and lately_s is not None and lately_s <= MOMENT_S
+    ):  # since the first look: no worker that is stopped
+        return Remark("problem", check, f"{_jobs(then)}; {leases_ran_out(lately_s)}", LOOK_AGAIN)
     if not then.alive:
         mend = (
             "start convq serve; where one runs, its workers are stopped or starting: its /readyz and its log say which"

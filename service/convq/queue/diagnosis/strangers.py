@@ -10,8 +10,9 @@ from typing import Any
 
 from convq.errors import RedisRefused
 from convq.queue.diagnosis.health import CLOCK_SLACK_S, Remark
+from convq.queue.diagnosis.lately import LOOK_AGAIN, asked_lately_s, leases_ran_out
 from convq.queue.diagnosis.mending import Rights, caller
-from convq.queue.diagnosis.unserved import look_once
+from convq.queue.diagnosis.unserved import Unserved, look_once
 from convq.queue.keys import MODELS, Shard, is_model_name
 from convq.queue.supervision import FAR_AHEAD_S
 from convq.queue.transport.address import Address
@@ -53,6 +54,7 @@ def look_for_unserved(address: Address) -> Iterator[Remark]:
     link = Link(address)
     try:
         found = look_once(link)
+        lately = {one.model: asked_lately_s(link, Shard(one.model)) for one in (found or ()) if one.model is not None}
     except RedisRefused as refused:
         yield Remark("warning", UNSERVED, f"not looked for: {refused}", "name a user that has the right +scan")
         return
@@ -61,12 +63,24 @@ def look_for_unserved(address: Address) -> Iterator[Remark]:
     if found is None:
         yield Remark("warning", UNSERVED, "not looked for in all keys: there are too many", None)
     for one in (found or ())[:MOST_UNSERVED]:
-        mend = "start a service for it, or submit its jobs again elsewhere and delete the stream"
-        if one.nearest is not None:
-            mend = f"submit its jobs again to {one.nearest} and delete the stream, or start a service for it"
-        yield Remark("warning", UNSERVED, f"{one} ({one.jobs} jobs)", mend)
+        last_s = None if one.model is None else lately.get(one.model)
+        if last_s is not None:
+            yield Remark(
+                "warning", UNSERVED, f"{one.key} holds jobs ({one.jobs}): {leases_ran_out(last_s)}", LOOK_AGAIN
+            )
+        else:
+            yield Remark("warning", UNSERVED, f"{one} ({one.jobs} jobs)", _remedy(one))
     if len(found or ()) > MOST_UNSERVED:
         yield Remark("warning", UNSERVED, f"{len(found or ()) - MOST_UNSERVED} more streams like these", None)
+
+
+def _remedy(one: Unserved) -> str:
+    """What was served here before waits for its service: nothing of it is to be deleted."""
+    if one.known:
+        return "start a service for it: it was served here before, or is expected"
+    if one.nearest is not None:
+        return f"submit its jobs again to {one.nearest} and delete the stream, or start a service for it"
+    return "start a service for it, or submit its jobs again elsewhere and delete the stream"
 
 
 def wrong_types(address: Address, model: str | None) -> list[Remark]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from convq.queue.keys import KNOWN, MODELS, is_model_name
@@ -16,7 +16,9 @@ from convq.queue.transport.link import Link, text_of, understood
 KEYS_AT_ONCE = 1000
 """Keys that one step looks at: about a millisecond of the server's."""
 MOST_STREAMS = 1000
-"""So many are kept in mind of one look."""
+"""So many are kept in mind of one look; they are what metrics count and what is named."""
+MOST_LETTERS = 100
+"""What is compared of a key's name."""
 _OURS = re.compile(r"convq:\{([a-z0-9][a-z0-9_-]{0,63})(?:\.[0-9]{1,4})?\}:(jobs|jobs:high|jobs:low|dead)\Z")
 
 
@@ -32,6 +34,11 @@ class Unserved:
     nearest: str | None
     """The model, or the stream of one, that was perhaps meant: one that is served or known."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether it is called like a model or stream that there is, or is that of a known one."""
+        return self.known or self.nearest is not None
+
     def __str__(self) -> str:
         what = f"nobody serves {self.model!r}" if self.model is not None else "that is no stream of a model"
         hint = f"; did you mean {self.nearest}?" if self.nearest is not None else ""
@@ -44,30 +51,51 @@ class Lookout:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._cursor = b"0"
-        self._streams: set[str] = set()
+        self._streams: dict[str, None] = {}
+        self._far: list[str] = []
+        """Of them those whose names are like none that is known: they make room for others."""
         self.found: tuple[Unserved, ...] = ()
-        """What the last whole look found, most jobs first."""
+        """What the last whole look found: what may be a wrong name first, and then most jobs first."""
 
     def step(self) -> bool:
         """One step; whether it was the last one of a look, so that `found` is new. Raises RedisUnavailable, RedisRefused."""
         self._cursor, keys = self._link.call(
             "SCAN", self._cursor, "MATCH", "convq:*", "COUNT", KEYS_AT_ONCE, "TYPE", "stream"
         )
-        for key in keys:
-            if len(self._streams) < MOST_STREAMS:
-                self._streams.add(text_of(key))
+        self._remember(map(text_of, keys))
         if self._cursor != b"0":
             return False
-        streams, self._streams = sorted(self._streams), set()
+        streams, self._streams, self._far = sorted(self._streams), {}, []
         self.found = self._judged(streams)
         return True
 
-    def _judged(self, streams: Sequence[str]) -> tuple[Unserved, ...]:
+    def _remember(self, keys: Iterable[str]) -> None:
+        """Of more streams than can be kept in mind, those first whose names are like that of a model."""
+        served, expected = self._names()
+        spelt = {one for name in (*served, *expected) for one in _spellings(f"convq:{{{name}}}:jobs")}
+        for key in keys:
+            if key in self._streams or not _is_doubtful(key, served):
+                continue
+            if (full := len(self._streams) >= MOST_STREAMS) and not self._far:
+                return
+            near = not _spellings(key).isdisjoint(spelt)
+            if full and near:
+                del self._streams[self._far.pop()]
+            if near or not full:
+                self._streams[key] = None
+            if not near and not full:
+                self._far.append(key)
+
+    def _names(self) -> tuple[list[str], set[str]]:
+        """Models that are served, and that are known. Raises RedisRefused where the list cannot be read."""
         listed, known = self._link.flush([("HKEYS", MODELS), ("SMEMBERS", KNOWN)])
         if isinstance(listed, Exception):
             raise understood(listed) from listed
         served = sorted(name.decode() for name in listed if is_model_name(name))
-        expected = {text_of(name) for name in known} if isinstance(known, list) else set()
+        return served, {text_of(name) for name in known} if isinstance(known, list) else set()
+
+    def _judged(self, streams: Sequence[str]) -> tuple[Unserved, ...]:
+        served, expected = self._names()
         doubtful = [key for key in streams if _is_doubtful(key, served)]
         lengths = self._link.flush([("XLEN", key) for key in doubtful]) if doubtful else []
         found = [
@@ -75,12 +103,21 @@ class Lookout:
             for key, jobs in zip(doubtful, lengths, strict=True)
             if isinstance(jobs, int) and jobs > 0
         ]
-        return tuple(sorted(found, key=lambda one: -one.jobs))
+        return tuple(sorted(found, key=lambda one: (not one.is_near, -one.jobs)))
 
 
 def _is_doubtful(key: str, served: Collection[str]) -> bool:
     ours = _OURS.match(key)
     return ours is None or (ours[2] != "dead" and ours[1] not in served)
+
+
+def _spellings(key: str) -> set[str]:
+    """The letters and digits of a key, and these with any one left out: keys that share one differ by a letter or by signs.
+
+    Cheap, as a look may meet a thousand keys in a step; what is said of a stream in the end is found by a better rule.
+    """
+    plain = "".join(filter(str.isalnum, key[:MOST_LETTERS].lower().removesuffix(":high").removesuffix(":low")))
+    return {plain, *(plain[:at] + plain[at + 1 :] for at in range(len(plain)))}
 
 
 def _unserved(key: str, jobs: int, served: Sequence[str], expected: Collection[str]) -> Unserved:

@@ -120,7 +120,7 @@ SERVICE_FAMILIES: dict[str, Family] = {
     ),
     "convq_foreign_keys": Family("Keys of the model in Redis that hold another type than convq's.", _PER_MODEL),
     "convq_unserved_streams": Family(
-        "Streams of this server that hold jobs and that nobody serves; absent where another service looks."
+        "Streams of this server that hold jobs and that nobody serves, at most 1,000; absent where another service looks."
     ),
     "convq_unserved_jobs": Family("Jobs in the streams that nobody serves."),
     "convq_client_jobs_total": Family(

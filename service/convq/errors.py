@@ -12,6 +12,7 @@
     │   ├── UnknownOutput       an output name that the model does not have
     │   ├── NonFinite           the network produced NaN or infinity
     │   ├── ModelFault          onnxruntime refused the batch          (wire code: model_error)
+    │   ├── NoRoom              the server has no room for its answer (wire code: no_room)
     │   └── InternalFault       a defect of the service                (wire code: internal)
     ├── JobFailed               the client's view of a result that is not "ok"
     ├── ResultTimeout           no result came in the time that the caller gave
@@ -120,6 +121,14 @@ class ModelFault(JobError):
     fault: ClassVar[Fault] = "service"
 
 
+class NoRoom(JobError):
+    """Redis has no room for the answer of this job, which is a large one: later it may have, for a job with another id."""
+
+    code: ClassVar[str] = "no_room"
+    fault: ClassVar[Fault] = "environment"
+    retry: ClassVar[bool] = True
+
+
 class InternalFault(JobError):
     """A defect of the service: the log has the traceback, the client a fixed phrase."""
 
@@ -136,6 +145,7 @@ JOB_ERRORS: tuple[type[JobError], ...] = (
     UnknownOutput,
     NonFinite,
     ModelFault,
+    NoRoom,
     InternalFault,
 )
 """One class per error code of the wire protocol, in the order of its table."""

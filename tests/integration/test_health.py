@@ -112,6 +112,24 @@ def test_what_only_deserves_a_warning_is_not_refused(patient: Any, keeper: Lease
     wait_until(lambda: not {"aof_rewrite_in_progress", "aof_rewrite_scheduled"} & set(busy_with(patient)))
 
 
+@pytest.mark.parametrize(
+    ("filled", "who"), [(0.95, "answers of more than 1 MiB are refused"), (1.1, "jobs are refused")]
+)
+def test_a_server_that_refuses_jobs_or_answers_is_named(
+    patient: Any, keeper: LeaseKeeper, filled: float, who: str
+) -> None:
+    patient.set("ballast", bytes(32 << 20))  # beside it, what clients take does not matter
+    patient.config_set("maxmemory", int(patient.info("memory")["used_memory"] / filled))
+    full = keeper.inspect()
+    patient.config_set("maxmemory", "256mb")
+    patient.delete("ballast")
+
+    (remark,) = full.warnings
+    assert "maxmemory" == remark.check
+    assert f": {who}" in remark.found
+    assert () == keeper.inspect().warnings
+
+
 @pytest.mark.parametrize("ahead_s", [-3600.0, CLOCK_SLACK_S + 1])
 def test_a_clock_that_is_far_off_is_told_and_does_not_matter(keeper: LeaseKeeper, ahead_s: float) -> None:
     known = keeper.inspect()

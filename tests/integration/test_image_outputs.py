@@ -142,11 +142,11 @@ def test_outputs_that_no_result_can_carry_are_refused_and_an_image_counts_a_byte
     as_image = Engine.load(model_folder(tmp_path / "image", FREE + IMAGE, model), 1)
     as_tensor = Engine.load(model_folder(tmp_path / "tensor", FREE, model), 1)
     small, large = (as_image.admit(bytes(3 * n * n * 4), "float32", f"3,{n},{n}") for n in (4, 12))
-    monkeypatch.setattr(postprocess, "MAX_ANSWER_BYTES", 3 * 4 * 4 * 8)
+    monkeypatch.setattr(postprocess, "MAX_OUTPUT_BYTES", 3 * 4 * 4 * 8)
 
     assert {"y"} == set(as_tensor.run([small, small]))
     assert {"y"} == set(as_image.run([small, small]))
-    with pytest.raises(ModelFault, match="the outputs for this input have 3,456 bytes; a result holds at most 384"):
+    with pytest.raises(ModelFault, match="the outputs for this input have 3,456 bytes; a job may have at most 384"):
         as_tensor.run([large])
     with pytest.raises(ModelFault, match="the outputs for this input have 432 bytes"):
         as_image.run([large])

@@ -218,6 +218,7 @@ def test_there_is_one_error_class_for_each_code_of_the_protocol() -> None:
         "unknown_output",
         "non_finite",
         "model_error",
+        "no_room",
         "internal",
     ] == [one.code for one in JOB_ERRORS]
 

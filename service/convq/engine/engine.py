@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from convq.engine.onnx_session import (
     MODEL,
     PROVIDERS,
     REPORT,
+    Network,
     open_session,
     read_verified,
     shrink,
@@ -29,7 +30,8 @@ from convq.engine.onnx_session import (
 from convq.engine.pace import MARGIN, fitting_batch
 from convq.engine.png import Picture
 from convq.engine.postprocess import agrees, check_outputs, finite, rank
-from convq.engine.signature import Graph, agree, check_same_network
+from convq.engine.room import TOGETHER_BYTES, Sizes, fitting, remark
+from convq.engine.signature import agree, check_same_network
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
 from convq.errors import BadField, JobError, ModelBroken, ModelFault
 from convq.protocol import PREPARED
@@ -44,15 +46,6 @@ _SEED = 7
 SPARE_S: Final = 0.015
 """At the start of a worker, for batches of sizes that are not always tried: a small part of what the start takes."""
 _new_tuple = tuple.__new__
-
-
-class _Network(NamedTuple):
-    """One session and what it is asked for."""
-
-    session: Any
-    graph: Graph
-    fetched: dict[str, str]
-    """Name that jobs use -> the graph's output."""
 
 
 class Engine:
@@ -88,7 +81,8 @@ class Engine:
     activation: str
     """What `rank` must apply to `classes`."""
     max_batch: int
-    """Jobs in one call of `run`: the manifest's limit or what ends in time, or 1 for a graph whose batch axis is fixed."""
+    """Jobs in one call of `run`: the manifest's limit, or what ends in time and has room, or 1 for a graph whose batch
+    axis is fixed."""
     largest_tensor_bytes: int
     """`admit` refuses anything above."""
     remark: str
@@ -97,7 +91,7 @@ class Engine:
     """Seconds from `load` to the end of `warm_up`."""
 
     def __init__(
-        self, name: str, version: int, manifest: Manifest, file: Path, plain: _Network, featured: _Network
+        self, name: str, version: int, manifest: Manifest, file: Path, plain: Network, featured: Network
     ) -> None:
         """Not for callers: `load` checks what is assumed here."""
         graph = plain.graph
@@ -113,6 +107,7 @@ class Engine:
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
         self.remark, self._file, self._graph = "", file, graph
         self._example: tuple[int, ...] = ()
+        self._sizes = Sizes()
         self._plain, self._featured = plain, featured
         self._began, self.load_s = time.monotonic(), 0.0
         self._dtype = np.dtype(graph.dtype)
@@ -145,14 +140,14 @@ class Engine:
         content, sha256 = read_verified(file, tried)
         session = open_session(content, file, requested, manifest.runtime.threads)
         graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
-        plain = featured = _Network(session, graph, {name: name for name in graph.fetched})
+        plain = featured = Network(session, graph, {name: name for name in graph.fetched})
         if separate:
             more, features_sha256 = read_verified(features, tried_features)
             second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
             ends = second.get_inputs(), second.get_outputs()
             graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
             check_same_network(plain.graph, graph, str(features))
-            featured = _Network(second, graph, plain.fetched)
+            featured = Network(second, graph, plain.fetched)
         engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
         engine.labels, engine.sha256, engine.seal = labels, sha256, f"{sha256}+{features_sha256}"
         engine.requested_provider, engine.precision = requested, precision_of(content)
@@ -160,11 +155,12 @@ class Engine:
         engine._began = began
         return engine
 
-    def warm_up(self, spare_s: float = SPARE_S) -> None:
+    def warm_up(self, spare_s: float = SPARE_S, together_bytes: int = TOGETHER_BYTES) -> None:
         """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
 
         A `features.onnx` runs too, and must say the same as `model.onnx`. Where the largest batch comes near `max_batch_s`,
-        `max_batch` becomes smaller, and `remark` says so. In the end each job must be answered in batches as it is alone:
+        `max_batch` becomes smaller, and `remark` says so; and where the outputs of so many jobs, and what is written of
+        them, take more than `together_bytes`. In the end each job must be answered in batches as it is alone:
         see `independence`, which may take `spare_s` seconds for sizes that it does not always try.
         """
         try:
@@ -174,6 +170,9 @@ class Engine:
             blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
             began = time.monotonic()
             made = self.run([blank], ())
+            if self._shape:  # else every shape is looked at when it comes
+                taken = self.output_bytes(shape, ())[0], self.max_batch, together_bytes
+                self.max_batch, self.remark = fitting(*taken), remark(*taken)
             if self.classes is not None and (count := made[self.classes][0].size) != len(self.labels):
                 there = f"{self.classes} has {count} classes; there are {len(self.labels)} labels"
                 raise ModelBroken(f"{self._file}: {there}")
@@ -183,11 +182,11 @@ class Engine:
                 Prepared(data, shape) for data in varied(spec, shape, self._dtype_text, inputs_for(self.max_batch))
             ]
             inputs[:2] = [sample if sample is not None and sample.shape == shape else inputs[0], blank]
-            self._check_independence(inputs, spare_s)
+            self._check_independence(inputs, spare_s, together_bytes)
             if self.feature_maps:
                 self._check_features(inputs[0])
             if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN and self._fit_batch(blank):
-                self._check_independence(inputs, 0.0)
+                self._check_independence(inputs, 0.0, together_bytes)
         except JobError as err:
             raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
@@ -248,7 +247,13 @@ class Engine:
         if wanted is not None and PREPARED in wanted and PREPARED not in outputs:
             outputs[PREPARED] = batch
         check_outputs(outputs, size, self.pictures)
+        self._sizes.note(inputs[0][1], outputs, size)
         return outputs
+
+    def output_bytes(self, shape: tuple[int, ...], wanted: Collection[str] | None) -> tuple[int, bool]:
+        """What `run` yields for one input of that shape, in bytes, and whether that was seen or is a guess. After `warm_up`."""
+        names = [*self._plain.fetched, *(one for one in self.feature_maps if wanted is None or one in wanted)]
+        return self._sizes.job_bytes(shape, names)
 
     def let_go(self) -> None:
         """Give back what onnxruntime keeps for the next run, which may be as much as the largest needed. After `warm_up`."""
@@ -256,26 +261,16 @@ class Engine:
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""
-        graph, limits = self._graph, self.manifest.limits
-        spec = graph.input
-        shown: dict[str, Any] = {
-            "name": graph.name,
-            "dtype": graph.dtype,
-            "shape": list(graph.shape),
-            "color": spec.color,
-        }
-        if graph.takes_images:
-            shown |= spec.model_dump(include={"layout", "multiple_of", "scale", "mean", "std"})
         return {
             "description": self.manifest.description,
-            "inputs": [shown],
+            "inputs": [self._graph.describe_input()],
             "outputs": [
                 {"name": name, "meaning": self._meaning(name), **self._featured.graph.nodes[name]}
                 for name in self.outputs
             ],
             "classes": self.classes,
             "labels": len(self.labels),
-            "limits": {**limits.model_dump(), "max_batch": self.max_batch},
+            "limits": {**self.manifest.limits.model_dump(), "max_batch": self.max_batch},
             "provider": self.provider,
             "sha256": self.sha256,
         }
@@ -324,22 +319,26 @@ class Engine:
             if label != warmup.golden:
                 raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
 
-    def _check_independence(self, inputs: Sequence[Prepared], spare_s: float) -> None:
+    def _check_independence(self, inputs: Sequence[Prepared], spare_s: float, together_bytes: int) -> None:
         """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
         tried = {self._file: None if self.feature_maps else ()}
         if self._featured is not self._plain:
             tried = {self._file: (), self._file.with_name(FEATURES): None}
         for file, wanted in tried.items():
             run = partial(lambda wanted, numbers: self.run([inputs[one] for one in numbers], wanted), wanted)
-            check_independence(file, run, len(inputs), self.max_batch, spare_s / len(tried))
+            if wanted is None:  # what the maps of one job take is to be known before more share a batch
+                check_independence(file, partial(lambda run, _: run([1]), run), 1, 1, 0.0)
+            largest = fitting(self.output_bytes(self._example, wanted)[0], self.max_batch, together_bytes)
+            check_independence(file, run, min(len(inputs), inputs_for(largest)), largest, spare_s / len(tried))
 
     def _fit_batch(self, blank: Prepared) -> bool:
         """As many jobs in a batch as end in time, on the slower of the two networks; whether that is fewer. Raises ModelBroken."""
         wanted = None if self.feature_maps else ()
         threads = self.manifest.runtime.threads if self.provider == "cpu" else None
         limit_s, run = self.manifest.limits.max_batch_s, lambda size: self.run([blank] * size, wanted)
-        self.max_batch, self.remark = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
-        return bool(self.remark)
+        self.max_batch, slow = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
+        self.remark = "; ".join(one for one in (self.remark, slow) if one)
+        return bool(slow)
 
     def _check_features(self, sample: Prepared) -> None:
         """The graph with the feature maps is the same network as the other."""

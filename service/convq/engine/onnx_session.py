@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import onnxruntime
 
+from convq.engine.signature import Graph
 from convq.errors import ModelBroken, SettingsError
 from convq.host.extras import install_anew
 from convq.printable import brief_list
@@ -30,6 +31,15 @@ PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvide
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _NAMES_SHOWN = 3
+
+
+class Network(NamedTuple):
+    """One session and what it is asked for."""
+
+    session: Any
+    graph: Graph
+    fetched: dict[str, str]
+    """Name that jobs use -> the graph's output."""
 
 
 def read_verified(file: Path, tried: str = "") -> tuple[bytes, str]:

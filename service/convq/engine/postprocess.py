@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from convq.engine.png import Picture
 from convq.errors import ModelFault
 
-MAX_ANSWER_BYTES: Final = 256 * 2**20
-"""Of the outputs of one job, images counted as a byte a level: a result is one Redis value, and those end at 512 MB."""
+MAX_OUTPUT_BYTES: Final = 256 * 2**20
+"""Of all outputs of one job, asked for or not, images counted as a byte a level: what a worker holds of it."""
+MAX_ANSWER_BYTES: Final = 36 * 2**20
+"""Of those outputs that go into the answer of one job, counted alike: a photograph of 12.5 megapixels in three colours. In
+base64 that is 48 MiB, in one Redis value, in the memory of a server that others use as well."""
 PARTITION_FROM = 8
 """Selecting k of many classes beats sorting them all once there are this many times k; measured with 1,000 classes."""
 
@@ -117,14 +120,27 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], size: int, pictures: Mapp
 
     `outputs` are the raw ones of a batch of `size`, by name: [size, ...] each; those in `pictures` are to be images.
     """
-    answer_bytes = 0
+    output_bytes = 0
     for name, raw in outputs.items():
         if raw.ndim < 1 or raw.shape[0] != size:
             raise ModelFault(f"output {name} has shape {list(raw.shape)} for a batch of {size}; expected {size} first")
-        answer_bytes += raw.size if name in pictures else raw.nbytes
+        output_bytes += raw.size if name in pictures else raw.nbytes
     for name, picture in pictures.items():
         if misfit := picture.misfit(outputs[name].shape[1:]):
             raise ModelFault(f"output {name} {misfit}")
-    if answer_bytes > size * MAX_ANSWER_BYTES:
-        most = f"a result holds at most {MAX_ANSWER_BYTES:,}"
-        raise ModelFault(f"the outputs for this input have {answer_bytes // size:,} bytes; {most}")
+    if output_bytes > size * MAX_OUTPUT_BYTES:
+        most = f"a job may have at most {MAX_OUTPUT_BYTES:,}: send a smaller input"
+        raise ModelFault(f"the outputs for this input have {output_bytes // size:,} bytes; {most}")
+
+
+def answer_bytes(outputs: Mapping[str, NDArray[Any]], pictures: Collection[str]) -> dict[str, int]:
+    """By output of a batch: the bytes of one job's, before they are written as base64; a PNG file has hardly more."""
+    return {name: (raw.size if name in pictures else raw.nbytes) // max(1, len(raw)) for name, raw in outputs.items()}
+
+
+def too_large(answer: int) -> ModelFault | None:
+    """What is wrong with an answer whose outputs have so many bytes."""
+    if answer <= MAX_ANSWER_BYTES:
+        return None
+    most = f"a result holds at most {MAX_ANSWER_BYTES:,}: ask for fewer outputs, or send a smaller input"
+    return ModelFault(f"the outputs that this job asks for have {answer:,} bytes; {most}")

@@ -70,6 +70,18 @@ class Graph:
         """Whether a job may bring an image; otherwise only a tensor."""
         return self.input.color != "none"
 
+    def describe_input(self) -> dict[str, Any]:
+        """What clients may want to know of it, as JSON-able values; free sides are None."""
+        shown: dict[str, Any] = {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "color": self.input.color,
+        }
+        if self.takes_images:
+            shown |= self.input.model_dump(include={"layout", "multiple_of", "scale", "mean", "std"})
+        return shown
+
     def example_shape(self, max_elements: int = EXAMPLE_ELEMENTS) -> tuple[int, ...]:
         """A shape to warm up with: 224 or so for every free side, less where the input is no image and has many."""
         if self.takes_images:

@@ -12,6 +12,8 @@ DEFAULT_BYTES = 480 * MIB
 """What a worker plans with where nothing says how much it may have."""
 DECODE_BYTES = 384 * MIB
 """What one picture may take then, beside the models: as a JPEG or PNG file of 50 megapixels does."""
+TOGETHER_SHARE = 8
+"""This part of what is planned with is for what comes of one batch."""
 OTHERS_BYTES = 96 * MIB
 """Of a container's limit: for the supervisor."""
 USABLE = 0.9
@@ -27,6 +29,11 @@ class Allowance:
 
     planned_bytes: int
     limit_bytes: int | None
+
+    @property
+    def together_bytes(self) -> int:
+        """What the outputs of one batch may take, with the documents that are made of them; twice that, all batches in hand."""
+        return self.planned_bytes // TOGETHER_SHARE
 
     @classmethod
     def of(cls, setting: int | None, workers: int, root: Path = ROOT) -> Allowance:

@@ -1,6 +1,6 @@
 """The only folder that speaks Redis: keys, scripts, the client's side (`Producer`) and the worker's (`WorkQueue`)."""
 
-from convq.queue.commits import Commits, Committed, Completion
+from convq.queue.commits import PORTION_BYTES, Commits, Committed, Completion
 from convq.queue.deliveries import Bounds, Delivery, Lease
 from convq.queue.entries import Received, Receiver, refuse_inbox
 from convq.queue.keys import Shard
@@ -11,6 +11,7 @@ from convq.queue.transport.address import Address
 from convq.queue.transport.wires import AsyncioWire, BlockingWire, at_once
 
 __all__ = [
+    "PORTION_BYTES",
     "Accusation",
     "Address",
     "AsyncioWire",

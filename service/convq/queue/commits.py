@@ -5,7 +5,7 @@ Belongs to one thread and has its own connection. Whoever publishes needs the le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,11 @@ from convq.queue.transport.link import Link, Script
 
 BURY, COMPLETE = (Script.load("known", name) for name in ("bury", "complete"))
 
-CHUNK = 500
-"""Jobs per call of the commit script: bounds the time that the server does nothing else."""
+CHUNK, PORTION_BYTES = 500, 8 << 20
+"""Jobs, and bytes of documents, per call of the commit script: bound the time that the server does nothing else. One larger
+document has a call of its own."""
+LARGE_BYTES = 1 << 20
+"""Documents that have more than this together are published only where the server has room for them."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Committed:
     """Answered by somebody else in the meantime."""
     refused: list[Received] = field(default_factory=list)
     """Still ours: their inbox is a key of another type."""
+    no_room: list[Received] = field(default_factory=list)
+    """Still ours: their documents are large, and the server has no room for them."""
 
 
 class Commits:
@@ -73,8 +78,9 @@ class Commits:
         RedisUnavailable the same call may be repeated: what it had published is not published again.
         """
         committed = Committed()
-        for first in range(0, len(completions), CHUNK):
-            self._complete_chunk(lease, completions[first : first + CHUNK], committed)
+        for chunk in _chunks(completions):
+            if not self._complete_chunk(lease, chunk, committed):
+                self._complete_small(lease, chunk, committed)
         return committed
 
     def bury(self, lease: Lease, completion: Completion, reason: str, message: str) -> bool:
@@ -108,7 +114,17 @@ class Commits:
         lease.held.discard((job.lane, job.entry))
         return bool(reply)
 
-    def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
+    def _complete_small(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> None:
+        """Publish what has no large part in that there is no room; the rest is told."""
+        large_bytes = LARGE_BYTES // len(chunk)
+        committed.no_room += [done.job for done in chunk if len(done.document) > large_bytes]
+        small = [done for done in chunk if len(done.document) <= large_bytes]
+        if small:
+            self._complete_chunk(lease, small, committed)
+
+    def _complete_chunk(self, lease: Lease, chunk: Sequence[Completion], committed: Committed) -> bool:
+        """Publish these in one step. False where the server has no room for them: then nothing has happened."""
+        document_bytes = sum([len(done.document) for done in chunk])
         groups = self._grouped(chunk)
         cancelled = ",".join(done.job.id for done in chunk if done.cancelled)
         suspects = ",".join(
@@ -116,6 +132,7 @@ class Commits:
         )
         args: list[Any] = [GROUP, lease.incarnation, self.result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
         args += (cancelled, suspects, sum([done.failed for done in chunk]))
+        args.append(document_bytes if document_bytes > LARGE_BYTES else 0)
         jobs: list[Received] = []
         for (lane, kind, destination), members in groups.items():
             args += (lane + 1, kind, destination, len(members))
@@ -129,6 +146,8 @@ class Commits:
         if reply == b"FENCED":
             lease.lost = True
             raise LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")
+        if reply == b"FULL":
+            return False
         published, lost, refused = reply
         kept = [jobs[position - 1] for position in refused]
         lease.held.difference_update([(job.lane, job.entry) for job in jobs])
@@ -136,6 +155,7 @@ class Commits:
         committed.refused += kept
         committed.published += published
         committed.lost += len(lost)
+        return True
 
     def _grouped(self, chunk: Sequence[Completion]) -> dict[tuple[int, str, str], list[Completion]]:
         """The completions by lane and destination; see `complete.lua` for the kinds."""
@@ -150,6 +170,21 @@ class Commits:
                 key = (job.lane, "r" if job.id == job.entry else "n", prefix + job.id)
             groups.setdefault(key, []).append(done)
         return groups
+
+
+def _chunks(completions: Sequence[Completion]) -> Iterator[Sequence[Completion]]:
+    """These in order, no more at once than one call may bring."""
+    if len(completions) <= CHUNK and sum([len(done.document) for done in completions]) <= PORTION_BYTES:
+        yield completions  # nearly always, and at no cost for each
+        return
+    first, chunk_bytes = 0, 0
+    for i, done in enumerate(completions):
+        size = len(done.document)
+        if i > first and (i - first == CHUNK or chunk_bytes + size > PORTION_BYTES):
+            yield completions[first:i]
+            first, chunk_bytes = i, 0
+        chunk_bytes += size
+    yield completions[first:]
 
 
 def _inbox_of(prefix: str, job_id: str) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from convq.engine.engine import Engine, Prepared
-from convq.engine.postprocess import finite, rank
-from convq.errors import NonFinite
-from convq.ipc.crash_marks import Mark
+from convq.engine.postprocess import answer_bytes, finite, rank, too_large
+from convq.errors import JobError, NonFinite, NoRoom
+from convq.ipc.crash_marks import Mark, listed
 from convq.protocol import PREPARED, Status
-from convq.queue import Completion
+from convq.queue import PORTION_BYTES, Completion
 from convq.worker.admission.batcher import Batch
 from convq.worker.loaded_model import Role
 from convq.worker.results import Documents
 from convq.worker.ticket import Ticket
+
+OUTPUT_BYTES = 1024
+"""Of a document, for what is said of an output besides its data."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,10 @@ class Answers:
     """Where they were made already: those of a job that ran alone."""
     names: bytes = b""
     """The jobs as the board marks them, where the network ran."""
+    size: int = 0
+    """How many ran together; more than there are tickets where this is a portion of them."""
+    held_bytes: int = 0
+    """What the outputs and their documents hold of the worker's memory, until they are published."""
     ended_s: float = field(default_factory=time.perf_counter)
     """The moment, of `time.perf_counter`, at which the network was done with them, or it was clear that they do not run."""
 
@@ -59,6 +66,35 @@ class Answerer:
             self._documents[engine] = found
         return found
 
+    def portions(self, answers: Answers) -> Iterator[Answers]:
+        """The same in parts, in order, whose documents have at most `PORTION_BYTES` together; a larger one is by itself."""
+        tickets, sizes = answers.tickets, self._sizes(answers)
+        first, portion_bytes = 0, 0
+        for i, size in enumerate(sizes):
+            if i > first and portion_bytes + size > PORTION_BYTES:
+                yield _part(answers, first, i)
+                first, portion_bytes = i, 0
+            portion_bytes += size
+        yield answers if first == 0 else _part(answers, first, len(tickets))
+
+    def _sizes(self, answers: Answers) -> Sequence[int]:
+        """At most how long the document of each job will be, in bytes; nothing where all of them are short."""
+        outputs, engine, tickets = answers.outputs, answers.engine, answers.tickets
+        if outputs is None or engine is None:
+            return ()
+        row_bytes = self._documents_of(engine).prediction_bytes if engine.classes is not None else 0
+        text_bytes = {
+            name: size * 4 // 3 + OUTPUT_BYTES for name, size in answer_bytes(outputs, engine.pictures).items()
+        }
+        if (sum(text_bytes.values()) + len(engine.labels) * row_bytes) * len(tickets) <= PORTION_BYTES:
+            return ()
+        sizes = []
+        for ticket in tickets:
+            names = ticket.job.outputs or engine.default_outputs
+            predictions = min(ticket.job.top_k, len(engine.labels)) * row_bytes
+            sizes.append(sum(text_bytes[name] for name in names) + predictions)
+        return sizes
+
     def answer(self, answers: Answers) -> list[Completion]:
         """One completion per ticket, in order. While the outputs of a network are looked at, the board says so."""
         if answers.outputs is None or answers.engine is None:
@@ -69,10 +105,11 @@ class Answerer:
         return completions
 
     def _answer(self, answers: Answers, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
-        size, now_s, documents = len(answers.tickets), time.perf_counter(), self._documents_of(engine)
+        size, now_s, documents = answers.size or len(answers.tickets), time.perf_counter(), self._documents_of(engine)
         asked = [ticket.job.outputs for ticket in answers.tickets]
         usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
+        output_bytes = answer_bytes(outputs, engine.pictures)
         completions = []
         for i, ticket in enumerate(answers.tickets):
             if not usable[i]:
@@ -82,6 +119,9 @@ class Answerer:
             job = ticket.job
             ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
             names = job.outputs or engine.default_outputs
+            if names and (problem := too_large(sum([output_bytes[name] for name in names]))):
+                completions.append(self._not_for_it(ticket, problem))
+                continue
             wanted = {name: outputs[name][i] for name in names} if names else None
             predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
             completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted)))
@@ -98,6 +138,17 @@ class Answerer:
         # Seven digits are what float32 holds; as float64 they would be written with seventeen.
         return ranking.indices.tolist(), ranking.scores.astype(np.float64).round(7).tolist()
 
+    def _not_for_it(self, ticket: Ticket, problem: JobError) -> Completion:
+        """The completion of a job that was computed and cannot be told; no version is to blame for that."""
+        ticket.blameless = True
+        ticket.refuse(problem)
+        return self.refusal(ticket)
+
+    def without_room(self, ticket: Ticket) -> Completion:
+        """The completion of a job whose answer the server has no room for."""
+        why = "the server has no room for this answer now: submit it again later with another id, or ask for less"
+        return self._not_for_it(ticket, NoRoom(why))
+
     def refusal(self, ticket: Ticket) -> Completion:
         """The completion of a job that was not computed."""
         ticket.total_s = ticket.queue_s + time.perf_counter() - ticket.arrived_s
@@ -111,3 +162,10 @@ def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarra
     if PREPARED not in outputs or PREPARED in engine.outputs:
         return outputs
     return {name: raw for name, raw in outputs.items() if name != PREPARED}
+
+
+def _part(answers: Answers, first: int, end: int) -> Answers:
+    """These of its tickets, and what the network said of them."""
+    tickets = answers.tickets[first:end]
+    outputs = {name: raw[first:end] for name, raw in (answers.outputs or {}).items()}
+    return replace(answers, tickets=tickets, outputs=outputs, names=listed([one.name for one in tickets]))

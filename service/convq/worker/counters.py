@@ -13,7 +13,7 @@ from convq.ipc.census import Census
 from convq.ipc.series import LANE_NAMES
 from convq.ipc.shared_memory import Row
 from convq.protocol import Status
-from convq.queue import Completion, Delivery
+from convq.queue import Delivery
 from convq.worker.answerer import Answers
 from convq.worker.loaded_model import Role
 from convq.worker.ticket import Ticket
@@ -51,8 +51,8 @@ class Tally:
             if job.attempt > 1:
                 self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
 
-    def answered(self, answers: Answers, completions: Sequence[Completion], rank_s: float, done_s: float) -> None:
-        """A batch is published: `rank_s` went into its documents, `done_s` is the moment when the server had them."""
+    def answered(self, answers: Answers, result_bytes: int, rank_s: float, done_s: float) -> None:
+        """A batch is published: `rank_s` went into its documents, of `result_bytes`, `done_s` is the moment when the server had them."""
         row = self._row
         self.moved()
         outcomes: dict[tuple[int, str], int] = {}
@@ -68,7 +68,7 @@ class Tally:
         for (lane, outcome), count in outcomes.items():
             row.add("convq_jobs", count, LANE_NAMES[lane], outcome)
         self.clients.add(Counter([ticket.job.client for ticket in answers.tickets]))
-        row.add("convq_result_bytes", sum(len(done.document) for done in completions))
+        row.add("convq_result_bytes", result_bytes)
         self._timed(answers, rank_s, done_s)
         if answers.role is not None:
             self._version_answered(answers, answers.role)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from convq.engine.engine import Engine
+from convq.engine.room import TOGETHER_BYTES
 from convq.errors import ModelBroken, UnknownVersion
 from convq.ipc.plans import Plan
 from convq.ipc.shared_memory import Row
@@ -33,6 +34,8 @@ class Serving:
     """Version -> engine, for every version of `plan.loaded`."""
     row: Row | None = None
     """Where the supervisor says which candidate was taken back, before this worker has followed."""
+    together_bytes: int = TOGETHER_BYTES
+    """What the outputs of one batch, and the documents made of them, may take."""
     always: Engine | None = field(init=False)
     """What answers every job that pins nothing; None where that depends on the job. Looked at for each job."""
 
@@ -40,19 +43,29 @@ class Serving:
         object.__setattr__(self, "always", None if self.plan.percent else self.engines[self.plan.serve])
 
     @classmethod
-    def load(cls, folder: Path, plan: Plan, device: str, checked: Mapping[int, str], row: Row | None = None) -> Serving:
+    def load(
+        cls,
+        folder: Path,
+        plan: Plan,
+        device: str,
+        checked: Mapping[int, str],
+        row: Row | None = None,
+        together_bytes: int = TOGETHER_BYTES,
+    ) -> Serving:
         """Load and warm up every version of a plan. Raises VersionBroken, SettingsError.
 
         `checked` maps versions to the seals of the files that were tried: others are not opened.
         """
-        return cls(plan, load_engines(folder, plan, device, checked, row, {}), row)
+        engines = load_engines(folder, plan, device, checked, row, {}, together_bytes)
+        return cls(plan, engines, row, together_bytes)
 
     def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> Serving:
         """The next plan's: loads and warms up what is not loaded yet, beside what runs.
 
         `checked` is that of `load`. Raises VersionBroken, SettingsError; then nothing has changed.
         """
-        return Serving(plan, load_engines(folder, plan, device, checked, self.row, self.engines), self.row)
+        engines = load_engines(folder, plan, device, checked, self.row, self.engines, self.together_bytes)
+        return Serving(plan, engines, self.row, self.together_bytes)
 
     @property
     def engine(self) -> Engine:
@@ -128,6 +141,7 @@ def load_engines(
     checked: Mapping[int, str],
     row: Row | None,
     loaded: Mapping[int, Engine],
+    together_bytes: int,
 ) -> dict[int, Engine]:
     """Every version of a plan, loaded and warmed up but for those that are `loaded`. Raises VersionBroken, SettingsError.
 
@@ -142,7 +156,7 @@ def load_engines(
             row.loading.set(str(version).encode())
         try:
             engines[version] = Engine.load(folder, version, device=device, seal=checked.get(version, ""))
-            engines[version].warm_up()
+            engines[version].warm_up(together_bytes=together_bytes)
         except MemoryError:
             raise VersionBroken(folder.name, version, f"{folder / str(version)}: there is no memory for it") from None
         except ModelBroken as error:

@@ -46,7 +46,8 @@ class Loading:
         checked = self._orders.checked.get(model, {})
         folder, plan = self._orders.repository / model, self._orders.plans[model]
         try:
-            made = Serving.load(folder, plan, self._orders.device, checked, self._rows[model])
+            together_bytes = self._orders.memory.together_bytes
+            made = Serving.load(folder, plan, self._orders.device, checked, self._rows[model], together_bytes)
         except ConvqError as error:
             self._loaded.put((model, error))
         else:

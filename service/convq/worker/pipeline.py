@@ -75,7 +75,7 @@ class Pipeline:
         self._memory = memory
         self._admission = Admission(serving, memory)
         answerer = Answerer(self.model, worker, row.answering)
-        self._runner = Runner(self._admission, answerer, row, gate)
+        self._runner = Runner(self._admission, answerer, row, gate, memory)
         self._tally = Tally(row)
         self._job_log = job_log
         witnesses = [one for one in (job_log, tracing) if one is not None]
@@ -309,10 +309,14 @@ class Pipeline:
     def _run_next(self) -> bool:
         batch = self._batcher.collect()
         for answers in () if batch is None else self._runner.run(batch):
-            inputs, answers.inputs = answers.inputs, None
-            self._handover.put(answers)
-            self._runner.compare(answers, inputs)
+            self._pass_on(answers)
+            del answers  # before the next part of the batch runs
         return batch is not None
+
+    def _pass_on(self, answers: Answers) -> None:
+        inputs, answers.inputs = answers.inputs, None
+        self._handover.put(answers)
+        self._runner.compare(answers, inputs)
 
     # -- publish --------------------------------------------------------------------------------------------------
 
@@ -325,6 +329,7 @@ class Pipeline:
         answers = self._handover.get()
         if answers is not None:
             self._publisher.publish(answers)
+            self._memory.let_go(answers.held_bytes)
             self._intake.published.set()
         return answers is not None
 

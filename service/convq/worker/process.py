@@ -203,7 +203,8 @@ class Worker:
         folder = self._orders.repository / change.model
         row = self._rows[change.model] = self._board.row(self._orders.slot, change.place)
         _reset(row)
-        serving = Serving.load(folder, plan, self._orders.device, change.checked, row)
+        together_bytes = self._orders.memory.together_bytes
+        serving = Serving.load(folder, plan, self._orders.device, change.checked, row, together_bytes)
         _set_state(row, "ready")
         memory = self._memory = self._memory or self._memory_left()
         pipeline = self._add_pipeline(change.model, serving, memory)

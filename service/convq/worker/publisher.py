@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 
 from convq.errors import ConvqError, LeaseLost, RedisRefused, RedisUnavailable
 from convq.ipc.crash_marks import Gate
-from convq.logs import event
+from convq.logs import Limit, event
 from convq.protocol import Status
-from convq.queue import Commits, Completion, Lease, Received, refuse_inbox
+from convq.queue import Commits, Committed, Completion, Lease, refuse_inbox
 from convq.worker.answerer import Answerer, Answers
 from convq.worker.counters import Tally
 from convq.worker.ticket import Ticket
@@ -50,20 +50,29 @@ class Publisher:
         self._tally = tally
         self._gate = gate
         self._witnesses = witnesses
+        self._complaints = Limit(1)
 
     def publish(self, answers: Answers) -> None:
         """Rank and write what a batch gave, commit it, count it. Returns when the server has answered, however late."""
+        began, ranked_s, result_bytes = time.perf_counter(), 0.0, 0
+        for portion in (answers,) if answers.completions is not None else self._answerer.portions(answers):
+            spent_s, written_bytes = self._publish_portion(portion)
+            ranked_s, result_bytes = ranked_s + spent_s, result_bytes + written_bytes
+        done = time.perf_counter()
+        self._tally.answered(answers, result_bytes, ranked_s, done)
+        for witness in self._witnesses:
+            witness.published(self._model, answers, began, done)
+
+    def _publish_portion(self, answers: Answers) -> tuple[float, int]:
+        """Write the documents of one portion and commit them; how long writing took, and their bytes. Nothing of them is kept."""
         began = time.perf_counter()
         completions = answers.completions
         if completions is None:
             with self._gate.shared() if answers.outputs is not None else nullcontext():
                 completions = self._answerer.answer(answers)
-        ranked = time.perf_counter()
+        ranked_s = time.perf_counter() - began
         self._commit(answers.tickets, completions)
-        done = time.perf_counter()
-        self._tally.answered(answers, completions, ranked - began, done)
-        for witness in self._witnesses:
-            witness.published(self._model, answers, began, done)
+        return ranked_s, sum([len(done.document) for done in completions])
 
     def _bury(self, ticket: Ticket, completion: Completion) -> None:
         """Answer what killed its workers as poisoned, and keep it as a dead letter."""
@@ -82,9 +91,20 @@ class Publisher:
             else:
                 leases.setdefault(ticket.lease.incarnation, (ticket.lease, []))[1].append(completion)
         for lease, mine in leases.values():
-            refused = self._publish_under(lease, mine)
-            if refused:
-                self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in refused])
+            left = self._publish_under(lease, mine)
+            if left.no_room:
+                self._answer_briefly(lease, [ticket for ticket in tickets if ticket.job in left.no_room])
+            if left.refused:
+                self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in left.refused])
+
+    def _answer_briefly(self, lease: Lease, tickets: Sequence[Ticket]) -> None:
+        """The server has no room for what these jobs asked for: they are told so."""
+        if self._complaints.take():
+            text = "the server has no room for large answers; these jobs are answered as no_room"
+            event(log, logging.WARNING, text, model=self._model, jobs=len(tickets))
+        left = self._publish_under(lease, [self._answerer.without_room(ticket) for ticket in tickets])
+        if left.refused:
+            self._answer_elsewhere(lease, [ticket for ticket in tickets if ticket.job in left.refused])
 
     def _answer_elsewhere(self, lease: Lease, tickets: Sequence[Ticket]) -> None:
         """The inbox of these jobs is a key of another type: they are told so under their result keys."""
@@ -93,15 +113,15 @@ class Publisher:
             ticket.status = Status.ERROR
         self._publish_under(lease, [self._answerer.refusal(ticket) for ticket in tickets])
 
-    def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> list[Received]:
-        """Publish what was claimed under this lease; return the jobs whose inbox cannot take a result."""
+    def _publish_under(self, lease: Lease, completions: Sequence[Completion]) -> Committed:
+        """Publish what was claimed under this lease; what is left is still ours to answer."""
         committed, repeated = self._until_done(lambda: self._commits.complete(lease, completions))
         if committed is None:
             self._tally.lost(len(completions))
-            return []
+            return Committed()
         if not repeated:  # what a repeated commit finds answered was mostly answered by its first try
             self._tally.lost(committed.lost)
-        return committed.refused
+        return committed
 
     def _until_done(self, commit: Callable[[], T]) -> tuple[T | None, bool]:
         """Repeat a commit until the server has answered: what it took once it does not publish twice.

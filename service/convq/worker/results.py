@@ -18,6 +18,11 @@ from convq.errors import JobError
 from convq.protocol import VERSION
 from convq.worker.ticket import Ticket
 
+PREDICTION_BYTES = 80
+"""Names, numbers and punctuation of one prediction."""
+LONGEST_ESCAPE = 6
+"""Bytes that one character of a label may become."""
+
 
 class Documents:
     """Result documents of protocol version 1.
@@ -35,6 +40,8 @@ class Documents:
     ) -> None:
         self._model, self._version, self._labels, self._worker = model, version, tuple(labels), worker
         self._pictures = dict(pictures or {})
+        self.prediction_bytes = PREDICTION_BYTES + LONGEST_ESCAPE * max(map(len, self._labels), default=0)
+        """At most what one prediction takes."""
 
     def ok(
         self,
@@ -110,4 +117,4 @@ def _timing(ticket: Ticket) -> dict[str, float]:
 
 def _base64(content: bytes | memoryview) -> orjson.Fragment:
     """A JSON string of the bytes in base64. As a str it would be decoded, looked through and copied once more."""
-    return orjson.Fragment(b'"' + base64.b64encode(content) + b'"')
+    return orjson.Fragment(b"".join((b'"', base64.b64encode(content), b'"')))

@@ -2,55 +2,106 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from weakref import WeakSet
 
-from convq.engine.engine import Prepared
+from convq.engine.engine import Engine, Prepared
+from convq.engine.room import fitting, taken_bytes
 from convq.errors import ModelFault
 from convq.ipc.crash_marks import Gate, listed
 from convq.ipc.series import CloseReason
 from convq.ipc.shared_memory import Row
+from convq.logs import event
 from convq.protocol import Status
 from convq.queue import Received
 from convq.worker.admission.batcher import Batch
+from convq.worker.admission.memory import Memory
 from convq.worker.admission.preprocessor import Admission
 from convq.worker.answerer import Answerer, Answers
 from convq.worker.loaded_model import Role
 from convq.worker.shadow import Shadow, in_network
 from convq.worker.ticket import Ticket
 
+log = logging.getLogger("convq.worker")
+
 
 class Runner:
     """The networks of one pipeline. `run` and `compare` are for its running thread, `alone` for the one that fetches."""
 
-    def __init__(self, admission: Admission, answerer: Answerer, row: Row, gate: Gate) -> None:
+    def __init__(self, admission: Admission, answerer: Answerer, row: Row, gate: Gate, memory: Memory) -> None:
         self._admission = admission
         self._answerer = answerer
         self._row = row
         self._gate = gate
-        self._shadow = Shadow(row)
+        self._memory = memory
+        self._shadow = Shadow(row, memory.together_bytes)
+        self._said: WeakSet[Engine] = WeakSet()
 
-    def run(self, batch: Batch[Ticket]) -> list[Answers]:
-        """Run one batch. Where onnxruntime refuses it, each job runs by itself, so that one cannot fail its neighbours."""
-        now_s = time.perf_counter()
-        late = [ticket for ticket in batch.items if ticket.expires_s <= now_s]
-        for ticket in late:
-            ticket.status = Status.EXPIRED
-        answers = [Answers(late)] if late else []
-        tickets = [ticket for ticket in batch.items if ticket.status is Status.OK]
-        if not tickets:
-            return answers
-        most = tickets[0].engine.max_batch if tickets[0].engine else 1
-        if len(tickets) > most:  # formed for another version, which takes more at once
-            parts = (Batch(tickets[i : i + most], batch.reason) for i in range(0, len(tickets), most))
-            return answers + [one for part in parts for one in self.run(part)]
+    def run(self, batch: Batch[Ticket]) -> Iterator[Answers]:
+        """Run one batch, in parts where what comes of it has no room at once: the next one when this one was passed on.
+
+        Where onnxruntime refuses it, each job runs by itself, so that one cannot fail its neighbours.
+        """
+        waiting: Sequence[Ticket] = batch.items
+        while waiting:
+            now_s = time.perf_counter()
+            late = [ticket for ticket in waiting if ticket.expires_s <= now_s]
+            if late:
+                for ticket in late:
+                    ticket.status = Status.EXPIRED
+                yield Answers(late)
+                waiting = [ticket for ticket in waiting if ticket.status is Status.OK]
+                continue
+            most, outputs_bytes = self._fitting(waiting)
+            part, waiting = waiting[:most], waiting[most:]
+            yield from self._run_part(list(part), batch, self._memory.hold(outputs_bytes))
+
+    def _run_part(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> Iterator[Answers]:
+        made = self._attempt(tickets, batch, held_bytes)
+        if isinstance(made, Answers):
+            yield made
+            return
+        self._memory.let_go(held_bytes)
+        if len(tickets) == 1:
+            yield self._refused(tickets, made)
+            return
+        for ticket in tickets:
+            yield from self.run(Batch([ticket], batch.reason))
+
+    def _attempt(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> Answers | ModelFault:
         try:
             with self._gate.shared():
-                return [*answers, self._run_network(tickets, batch)]
+                return self._run_network(tickets, batch, held_bytes)
         except ModelFault as error:
-            if len(tickets) > 1:
-                return answers + [one for ticket in tickets for one in self.run(Batch([ticket], batch.reason))]
-            return [*answers, self._refused(tickets, error)]
+            return error
+
+    def _fitting(self, tickets: Sequence[Ticket]) -> tuple[int, int]:
+        """How many of these may run together, and what their outputs and documents will take in bytes.
+
+        All have one version and one shape of input. Where nobody knows what comes of that shape, and it may be much, the
+        first one shows.
+        """
+        engine, prepared = tickets[0].engine, tickets[0].prepared
+        assert engine is not None and prepared is not None  # noqa: S101, PT018 - `prepare` gives a ticket both, or refuses it
+        wanted = {name for ticket in tickets for name in ticket.job.outputs} if engine.feature_maps else ()
+        largest = min(len(tickets), engine.max_batch)
+        job_bytes, is_known = engine.output_bytes(prepared.shape, wanted)
+        fits = fitting(job_bytes, largest, self._memory.together_bytes)
+        if fits < largest and is_known:
+            self._note(engine, job_bytes, fits)
+        elif fits < largest:
+            fits = 1
+        return fits, taken_bytes(job_bytes, fits)
+
+    def _note(self, engine: Engine, job_bytes: int, fits: int) -> None:
+        """Say once of a version that its outputs make batches smaller."""
+        if engine not in self._said:
+            self._said.add(engine)
+            facts = {"model": engine.name, "version": engine.version, "jobs": fits, "max_batch": engine.max_batch}
+            text = "batches are smaller than max_batch, for what the outputs take"
+            event(log, logging.WARNING, text, **facts, output_bytes=job_bytes)
 
     def alone(self, ticket: Ticket, read_payload: Callable[[Received], bool]) -> Answers | None:
         """Read, decode, run and answer one suspect; from the first to the last of it, nobody else is in native code.
@@ -85,7 +136,7 @@ class Runner:
             with self._gate.shared():
                 self._shadow.compare(answers, inputs, shadow)
 
-    def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket]) -> Answers:
+    def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int = 0) -> Answers:
         engine, inputs = tickets[0].engine, [ticket.prepared for ticket in tickets if ticket.prepared is not None]
         assert engine is not None  # noqa: S101 - `prepare` gives a ticket both, or refuses it
         wanted = {name for ticket in tickets for name in ticket.job.outputs}
@@ -101,7 +152,18 @@ class Runner:
         role, serving = self._role(tickets[0]), self._admission.serving
         shadowed = role == "serving" and serving.shadow is not None and not tickets[0].alone
         kept = inputs if shadowed else None
-        return Answers(tickets, outputs, batch, engine, role, inputs=kept, names=names, ended_s=ended_s)
+        return Answers(
+            tickets,
+            outputs,
+            batch,
+            engine,
+            role,
+            inputs=kept,
+            names=names,
+            size=len(tickets),
+            held_bytes=held_bytes,
+            ended_s=ended_s,
+        )
 
     def _refused(self, tickets: list[Ticket], error: ModelFault) -> Answers:
         tickets[0].fail(error)

@@ -11,6 +11,7 @@ import numpy as np
 
 from convq.engine.engine import Engine, Prepared
 from convq.engine.postprocess import finite
+from convq.engine.room import fitting
 from convq.errors import ModelFault
 from convq.ipc.shared_memory import Row
 from convq.logs import Limit, event
@@ -36,8 +37,10 @@ def in_network(row: Row, engine: Engine, jobs: bytes) -> Iterator[None]:
 class Shadow:
     """Compares for one pipeline. Belongs to the thread that runs the network."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, together_bytes: int) -> None:
+        """What comes of one batch may take `together_bytes`."""
         self._row = row
+        self._together_bytes = together_bytes
         self._complaints = Limit(1)
 
     def compare(self, answers: Answers, inputs: Sequence[Prepared], shadow: Engine) -> None:
@@ -45,8 +48,9 @@ class Shadow:
         began = time.perf_counter()
         same = failed = differs = 0
         try:
-            for first in range(0, len(inputs), shadow.max_batch):
-                part = inputs[first : first + shadow.max_batch]
+            at_once = self._at_once(inputs, shadow)
+            for first in range(0, len(inputs), at_once):
+                part = inputs[first : first + at_once]
                 with in_network(self._row, shadow, b""):  # its death accuses no job
                     outputs = shadow.run(part, ())
                 fine = finite(outputs)
@@ -65,6 +69,11 @@ class Shadow:
         self._row.add("convq_version_jobs", differs, "shadow", "differs")
         spent_s = time.perf_counter() - began
         self._row.observe_alike("convq_version_inference_seconds", spent_s, len(inputs), "shadow")
+
+    def _at_once(self, inputs: Sequence[Prepared], shadow: Engine) -> int:
+        job_bytes, is_known = shadow.output_bytes(inputs[0].shape, ())
+        fits = fitting(job_bytes, shadow.max_batch, self._together_bytes)
+        return fits if is_known or fits >= len(inputs) else 1
 
 
 def agreement(answers: Answers, first: int, outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:

@@ -24,6 +24,8 @@ OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 CLOCK_SLACK_S = 5.0
 NEVER_EVICTS = "noeviction"
 USUAL_LIMIT_BYTES = 1 << 30
+KEPT_FREE = 0.1
+"""Of maxmemory: large answers leave it to jobs and to small answers, see `complete.lua`."""
 UNKNOWN = "unknown"
 """What a server that hides its settings is taken to say."""
 
@@ -124,9 +126,22 @@ def _policy(server: Server, mend: Mend) -> Remark:
 
 def _limit(server: Server, mend: Mend, info: Mapping[str, str]) -> Remark:
     if server.maxmemory_bytes:
+        used = (_number(info.get("used_memory")) or 0) - (_number(info.get("mem_not_counted_for_evict")) or 0)
+        if used >= server.maxmemory_bytes * (1 - KEPT_FREE):
+            return Remark(
+                "warning", "maxmemory", _filled(used, server.maxmemory_bytes), *mend("maxmemory", _room(info))
+            )
         return Remark("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
     found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
     return Remark("warning", "maxmemory", found, *mend("maxmemory", _room(info)))
+
+
+def _filled(used: int, most: int) -> str:
+    """How full it is, and who is turned away by that."""
+    turned_away = "jobs are refused" if used >= most else "answers of more than 1 MiB are refused (no_room), jobs soon"
+    return (
+        f"{most / 2**20:,.0f} MiB, of which {100 * used // most} % are used: {turned_away}; read results, or raise it"
+    )
 
 
 def _room(info: Mapping[str, str]) -> str:

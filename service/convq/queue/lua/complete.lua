@@ -14,10 +14,11 @@
 -- ARGV  group, incarnation, result_ttl_ms, inbox_ttl_ms, inbox_length,
 --       ids to forget as cancelled, suspects to forget (lane:entry); both with commas between,
 --       how many of the jobs ended as errors,
+--       bytes of the documents where they are many: then they need room under maxmemory; else 0,
 --       then jobs in groups: lane (1..3), kind, destination, how many, and for each of them entry id, document
 --       kind "i": destination is an inbox; "k": the same, of jobs with ids that the client chose, each id behind its document;
 --       "r": it is a result key; "n": a result key of an id that the client chose
--- Reply "FENCED", or {how many were published, {positions of jobs that somebody else has answered},
+-- Reply "FENCED"; "FULL" where there is no room: nothing has changed then; or {how many were published, {positions of jobs that somebody else has answered},
 --       {positions of jobs that are still ours, because their inbox is of another type}}, positions counted from 1
 --
 -- The token of publication is to be pending under this worker and to be acknowledged in the same step: that is true at
@@ -28,10 +29,29 @@
 local leases, cancelled = KEYS[1], KEYS[5]
 local group, incarnation = ARGV[1], ARGV[2]
 local result_ttl, inbox_ttl, inbox_length = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local FIRST_GROUP = 9
+local FIRST_GROUP = 10
+local KEPT_FREE = 0.1 -- of maxmemory: large answers leave it to jobs and to small answers
 
 if not redis.call('ZSCORE', leases, incarnation) then
   return 'FENCED'
+end
+
+-- Whether so many bytes have room. This script may write past maxmemory, and then nobody's job would be let in. What the
+-- server takes while it copies them counts: the call itself is part of what is used. Who may not ask is not refused.
+local function has_room(bytes)
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) ~= 'string' then
+    return true
+  end
+  local function figure(name)
+    return tonumber(string.match(info, '\n' .. name .. ':(%d+)')) or 0
+  end
+  local most = figure('maxmemory')
+  return most == 0 or figure('used_memory') - figure('mem_not_counted_for_evict') + bytes <= most * (1 - KEPT_FREE)
+end
+
+if ARGV[9] ~= '0' and not has_room(tonumber(ARGV[9])) then
+  return 'FULL'
 end
 
 -- What of one group is pending under this worker. Entries of a group nearly always lie in one stretch of the stream, which

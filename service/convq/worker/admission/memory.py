@@ -6,6 +6,7 @@ Nothing here is reserved. Each part bounds one thing that a client could make as
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,10 @@ FIRST_CLAIM = 8
 """So many jobs are claimed at first, before it is known how large they are."""
 LARGE_BYTES = 16 * MIB
 """A picture that takes less while it is decoded is not worth a second thought."""
+SMALL_OUTPUTS_BYTES = MIB
+"""Nor are outputs of a batch that take less."""
+BATCHES_IN_HAND = 2
+"""One is published while the next one runs."""
 
 
 class Memory:
@@ -30,6 +35,10 @@ class Memory:
         self._allowance = allowance
         self._changed = threading.Condition()
         self._decoding_bytes = 0
+        self.together_bytes = allowance.together_bytes
+        """What comes of one batch of any model; only that of a single job may be larger."""
+        self._held_bytes = 0
+        self._waiting: deque[object] = deque()
         self.divide(models, base_bytes)
 
     def divide(self, models: int, base_bytes: int) -> None:
@@ -56,6 +65,34 @@ class Memory:
             image_bytes=max(engine.manifest.limits.max_bytes for engine in engines),
             tensor_bytes=max(engine.largest_tensor_bytes for engine in engines),
         )
+
+    def hold(self, outputs_bytes: int) -> int:
+        """Wait for room for what comes of a batch, in turn with the other models; what `let_go` is to be told afterwards.
+
+        Not inside the gate, and not for who runs alone: those who are to make the room pass through it.
+        """
+        if outputs_bytes < SMALL_OUTPUTS_BYTES:
+            return 0
+        most_bytes, turn = BATCHES_IN_HAND * self.together_bytes, object()
+        with self._changed:
+            self._waiting.append(turn)
+            self._changed.wait_for(
+                lambda: (
+                    self._waiting[0] is turn
+                    and (not self._held_bytes or self._held_bytes + outputs_bytes <= most_bytes)
+                )
+            )
+            self._waiting.popleft()
+            self._held_bytes += outputs_bytes
+            self._changed.notify_all()
+        return outputs_bytes
+
+    def let_go(self, held_bytes: int) -> None:
+        """What `hold` gave is not needed any more."""
+        if held_bytes:
+            with self._changed:
+                self._held_bytes -= held_bytes
+                self._changed.notify_all()
 
     @contextmanager
     def decoding(self, image: bytes) -> Iterator[None]:

@@ -281,7 +281,7 @@ INPUT = (
 )
 
 VERSIONS = (
-    Panel("States", "What each version is: serving, candidate, shadow, kept or refused.", "table", "none",
+    Panel("States", "What each version is: serving, candidate, shadow, kept, trial or refused.", "table", "none",
           [("max by (version, state) (convq_model_version_state{$S})", "")], 6, hidden=("Time", "Value")),
     Panel("Jobs by role", "What the versions ran; a shadow's answers differ from what was answered, or do not.", "timeseries", "ops",
           [(rate("convq_version_jobs_total", "$S", "role, outcome"), "{{role}} {{outcome}}")], 6),

@@ -279,6 +279,10 @@ class ModelBroken(ConvqError):
     exit_code: ClassVar[int] = 3
 
 
+class NetworkFaulty(ModelBroken):
+    """The network fails, or answers wrongly, on inputs that it must take: here as on every other machine."""
+
+
 class SettingsError(ConvqError):
     """A flag or CONVQ_* variable is unknown or malformed. The message names it and what was expected."""
 

@@ -157,6 +157,34 @@ def test_tensors_that_are_not_finite_do_not_count_against_a_candidate(
         assert {2: role} == {n: state for n, state in states(service).items() if n == 2}
 
 
+def test_inputs_that_fail_under_both_versions_or_pin_the_candidate_do_not_take_it_back(
+    fresh_server: OwnServer, tmp_path: Path
+) -> None:
+    folder = sums(tmp_path, f"{MANIFEST}[rollout]\nversion = 2\npercent = 50\nmin_jobs = 20\n")
+    shutil.copytree(folder / "1", folder / "2")
+    too_large = np.full((4, 2), 3e38, dtype=np.float32)  # finite, and its sum is not
+    with (
+        RunningService(fresh_server.url, "--models", str(tmp_path), "--only", "sums", workers=1) as service,
+        Client(fresh_server.url) as client,
+    ):
+
+        def failed(role: str) -> float:
+            known = service.metrics()["convq_version_jobs_total"]
+            return known[(("model", "sums"), ("outcome", "failed"), ("role", role))]
+
+        pinned = list(client.map([too_large] * 40, version=2))
+        plain = list(client.map([too_large] * 200))
+
+        assert ["non_finite"] * 240 == [one.error.code if one.error else "" for one in pinned + plain]
+        wait_until(lambda: 200 == failed("candidate") + failed("serving"), 30)
+        assert failed("candidate") >= 40
+        with (folder / "manifest.toml").open("a") as manifest:
+            manifest.write("# touched\n")
+        service.wait_for("the trial of a version begins", 60)  # whoever judges has done so since
+        assert "candidate" == states(service)[2]
+        assert not [line for line in service.log if "refused" in line["message"]]
+
+
 def states(service: RunningService) -> dict[int, str]:
     """Version -> state."""
     samples = service.metrics()["convq_model_version_state"]

@@ -126,6 +126,8 @@ def test_a_candidate_that_hangs_answers_nothing_any_more_and_its_job_is_answered
         wait_until(lambda: "taken back" in refused(plain, "a").get("2", ""), 30, every_s=0.1)
         wait_until(service.is_whole, 30, every_s=0.1)
     assert {1} == set(other.versions)
+    with RunningService(fresh_server.url, *options, only=None, workers=1) as service, Plain(fresh_server.url) as plain:
+        assert "taken back" in refused(plain, "a").get("2", ""), "and not tried on jobs again after a restart"
 
 
 def test_a_slow_trial_holds_up_no_other_model(fresh_server: OwnServer, models: Path) -> None:

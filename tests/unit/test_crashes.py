@@ -88,11 +88,26 @@ def test_waiting_for_a_processor_is_not_slow_but_no_excuse_for_ever(row: Row) ->
     since_s = row.slow.since_s
 
     def at(spent_s: float, waited_s: float) -> Overdue | None:
-        return overdue(row, 0, since_s + spent_s, waited=lambda _: waited_s)
+        return overdue(row, 0, since_s + spent_s, waited=lambda *_: waited_s)
 
     late = Overdue(0, "decoding", ("1:1-0",))
     assert [None, late] == [at(25, 16), at(25, 14)]
     assert [None, late] == [at(99, 99), at(101, 101)], "a tenth of its time counts in any case"
+
+
+def test_a_load_waits_for_a_processor_and_not_for_ever_and_a_stop_does_not_begin_it_anew(row: Row) -> None:
+    row.loading.set(b"2")
+    since_s = row.loading.since_s
+
+    def late(spent_s: float, waited_s: float = 0.0, resumed_s: float = 0.0, away_s: float = 0.0) -> bool:
+        waited, away = (lambda *_: waited_s), (lambda _: away_s)
+        return overdue(row, 0, since_s + spent_s, resumed_s, waited, load_s=60.0, away=away) is not None
+
+    assert [False, True] == [late(59), late(61)]
+    assert [False, True] == [late(100, waited_s=41), late(100, waited_s=39)]
+    assert [False, True] == [late(119, waited_s=119), late(121, waited_s=121)]
+    assert late(61, resumed_s=since_s + 60), "the supervisor stood still again and again"
+    assert [False, True] == [late(90, away_s=31), late(90, away_s=29)]
 
 
 def test_how_long_a_thread_has_waited_is_counted_from_when_it_was_first_asked(
@@ -103,9 +118,8 @@ def test_how_long_a_thread_has_waited_is_counted_from_when_it_was_first_asked(
     row.slow.set(b"1:1-0")
     watch = CrashWatch(board, ["lenet", "edges"], 1)
 
-    assert [0.0, 3.0] == [watch._waited(Slot(0), row.slow) for _ in range(2)]
-    row.slow.set(b"1:2-0")
-    assert 0.0 == watch._waited(Slot(0), row.slow)
+    assert [0.0, 3.0] == [watch._waited(Slot(0), row.slow, 7.0) for _ in range(2)]
+    assert 0.0 == watch._waited(Slot(0), row.slow, 8.0), "another job, or the worker was stopped meanwhile"
 
 
 def test_a_kill_counts_twice_where_the_worker_had_grown() -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from convq.errors import ModelBroken
+from convq.errors import ModelBroken, RedisUnavailable
 from convq.ipc.series import LAYOUT
 from convq.ipc.shared_memory import Board
+from convq.queue import Address
+from convq.queue.refusals import Refusals
+from convq.queue.transport.link import Link
 from convq.repository.model_folders import default_root, with_way
 from convq.settings import Settings
+from convq.supervisor.beat.refusal_book import RefusalBook
+from convq.supervisor.beat.troubles import Troubles
 from convq.supervisor.rollout import looks
 from convq.supervisor.rollout.version_keeper import VersionKeeper
 from convq.supervisor.roster import Roster
@@ -33,7 +39,16 @@ def keeper(model: Path, *required: str) -> VersionKeeper:
         pass
 
     board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))
-    return VersionKeeper(model.parent, Roster(names), Settings(only=required, device="cpu"), [], board, announce, watch)
+    settings = Settings(only=required, device="cpu")
+    return VersionKeeper(model.parent, Roster(names), settings, [], board, announce, nothing_known(), watch)
+
+
+def nothing_known() -> RefusalBook:
+    """There is no server at that address."""
+    book = RefusalBook(Refusals(Link(Address.of("redis://127.0.0.1:1"))), Troubles(logging.getLogger("test"), ""), list)
+    with suppress(RedisUnavailable):
+        book.keep()
+    return book
 
 
 def test_a_copy_that_stopped_half_way_is_said_after_a_while_and_served_when_it_is_whole(

@@ -33,7 +33,7 @@ from convq.engine.postprocess import agrees, check_outputs, finite, rank
 from convq.engine.room import TOGETHER_BYTES, Sizes, fitting, remark
 from convq.engine.signature import agree, check_same_network
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
-from convq.errors import BadField, JobError, ModelBroken, ModelFault
+from convq.errors import BadField, JobError, ModelBroken, ModelFault, NetworkFaulty
 from convq.protocol import PREPARED
 from convq.repository.manifest import Manifest
 from convq.repository.onnx_metadata import precision_of
@@ -188,7 +188,7 @@ class Engine:
             if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN and self._fit_batch(blank):
                 self._check_independence(inputs, 0.0, together_bytes)
         except JobError as err:
-            raise ModelBroken(f"{self._file}: warm-up failed: {err}") from None
+            raise NetworkFaulty(f"{self._file}: warm-up failed: {err}") from None
         self.load_s = time.monotonic() - self._began
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
@@ -313,11 +313,11 @@ class Engine:
         if warmup is None:
             return
         if not finite(made).all():
-            raise ModelBroken(f"{self._file}: the warm-up sample {warmup.sample} gives NaN or infinity")
+            raise NetworkFaulty(f"{self._file}: the warm-up sample {warmup.sample} gives NaN or infinity")
         if warmup.golden is not None and self.classes is not None:
             label = self.labels[rank(made[self.classes], self.activation, 1).indices[0, 0]]
             if label != warmup.golden:
-                raise ModelBroken(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+                raise NetworkFaulty(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
 
     def _check_independence(self, inputs: Sequence[Prepared], spare_s: float, together_bytes: int) -> None:
         """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
@@ -346,4 +346,4 @@ class Engine:
         featured = self.run([sample])
         for name, expected in self.run([sample], ()).items():
             if not agrees(expected, featured[name]):
-                raise ModelBroken(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")
+                raise NetworkFaulty(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convq.engine.image import normalise
-from convq.errors import ModelBroken, ModelFault
+from convq.errors import ModelFault, NetworkFaulty
 from convq.repository.manifest import Input, Limits
 
 Run = Callable[[Sequence[int]], Mapping[str, NDArray[Any]]]
@@ -117,13 +117,13 @@ def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0) -> Fau
 
 
 def check_independence(file: Path, run: Run, inputs: int, largest: int, spare_s: float) -> None:
-    """Raise ModelBroken where `dependence` finds anything wrong with the graph of `file`, or the graph refuses a batch."""
+    """Raise NetworkFaulty where `dependence` finds anything wrong with the graph of `file`, or the graph refuses a batch."""
     try:
         wrong = dependence(run, inputs, largest, spare_s)
     except ModelFault as error:
-        raise ModelBroken(f"{file}: warm-up failed: {error}") from None
+        raise NetworkFaulty(f"{file}: warm-up failed: {error}") from None
     if wrong is not None:
-        raise ModelBroken(f"{file}: {wrong}")
+        raise NetworkFaulty(f"{file}: {wrong}")
 
 
 def disturbance(
@@ -131,7 +131,7 @@ def disturbance(
 ) -> str:
     """Why the jobs of a graph that nobody knows may not share a batch of up to `most`; empty where they may.
 
-    `run` gives the outputs of a batch by name; `inputs` are [8, ...]. Raises ModelBroken where one input is answered in several ways.
+    `run` gives the outputs of a batch by name; `inputs` are [8, ...]. Raises NetworkFaulty where one input is answered in several ways.
     """
     began_s = time.monotonic()
     try:
@@ -152,7 +152,7 @@ def disturbance(
     except ModelFault as error:
         return f"it refuses larger batches ({error})"
     if wrong is not None and wrong.is_random:
-        raise ModelBroken(str(wrong))
+        raise NetworkFaulty(str(wrong))
     return "" if wrong is None else f"output {wrong.output} of a job depends on the other jobs of its batch"
 
 

@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convq.errors import ConvqError, ModelBroken
+from convq.errors import ConvqError, ModelBroken, NetworkFaulty
 from convq.host.cgroups import memory_left_bytes
 from convq.host.procfs import die_with
 from convq.interpreter import child_environment, python
+from convq.threads import Watch
 
 GRACE_S = 2.0
 """The child ends itself this long after its time, for the case that nobody is left to end it."""
+MARGIN_S = 2.0
+"""So long before its time is over it says by itself that a network hangs."""
 GIB = 1 << 30
 
 _OUT_OF_MEMORY = re.compile(
@@ -35,6 +41,16 @@ _OUT_OF_MEMORY = re.compile(
 )
 _NO_THREAD = re.compile(r"pthread_create failed|start new thread|thread_init", re.IGNORECASE)
 _TOO_TIGHT = "it could not start a thread: ulimit (-u, -v, -d) or the pids.max of the container leave it no room"
+_FROM_OUTSIDE = (
+    signal.SIGKILL,
+    signal.SIGALRM,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGXCPU,
+    signal.SIGBUS,
+)
+"""Signals that say nothing of the network; SIGBUS comes of a file or a memory that is not there any more."""
 _MOST_REASON = 4000
 """Characters of a reason; services repeat it to clients and in the log."""
 
@@ -47,11 +63,12 @@ def ask(
     """The answer of `python -m module` to a question: `{"ok": true, …}`, or `{"ok": false, "reason": …, "exit_code": …}`.
 
     Never raises. The exit code is the one that a command should end with: 3 for whatever the graph did. Where its time was
-    too short, `timed_out` is true. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
+    too short, `timed_out` is true; `lasting`, where it would be so on every machine, with whatever time and memory. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
     machine or container has to spare now; enforced on Linux).
     """
     limit = min(filter(None, (memory_limit_bytes or spare_memory_bytes(), *_of_the_user())), default=None)
     limits = {"within_s": within_s, "memory_limit_bytes": limit, "parent": os.getpid()}
+    limits["until_s"] = time.monotonic() + within_s
     line = json.dumps({**question, "limits": limits}).encode() + b"\n"
     environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
     try:
@@ -71,30 +88,59 @@ def ask(
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        return _refusal(_death(done.returncode, done.stderr.decode(errors="replace"), limit))
+        words = done.stderr.decode(errors="replace")
+        short = _OUT_OF_MEMORY.search(words) or _NO_THREAD.search(words)
+        lasting = done.returncode < 0 and -done.returncode not in _FROM_OUTSIDE and not short
+        return _refusal(_death(done.returncode, words, limit), lasting=lasting)
     return answer if isinstance(answer, dict) else _refusal("its process answered something else than an object")
 
 
-def answer_once(handler: Handler) -> NoReturn:
+def answer_once(handler: Handler, hanging: Callable[[float], str] | None = None) -> NoReturn:
     """The child's whole life: read the question, limit itself, let `handler` answer, end.
 
-    What `handler` returns is the answer; what it raises becomes the reason. Whatever libraries print goes to standard
-    error, and none of their destructors is run: the answer is out, and nothing may hold the process.
+    What `handler` returns is the answer; what it raises becomes the reason. Where its time is nearly over, `hanging` is
+    asked, with the seconds that it had, whether there would ever be an answer: why not is the reason then. Whatever libraries
+    print goes to standard error, and none of their destructors is run: the answer is out, and nothing may hold the process.
     """
     question = json.loads(sys.stdin.buffer.readline())
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    last_word = _LastWord()
     limits = question.pop("limits", {})
     _limit_itself(limits)
+    if hanging is not None and "until_s" in limits:
+        with contextlib.suppress(RuntimeError):  # no room for one more thread: then it is ended from outside
+            Watch(logging.getLogger("convq.importer")).start("time", _watch, limits, hanging, last_word)
     try:
-        answer = json.dumps({"ok": True, **handler(question)})
+        answer = {"ok": True, **handler(question)}
+        json.dumps(answer)
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
         limit = next(iter(_known(resource.getrlimit(resource.RLIMIT_DATA))), limits.get("memory_limit_bytes"))
         why = _failure(error, limit)
-        answer = json.dumps(_refusal(why, getattr(error, "exit_code", None)))
-    answers.write(answer + "\n")
-    answers.flush()
-    os._exit(0)
+        answer = _refusal(why, getattr(error, "exit_code", None), lasting=_is_lasting(error, why))
+    last_word.say(answer)
+
+
+class _LastWord:
+    """Standard output as it was, for one answer; made before anything else may print there."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._turn = threading.Lock()
+
+    def say(self, answer: Mapping[str, Any]) -> NoReturn:
+        """Give this answer, and no other one, and end the process."""
+        with self._turn:
+            self._answers.write(json.dumps(answer) + "\n")
+            self._answers.flush()
+            os._exit(0)
+
+
+def _watch(limits: Mapping[str, Any], hanging: Callable[[float], str], last_word: _LastWord) -> None:
+    """Just before the time is over: say so, if what is done now would never end."""
+    within_s = limits["within_s"]
+    time.sleep(max(0.0, limits["until_s"] - time.monotonic() - min(MARGIN_S, within_s / 5)))
+    if why := hanging(within_s):
+        last_word.say({**_refusal(why, lasting=True), "timed_out": True})
 
 
 def leave_room(workers: int = 1, most_bytes: int | None = None) -> None:
@@ -177,6 +223,11 @@ def _failure(error: Exception, limit: int | None) -> str:
     return text if isinstance(error, ConvqError) else f"unexpected {type(error).__name__}: {text}"
 
 
+def _is_lasting(error: Exception, why: str) -> bool:
+    """Whether the network is at fault, and not what it had of time and memory: `why` is what was made of the error."""
+    return isinstance(error, NetworkFaulty) and why == str(error)
+
+
 def _death(status: int, words: str, limit: int | None) -> str:
     """What ended a child that gave no answer; `words` is what it left on standard error."""
     if _OUT_OF_MEMORY.search(words):
@@ -196,6 +247,6 @@ def _too_large(details: str, limit: int | None) -> str:
     return f"it needs more than {most}" + (f" ({details})" if details else "")
 
 
-def _refusal(reason: str, exit_code: int | None = None) -> dict[str, Any]:
+def _refusal(reason: str, exit_code: int | None = None, *, lasting: bool = False) -> dict[str, Any]:
     reason = " ".join(reason[:_MOST_REASON].split())
-    return {"ok": False, "reason": reason, "exit_code": exit_code or ModelBroken.exit_code}
+    return {"ok": False, "reason": reason, "exit_code": exit_code or ModelBroken.exit_code, "lasting": lasting}

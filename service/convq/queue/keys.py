@@ -16,6 +16,7 @@ convq:{M}:leases         sorted set workers, supervisors  while workers live
 convq:{M}:job:<id>       string     clients, workers      dedup window; says where the job is, and that it was answered
 convq:{M}:cancelled      set        clients               bounded; an id leaves when its job is answered
 convq:{M}:suspects       hash       supervisors, workers  a day after the last death; a job leaves when it is answered
+convq:{M}:refused        hash       supervisors           until a version's files change or go; bounded
 convq:{M}:cfg            hash       supervisors, workers  while the shard is used: limits, drain rate, last beat, exporter
 convq:{M}:door           hash       clients (submit)      while the shard is used: bytes since the last measure, refusals
 convq:models             hash       supervisors           refreshed by live services, gone with them
@@ -64,6 +65,7 @@ class Shard:
     cancelled: str = field(init=False)
     dead: str = field(init=False)
     suspects: str = field(init=False)
+    refused: str = field(init=False)
     result_prefix: str = field(init=False)
     inbox_prefix: str = field(init=False)
     job_prefix: str = field(init=False)
@@ -82,6 +84,7 @@ class Shard:
             "cancelled": f"{prefix}cancelled",
             "dead": f"{prefix}dead",
             "suspects": f"{prefix}suspects",
+            "refused": f"{prefix}refused",
             "result_prefix": f"{prefix}result:",
             "inbox_prefix": f"{prefix}inbox:",
             "job_prefix": f"{prefix}job:",
@@ -91,7 +94,8 @@ class Shard:
     @property
     def types(self) -> dict[str, str]:
         """Each key that the shard has once -> what TYPE says of it, where it is there."""
-        kinds = {self.leases: "zset", self.cfg: "hash", self.door: "hash", self.suspects: "hash", self.cancelled: "set"}
+        hashes = dict.fromkeys((self.cfg, self.door, self.suspects, self.refused), "hash")
+        kinds = {self.leases: "zset", **hashes, self.cancelled: "set"}
         return {**dict.fromkeys((*self.streams, self.dead), "stream"), **kinds}
 
     def stream(self, priority: Priority) -> str:

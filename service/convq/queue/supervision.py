@@ -20,6 +20,7 @@ from convq.queue.diagnosis.mending import Rights
 from convq.queue.diagnosis.unserved import Lookout
 from convq.queue.functions import FunctionLibrary
 from convq.queue.keys import GROUP, KNOWN, MODELS, Shard, is_model_name
+from convq.queue.refusals import Refusals
 from convq.queue.suspicions import SUSPICION_TTL_MS
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import Command, Link, Script, text_of
@@ -203,6 +204,10 @@ class LeaseKeeper:
         """Have the door let in jobs for these models for good, whether or not anybody serves them now; * stands for all."""
         if names:
             self._link.call("SADD", KNOWN, *names)
+
+    def refusals(self) -> Refusals:
+        """What is known of versions that are not to be served, over the connection of this keeper."""
+        return Refusals(self._link)
 
     def lookout(self) -> Lookout:
         """Looks for streams that nobody serves, over the connection of this keeper."""

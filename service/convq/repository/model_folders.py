@@ -108,12 +108,24 @@ def default_root() -> Path:
 def missing_in(version: Path) -> str:
     """What keeps a version's folder from being whole, in words that go on after its name; empty where it is."""
     try:
-        lacks = [name for name in NEEDED if not (version / name).exists()]
-        if not lacks:
-            lacks = [name for name in _held_by(version) if not (version / name).exists()]
+        lacks = _lacks(version)
     except OSError as err:
         return f"cannot be read: {err.strerror}"
     return f"is not whole: it has no {' and no '.join(lacks)}" if lacks else ""
+
+
+def is_gone(version: Path) -> bool:
+    """Whether a version that was whole is deleted, or being deleted; not where that cannot be told."""
+    try:
+        return bool(_lacks(version))
+    except OSError:
+        return False
+
+
+def _lacks(version: Path) -> list[str]:
+    """Which files a version's folder does not have. Raises OSError."""
+    lacks = [name for name in NEEDED if not (version / name).exists()]
+    return lacks or [name for name in _held_by(version) if not (version / name).exists()]
 
 
 def _held_by(version: Path) -> list[str]:

@@ -94,6 +94,7 @@ class CrashWatch:
         self._rows: dict[tuple[int, int], Row] = {}
         self._look_s = [0.0] * workers
         self._waits: dict[tuple[int, Mark], tuple[float, float]] = {}
+        self._aways: dict[tuple[int, Mark], tuple[float, float]] = {}
         self._models, self._seen = models, tuple(models)
         self._clock = clock
         self._deaths: list[deque[tuple[float, float]]] = [deque(maxlen=DEATHS) for _ in models]
@@ -130,18 +131,26 @@ class CrashWatch:
             slot.note_memory(working=working)
         if slot.stopped:  # by a signal: its lease runs out
             return None
-        waited = partial(self._waited, slot)
-        looked = (overdue(row, index, now_s, slot.resumed_s, waited, self._load_s) for index, row in rows)
+        waited, away = partial(self._waited, slot), partial(self._away, slot)
+        looked = (overdue(row, index, now_s, slot.resumed_s, waited, self._load_s, away) for index, row in rows)
         return next((late for late in looked if late is not None), None)
 
-    def _waited(self, slot: Slot, mark: Mark) -> float:
-        """How long what is marked has waited for a processor, since this was first asked of it."""
+    def _waited(self, slot: Slot, mark: Mark, from_s: float) -> float:
+        """How long what is marked has waited for a processor since `from_s`, or since this was first asked after that."""
         so_far_s = waited_s(slot.pid or 0, mark.thread)
         since_s, before_s = self._waits.get((slot.number, mark), (0.0, 0.0))
-        if since_s != mark.since_s:
-            self._waits[slot.number, mark] = (mark.since_s, so_far_s)
+        if since_s != from_s:
+            self._waits[slot.number, mark] = (from_s, so_far_s)
             return 0.0
         return max(0.0, so_far_s - before_s)
+
+    def _away(self, slot: Slot, mark: Mark) -> float:
+        """For how many seconds of what is marked the worker could not work, since this was first asked."""
+        since_s, before_s = self._aways.get((slot.number, mark), (0.0, 0.0))
+        if since_s != mark.since_s:
+            self._aways[slot.number, mark] = (mark.since_s, slot.away_s)
+            return 0.0
+        return slot.away_s - before_s
 
     def note_death(self, slot: int) -> None:
         """A worker died of its own native code: count it for each model whose network it was running.

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from convq.ipc.crash_marks import Mark
 from convq.ipc.shared_memory import Row
 
-LOOK_FROM, MOST_WAITING = 0.1, 0.9
-"""From this part of its time on a decode is asked how long it has waited for a processor; at most that part is let off."""
+LOOK_FROM = 0.1
+"""From this part of its time on a decode or a load is asked how long it has waited for a processor."""
+MOST_WAITING = {"decoding": 0.9, "loading": 0.5}
+"""At most this part of what it has taken is let off: a load ends after twice its time, however busy the host is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ def overdue(
     model: int,
     now_s: float,
     resumed_s: float = 0.0,
-    waited: Callable[[Mark], float] = lambda _: 0.0,
+    waited: Callable[[Mark, float], float] = lambda *_: 0.0,
     load_s: float = 0.0,
+    away: Callable[[Mark], float] = lambda _: 0.0,
 ) -> Overdue | None:
     """What one worker has worked on for one model for longer than that model's manifest allows.
 
     Before `resumed_s`, a moment of `time.monotonic` as `now_s` is, the worker could not work at all. `waited` says how many
-    seconds of its time what is marked has waited for a processor: a sound picture is not slow for a busy host.
+    seconds what is marked has waited for a processor since a moment: a sound picture is not slow for a busy host. A load
+    may take `load_s`; it is long, and does not begin anew with each stop: `away` says for how many seconds of it the worker
+    could not work.
     """
     batch_s, decode_s = row.get("pulse_limit_s"), row.get("pulse_decode_limit_s")
     for mark, phase, limit_s in (
@@ -55,9 +60,10 @@ def overdue(
         since_s = mark.since_s
         if not (since_s and limit_s):
             continue
-        spent_s = now_s - max(since_s, resumed_s)
-        if phase in ("decoding", "loading") and spent_s > limit_s * LOOK_FROM:
-            spent_s -= min(waited(mark), spent_s * MOST_WAITING)
+        from_s = since_s if phase == "loading" else max(since_s, resumed_s)
+        spent_s = now_s - from_s - (away(mark) if phase == "loading" else 0.0)
+        if phase in MOST_WAITING and spent_s > limit_s * LOOK_FROM:
+            spent_s -= min(waited(mark, from_s), spent_s * MOST_WAITING[phase])
         if spent_s > limit_s:
             jobs = () if phase == "loading" else tuple(mark.read())
             if mark.since_s == since_s:  # it is still the same one

@@ -33,8 +33,14 @@ class Slot:
     restarts: int = 0
     failure: dict[str, Any] | None = None
     stopped: bool = False
+    stopped_at_s: float = 0.0
+    """When it was last found stopped, by `time.monotonic`."""
     resumed_s: float = 0.0
     """When it last went on after a stop, by `time.monotonic`: no work of it has taken longer than since then."""
+    away_s: float = 0.0
+    """For how many seconds in all its workers were stopped, or the whole host stood still."""
+    unwanted: str = ""
+    """What its worker loads, model/version, where no plan holds that any more: it is killed for it, and nobody is blamed."""
     late: Overdue | None = None
     """What its worker did not come back from, and is killed for."""
     memory: tuple[int, int] = (0, 0)
@@ -96,7 +102,7 @@ class Slot:
     def forget(self) -> None:
         """Its worker is another one now."""
         self.account = (self.pid, self.account[1])
-        self.ready_since_s, self.failure, self.stopped, self.late = None, None, False, None
+        self.ready_since_s, self.failure, self.stopped, self.late, self.unwanted = None, None, False, None, ""
         self.memory = (0, 0)
         self.models.clear()
         self.plans.clear()
@@ -152,6 +158,11 @@ class Slot:
             now_bytes = usage.resident_bytes
             self.memory = (self.memory[0] if working and self.memory[0] else now_bytes, now_bytes)
 
+    def note_absence(self, lasted_s: float) -> None:
+        """Its worker could not work until now."""
+        self.resumed_s = time.monotonic()
+        self.away_s += lasted_s
+
     def note_stops(self) -> None:
         """A stopped worker (SIGSTOP, a debugger) makes no progress: its lease must run out, so that others take over."""
         if self.process is None or not hasattr(os, "waitid"):
@@ -162,7 +173,9 @@ class Slot:
             return
         if news is not None:
             if news.si_code == os.CLD_CONTINUED:
-                self.resumed_s = time.monotonic()
+                self.note_absence(time.monotonic() - self.stopped_at_s if self.stopped else 0.0)
+            elif news.si_code == os.CLD_STOPPED and not self.stopped:
+                self.stopped_at_s = time.monotonic()
             self.stopped = (
                 news.si_code == os.CLD_STOPPED if news.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED) else False
             )

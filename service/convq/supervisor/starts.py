@@ -48,9 +48,12 @@ def judge(slot: Slot, ending: str, versions: Versions, *, running: bool) -> bool
     """What a worker's death means that was never ready: True where its next one starts at once.
 
     A version that cannot be loaded is passed over, whether the service is `running`, that is, was ready once, or not.
-    What runs never gives up: the rest is tried again later and later. Before, raises StartFailed for what is final, and
+    What runs never gives up: the rest is tried again later and later. What was ended because nobody wants what it loads says
+    nothing. Before, raises StartFailed for what is final, and
     ServiceFailed after a few tries of anything else.
     """
+    if slot.unwanted:
+        return True
     failure = slot.failure
     if failure is not None and failure.get("version") is not None:
         try:

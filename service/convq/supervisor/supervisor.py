@@ -18,7 +18,7 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry
 
 from convq.errors import ConvqError, ServiceFailed
-from convq.interpreter import child_environment, python
+from convq.interpreter import network_environment, python
 from convq.ipc.allowance import Allowance
 from convq.ipc.census import Census
 from convq.ipc.crash_marks import CRASH_POINTS
@@ -36,6 +36,7 @@ from convq.supervisor.exposition.progress import ProgressWatch
 from convq.supervisor.exposition.readiness import readiness
 from convq.supervisor.exposition.service_metrics import service_families
 from convq.supervisor.loads import Loads
+from convq.supervisor.long_loads import LongLoads
 from convq.supervisor.rollout.version_keeper import VersionKeeper
 from convq.supervisor.roster import Roster
 from convq.supervisor.slots import Slot
@@ -99,10 +100,12 @@ class Supervisor:
         self._crashes = CrashWatch(self._board, self._models, workers, load_s=settings.load_within)
         self._clients: dict[str, Census] = {}
         self._progress = ProgressWatch(self._board, self._models, workers, settings.lease)
+        voice = self.heartbeat.describe, self.heartbeat.refusals
         self._versions = VersionKeeper(
-            repository, self._models, settings, self._slots, self._board, self.heartbeat.describe, self._watch
+            repository, self._models, settings, self._slots, self._board, *voice, self._watch
         )
         self._loads = Loads(self._board, self._models, self._slots, self._versions.lineup.is_proven)
+        self._long_loads = LongLoads(self._board, self._models, self._slots, settings.load_within, self._versions.wants)
         self.probes = Probes(settings.http_address, self._registry(), self._live, self._ready, self._watch)
 
     def _registry(self) -> CollectorRegistry:
@@ -134,9 +137,9 @@ class Supervisor:
                 signal.signal(one, lambda number, _: self._signals.append(number))
         self.probes.start()
         self.heartbeat.start()
-        self._versions.start()
         event(log, logging.INFO, "listening", http=self.probes.url, pid=os.getpid())
         try:
+            self._versions.start()
             while self._tick():
                 time.sleep(TICK_S)
         finally:
@@ -155,6 +158,7 @@ class Supervisor:
             raise trouble if isinstance(trouble, ConvqError) else ServiceFailed(trouble)
         self._look_for_the_fallen()
         self._loads.look()
+        self._long_loads.look()
         for slot in self._slots:
             self._look_after(slot)
         if self._draining_since_s is None:
@@ -184,7 +188,7 @@ class Supervisor:
         now_s = time.monotonic()
         if now_s - self._ticked_s > ABSENT_S:
             for slot in self._slots:
-                slot.resumed_s = now_s
+                slot.note_absence(0.0 if slot.stopped else now_s - self._ticked_s)
         self._ticked_s = now_s
 
     def _handle(self, number: int) -> None:
@@ -216,7 +220,11 @@ class Supervisor:
             what = f"a worker hangs in its {slot.late.phase}; it is replaced"
             event(log, logging.ERROR, what, worker=slot.number, pid=slot.pid, model=self._models[slot.late.model])
             slot.process.kill()
-        status = slot.poll(wait=slot.late is not None)
+        elif slot.unwanted:
+            what = "a worker loads a version that is not wanted any more; it is replaced"
+            event(log, logging.WARNING, what, worker=slot.number, pid=slot.pid, version=slot.unwanted)
+            slot.process.kill()
+        status = slot.poll(wait=bool(slot.late or slot.unwanted))
         if status is not None:
             self._bury(slot, status)
 
@@ -224,16 +232,13 @@ class Supervisor:
         changing = {"slot": slot.number, "models": self._models.places, "plans": self._versions.give(slot)}
         changing["checked"] = self._versions.lineup.seals()
         orders = Orders.model_validate({**changing, **self._orders})
-        environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
-        if self._settings.device != "cpu":
-            environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         slot.process = subprocess.Popen(
             python("convq.worker.process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[self._board.descriptor],
-            env=environment,
+            env=network_environment(self._settings.device),
         )
         slot.forget()
         process = slot.process
@@ -270,9 +275,10 @@ class Supervisor:
             return
         was_ready, slot.ready_since_s = slot.ready_since_s, None
         hung = slot.late is not None
-        judged = (hung or self._draining_since_s is None) and not (slot.late and slot.late.is_loading)
+        blamed = self._draining_since_s is None and not slot.unwanted
+        judged = (hung or blamed) and not (slot.late and slot.late.is_loading)
         points = points_of(status, hung=hung, grown_bytes=slot.grown_bytes) if judged else 0
-        bad = self._loads.judge(slot, status, self._settings.load_within) if self._draining_since_s is None else None
+        bad = self._loads.judge(slot, status, self._settings.load_within) if blamed else None
         if points >= CRASH_POINTS and not (slot.late and slot.late.is_decoding):
             self._crashes.note_death(slot.number)
             self._versions.note_death(slot.number, "it hung" if hung else ending(status))  # before others take its jobs
@@ -319,7 +325,7 @@ class Supervisor:
     def _ready(self) -> tuple[bool, str]:
         if self._draining_since_s is not None:
             return False, "draining"
-        return readiness(self._slots, self.heartbeat, self._versions, self._progress)
+        return readiness(self._slots, self.heartbeat, self._versions, self._progress, self._long_loads)
 
     # -- end ------------------------------------------------------------------------------------------------------
 

@@ -105,10 +105,16 @@ class Tally:
         row.observe("convq_job_e2e_duration_seconds", queue_s + done_s - arrived_s)
 
     def _version_answered(self, answers: Answers, role: Role) -> None:
-        """What a version has done: bad input is no fault of it and does not come here, or is not counted."""
+        """What a version has done: bad input is no fault of it and does not come here, or is not counted.
+
+        Nor is what fails because a client asked a candidate for it by name: no other version could have shown the same.
+        """
         row, tickets = self._row, answers.tickets
         failed = [ticket for ticket in tickets if ticket.status is Status.ERROR]
-        row.add("convq_version_jobs", sum(not ticket.blameless for ticket in failed), role, "failed")
+        told = [
+            one for one in failed if not one.blameless and not (role == "candidate" and one.job.version is not None)
+        ]
+        row.add("convq_version_jobs", len(told), role, "failed")
         row.add("convq_version_jobs", len(tickets) - len(failed), role, "ok")
         row.observe_alike("convq_version_inference_seconds", tickets[0].infer_s, len(tickets), role)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from convq.engine.engine import Engine
 from convq.engine.room import TOGETHER_BYTES
@@ -13,6 +13,7 @@ from convq.errors import ModelBroken, UnknownVersion
 from convq.ipc.plans import Plan
 from convq.ipc.shared_memory import Row
 from convq.queue import Received
+from convq.repository.model_folders import is_gone
 
 Role = Literal["serving", "candidate", "shadow", "kept"]
 
@@ -57,6 +58,13 @@ class Serving:
         `checked` maps versions to the seals of the files that were tried: others are not opened.
         """
         engines = load_engines(folder, plan, device, checked, row, {}, together_bytes)
+        return cls.of(plan, engines, row, together_bytes)
+
+    @classmethod
+    def of(cls, plan: Plan, engines: Mapping[int, Engine], row: Row | None, together_bytes: int) -> Self:
+        """What is loaded of a plan: a version that answers no job without a pin may be gone, and is left out."""
+        for version in set(plan.loaded) - engines.keys():
+            plan = plan.without(version) or plan
         return cls(plan, engines, row, together_bytes)
 
     def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> Serving:
@@ -65,7 +73,7 @@ class Serving:
         `checked` is that of `load`. Raises VersionBroken, SettingsError; then nothing has changed.
         """
         engines = load_engines(folder, plan, device, checked, self.row, self.engines, self.together_bytes)
-        return Serving(plan, engines, self.row, self.together_bytes)
+        return Serving.of(plan, engines, self.row, self.together_bytes)
 
     @property
     def engine(self) -> Engine:
@@ -145,7 +153,8 @@ def load_engines(
 ) -> dict[int, Engine]:
     """Every version of a plan, loaded and warmed up but for those that are `loaded`. Raises VersionBroken, SettingsError.
 
-    What is being loaded stands on the board, for whoever finds that it does not end.
+    What is being loaded stands on the board, for whoever finds that it does not end. A version that was deleted meanwhile
+    is left out, unless it is the one that answers.
     """
     engines = {}
     for version in plan.loaded:
@@ -160,6 +169,8 @@ def load_engines(
         except MemoryError:
             raise VersionBroken(folder.name, version, f"{folder / str(version)}: there is no memory for it") from None
         except ModelBroken as error:
+            if version != plan.serve and is_gone(folder / str(version)):
+                continue
             raise VersionBroken(folder.name, version, str(error)) from None
         finally:
             if row is not None:

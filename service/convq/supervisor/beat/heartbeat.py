@@ -22,6 +22,7 @@ from convq.settings import Settings
 from convq.supervisor.beat.announcements import Announcements
 from convq.supervisor.beat.exports import Exports
 from convq.supervisor.beat.foreign_keys import ForeignKeys
+from convq.supervisor.beat.refusal_book import RefusalBook
 from convq.supervisor.beat.steps import Steps
 from convq.supervisor.beat.troubles import Troubles
 from convq.supervisor.beat.unserved_streams import UnservedStreams
@@ -76,6 +77,7 @@ class Heartbeat:
         self._step = Steps(self._troubles, self.foreign_keys.why).run
         self._announcements = Announcements(self._keeper, settings, self._troubles)
         self._exports = Exports(self._keeper, self._step, self.foreign_keys.look_ahead)
+        self.refusals = RefusalBook(self._keeper.refusals(), self._troubles, self._shards, self._beat_now)
         self._stopping = self._draining = False
         self._remarks: set[str] = set()
         self._started_s = time.monotonic()
@@ -128,6 +130,7 @@ class Heartbeat:
             event(log, logging.WARNING, "Redis does not answer; leases and models run out by themselves")
             return
         try:
+            self.refusals.keep()
             self._exports.end()
             for shard in self._shards():
                 self._step(shard.model, "withdrawing", self._keeper.withdraw, [shard.model])
@@ -171,6 +174,7 @@ class Heartbeat:
         inspected = False
         while not self._stopping or not self._dead.empty():
             try:
+                self.refusals.keep()
                 if not inspected or time.monotonic() >= look_s or self._keeper.reconnects != connections:
                     self._inspect(first=not inspected)
                     inspected, connections = True, self._keeper.reconnects

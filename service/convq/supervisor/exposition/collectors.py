@@ -140,7 +140,7 @@ SERVICE_FAMILIES: dict[str, Family] = {
         ("model", "version", "sha256", "provider", "requested_provider", "precision", "role"),
     ),
     "convq_model_version_state": Family(
-        "1 for what each version is: serving, candidate, shadow, kept or refused.", ("model", "version", "state")
+        "1 for what each version is: serving, candidate, shadow, kept, trial or refused.", ("model", "version", "state")
     ),
     "convq_model_version_unfit": Family(
         "1 for a version that is served and could not be loaded again with the model's manifest as it is now, 0 for the others.",

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 from convq.supervisor.beat.heartbeat import Heartbeat
 from convq.supervisor.exposition.progress import ProgressWatch
+from convq.supervisor.long_loads import LongLoads
 from convq.supervisor.rollout.version_keeper import VersionKeeper
 from convq.supervisor.slots import Slot
 
 
 def readiness(
-    slots: Sequence[Slot], heartbeat: Heartbeat, versions: VersionKeeper, progress: ProgressWatch
+    slots: Sequence[Slot],
+    heartbeat: Heartbeat,
+    versions: VersionKeeper,
+    progress: ProgressWatch,
+    long_loads: LongLoads,
 ) -> tuple[bool, str]:
     """Whether this service answers jobs, and the line for whoever asks."""
     unserved = versions.unserved() | heartbeat.unserved
@@ -22,6 +27,7 @@ def readiness(
         whys += f"; though {named}"
     for model, unfit in versions.unfit().items():
         whys += "".join(f"; though {model} {one} could not be loaded again: {why}" for one, why in unfit.items())
+    whys += "".join(f"; {load}" for load in long_loads.named())
     problem = _problem(slots, heartbeat, versions, progress)
     if problem is not None:
         return False, f"{problem}{whys}"

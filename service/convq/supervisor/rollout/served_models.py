@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from convq.ipc.plans import Plan, plan_of
 from convq.repository.manifest import FILE, Manifest
 from convq.repository.model_folders import missing_in, versions_in, with_way
 from convq.repository.numbering import Mark, mark_of, reused
+from convq.supervisor.rollout.records import Record
 
 MOST_REASON = 4000
 """Characters: a reason may repeat what a stranger wrote, and is told to clients every few seconds."""
@@ -73,12 +75,14 @@ class ServedModel:
     """Versions that a change of the model's manifest may have broken."""
     unfit: dict[int, str] = field(default_factory=dict)
     """Versions that are loaded, and could not be loaded again with the model's manifest as it is now -> why."""
+    on_trial: frozenset[int] = frozenset()
+    """Versions that are tried now."""
     leaving: bool = False
     """Its folder is gone, or is that of another model: its workers finish what they have."""
     since_s: float = 0.0
     next_look_s: float = 0.0
-    counted: tuple[float, float] = (0.0, 0.0)
-    """Jobs and failures of candidates, at the moment when this candidate began."""
+    counted: tuple[Record, Record] = (Record(), Record())
+    """What candidates, and the version that serves, had run at the moment when this candidate began."""
 
     @classmethod
     def at_start(cls, index: int, folder: Path) -> ServedModel:
@@ -205,6 +209,10 @@ class ServedModel:
             return
         self.checked = {version: (self.present.get(version, ()), "") for version in self.plan.loaded} | self.checked
 
+    def holds_all(self, plan: Plan) -> bool:
+        """Whether the folders of all versions of a plan are there at this moment."""
+        return all(os.path.lexists(self.folder / str(version)) for version in plan.loaded)
+
     def reasons(self) -> dict[int, str]:
         """Version -> why it is refused now."""
         return {version: one.reason for version, one in sorted(self.refused.items()) if self.is_refused(version)}
@@ -229,8 +237,8 @@ class ServedModel:
         return with_way(reason, self.folder.parent, "")
 
     def states(self) -> dict[int, str]:
-        """Version -> what it is: serving, candidate, shadow, kept or refused."""
-        states = dict.fromkeys(self.reasons(), "refused")
+        """Version -> what it is: serving, candidate, shadow, kept, trial or refused."""
+        states = dict.fromkeys(self.on_trial, "trial") | dict.fromkeys(self.reasons(), "refused")
         if self.lost:
             return states
         states |= dict.fromkeys(self.plan.kept, "kept") | {self.plan.serve: "serving"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ from convq.importer.dry_run import Rehearsal, rehearse
 from convq.supervisor.slots import Slot
 from convq.threads import Watch
 
+MOST_AT_ONCE = 3
+"""Trials of one model: a newer version does not wait for older ones, which may hang until their time is over."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """One that is under way, or over."""
+class Verdict:
+    """How the trial of a version went; `stamp` says of which files."""
 
     version: int
     stamp: Any
-    tried: Rehearsal | None = None
+    tried: Rehearsal
 
 
 class Trials:
-    """One trial of each model at a time. Asked by the thread that keeps the versions."""
+    """Asked by the thread that keeps the versions. What a trial found is kept until it is taken, whatever came meanwhile."""
 
     def __init__(
         self, device: str, within_s: float, slots: Sequence[Slot], limit_bytes: int | None, watch: Watch
@@ -34,23 +37,34 @@ class Trials:
         self._slots, self._limit_bytes = slots, limit_bytes
         self._watch = watch
         self._lock = threading.Lock()
-        self._of: dict[str, _Trial] = {}
+        self._running: dict[str, list[tuple[int, Any]]] = {}
+        self._over: dict[str, list[Verdict]] = {}
 
-    def result(self, folder: Path, version: int, stamp: Any) -> Rehearsal | None:
-        """How the trial of a version with files of this stamp went; None while one of its model is under way, begun now if need be.
+    def begin(self, folder: Path, version: int, stamp_of: Callable[[int], Any]) -> bool:
+        """Try a version; False where trials of its model are under way that this one waits for.
 
-        What was tried with other files says nothing, and is forgotten.
+        Those are one of the same version or of a newer one, unless that has changed since or is gone: then `stamp_of`, which
+        says what lies under a number now, says something else than when it began. Or there are too many.
         """
+        stamp = stamp_of(version)
         with self._lock:
-            trial = self._of.get(folder.name)
-            if trial is not None and trial.tried is None:
-                return None
-            self._of.pop(folder.name, None)
-            if trial is not None and (trial.version, trial.stamp) == (version, stamp):
-                return trial.tried
-            self._of[folder.name] = _Trial(version, stamp)
-        self._watch.start(f"trial-{folder.name}", self._try, folder, version, stamp)
-        return None
+            running = self._running.setdefault(folder.name, [])
+            newest = max((one for one, with_stamp in running if with_stamp == stamp_of(one)), default=0)
+            if version <= newest or len(running) >= MOST_AT_ONCE:
+                return False
+            running.append((version, stamp))
+        self._watch.start(f"trial-{folder.name}-{version}", self._try, folder, version, stamp)
+        return True
+
+    def under_way(self, model: str) -> list[int]:
+        """The versions of a model that are tried now."""
+        with self._lock:
+            return sorted({version for version, _ in self._running.get(model, ())})
+
+    def take(self, model: str) -> list[Verdict]:
+        """What was found since this was last asked."""
+        with self._lock:
+            return self._over.pop(model, [])
 
     def _try(self, folder: Path, version: int, stamp: Any) -> None:
         tried = rehearse(
@@ -62,7 +76,8 @@ class Trials:
             most_bytes=self._room_bytes(),
         )
         with self._lock:
-            self._of[folder.name] = _Trial(version, stamp, tried)
+            self._running[folder.name].remove((version, stamp))
+            self._over.setdefault(folder.name, []).append(Verdict(version, stamp, tried))
 
     def _room_bytes(self) -> int | None:
         """What a worker may take besides what it has: pictures that it works on now are no part of that, hence the smallest."""

@@ -22,10 +22,14 @@ from convq.ipc.shared_memory import Board, Row
 from convq.logs import event
 from convq.repository.model_folders import versions_in
 from convq.settings import Settings
-from convq.supervisor.rollout.judging import bar, tried_jobs, unbar, verdict
+from convq.supervisor.beat.refusal_book import RefusalBook
+from convq.supervisor.rollout.examiner import Examiner
+from convq.supervisor.rollout.judging import bar, unbar, verdict
+from convq.supervisor.rollout.lasting import WAIT_S, LastingRefusals
 from convq.supervisor.rollout.leading import Leader
 from convq.supervisor.rollout.lineup import EXCHANGED, Lineup
 from convq.supervisor.rollout.looks import look, look_at_ledger
+from convq.supervisor.rollout.records import records
 from convq.supervisor.rollout.served_models import ServedModel
 from convq.supervisor.rollout.trials import Trials
 from convq.supervisor.roster import Roster
@@ -45,8 +49,6 @@ LOST = "a model is passed over: none of its versions can be served"
 CAN = "a model that came can be served"
 FOUND = "a model that was passed over can be served now"
 REFUSED = "a version is refused; what was served goes on"
-SLOW = "; warm-up runs a whole batch: a smaller limits.max_batch makes that shorter"
-UNFIT = "a version that is served could not be loaded again with the manifest as it is now; what is loaded goes on"
 
 
 class VersionKeeper:
@@ -60,12 +62,15 @@ class VersionKeeper:
         slots: Sequence[Slot],
         board: Board,
         announce: Callable[[str, Mapping[str, object] | None], None],
+        book: RefusalBook,
         watch: Watch,
     ) -> None:
         """Raises ModelBroken where nothing can be served, or nothing of a model that the settings name."""
         self._required, self._strict = settings.only, settings.strict
         limit_bytes = Allowance.of(settings.worker_memory, len(slots)).limit_bytes
-        self._trials = Trials(settings.device, settings.load_within, slots, limit_bytes, watch)
+        trials = Trials(settings.device, settings.load_within, slots, limit_bytes, watch)
+        self._lasting = LastingRefusals(book, settings.device)
+        self._examiner = Examiner(trials, self._lasting, self._refuse)
         self.lineup = Lineup(repository, settings.only, models, board)
         self._slots = slots
         self._board = board
@@ -87,7 +92,8 @@ class VersionKeeper:
         self._thread = watch.thread("versions", self._run)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; what is known of the versions is asked of Redis first."""
+        self._recall(WAIT_S, running=False)
         self._thread.start()
 
     def stop(self) -> None:
@@ -109,6 +115,11 @@ class VersionKeeper:
         """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
         return [name for name in self.plans() if not self._models[name].found_again]
 
+    def wants(self, name: str, version: int) -> bool:
+        """Whether the plan of a model holds this version."""
+        plan = self.plans().get(name)
+        return plan is not None and version in plan.loaded
+
     def unserved(self) -> dict[str, str]:
         """Model -> why nothing of it can be served, for those of which that is so."""
         lost = [model for model in self._models.values() if model.lost and not model.is_new]
@@ -120,7 +131,7 @@ class VersionKeeper:
         return {model.name: dict(model.unfit) for model in self._models.values() if model.unfit}
 
     def states(self) -> dict[str, dict[int, str]]:
-        """Model -> version -> what it is: serving, candidate, shadow, kept or refused."""
+        """Model -> version -> what it is: serving, candidate, shadow, kept, trial or refused."""
         return {model.name: model.states() for model in self._models.values() if not model.leaving}
 
     @property
@@ -165,6 +176,11 @@ class VersionKeeper:
         else:
             self._refuse(model, version, reason)
 
+    def _recall(self, within_s: float = 0.0, *, running: bool) -> None:
+        """Pass over what was refused before a start with the very same files, once Redis says so. Raises as `pass_over`."""
+        for name, version, why in self._lasting.recall([*self._models.values()], within_s):
+            self.take_back(name, version, why, running=running)
+
     def _do_without(self, model: ServedModel, *, running: bool = False) -> None:
         """Nothing of a model can be served: the others are, if it is not required and there are any."""
         why = model.because = model.why_lost()
@@ -205,13 +221,14 @@ class VersionKeeper:
                 continue
             row = self._board.row(number, model.index)
             if row.running.since_s and int(row.get("pulse_running_version")) == model.plan.candidate:
-                self._refuse(model, model.plan.candidate or 0, f"taken back: it ended a worker ({how})")
+                self._take_candidate_back(model, f"taken back: it ended a worker ({how})")
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.wait(TICK_S):
             self.lineup.look()
+            self._recall(running=True)
             for model in self._models.values():
                 try:
                     self._look_after(model)
@@ -230,26 +247,31 @@ class VersionKeeper:
             with self._lock:  # no worker is given it meanwhile
                 left = self._leader.see_off(model)
             if left:
+                self._lasting.leave(model)
                 self.lineup.forget(model)
             return
+        self._examiner.take_verdicts(model)
+        self._lasting.look_after(model)
         if model.lost:
             self._leader.withdraw(model)
             self._find_again(model)
             return
         if why := verdict(model, self._rows(model)):
-            self._refuse(model, model.plan.candidate or 0, why)
+            self._take_candidate_back(model, why)
         self._leader.note_proven(model)
         broken = any(model.is_refused(version) for version in model.plan.loaded)
         if not broken and not self._leader.is_followed(model):
-            self._leader.lead(model)
-            return
+            broken = not model.holds_all(model.plan)  # what is gone is not waited for
+            if not broken:
+                self._leader.lead(model)
+                return
         if not model.present:
             return  # not looked twice yet, or nothing whole is left: what runs goes on
         target = self._target(model)
         if target is not None:
             self._step(model, target, at_once=broken)
-        if model.doubted and not broken:
-            self._settle_doubts(model, model.doubted[-1])
+        if not broken:
+            self._examiner.settle_doubts(model)
 
     def _look(self, model: ServedModel) -> None:
         now_s = time.monotonic()
@@ -267,20 +289,6 @@ class VersionKeeper:
             model.lost, model.found_again = False, True
             event(log, logging.INFO, FOUND if model.because else CAN, model=model.name, serve=target.serve)
 
-    def _settle_doubts(self, model: ServedModel, version: int) -> None:
-        """Whether a version could still be loaded with the model's manifest as it is now: by hand anything may be written."""
-        tried = self._trials.result(model.folder, version, model.stamp_of(version))
-        if tried is None:
-            return
-        model.doubted.remove(version)
-        if tried.ok:
-            return
-        if version not in model.plan.loaded:
-            self._refuse(model, version, tried.reason)
-            return
-        model.unfit = {**model.unfit, version: model.without_root(tried.reason)}
-        event(log, logging.ERROR, UNFIT, model=model.name, version=version, reason=tried.reason)
-
     def _target(self, model: ServedModel) -> Plan | None:
         """What the manifest asks for, of what is there and good; trials of what is new begin here. None: nothing is good yet."""
         usable = model.usable()
@@ -292,25 +300,9 @@ class VersionKeeper:
             new = [version for version in plan.loaded if not model.is_checked(version)]
             if not new:
                 return plan
-            if not self._try(model, new[-1]):  # refused, or not known yet
-                usable.remove(new[-1])
+            self._examiner.ask_for(model, new[-1])
+            usable.remove(new[-1])  # until that is known
         return None
-
-    def _try(self, model: ServedModel, version: int) -> bool:
-        """Whether a version has passed its trial, in a process of its own; begins one where there was none."""
-        stamp = model.present.get(version, ())
-        if why := model.misnumbered(version):
-            self._refuse(model, version, why)
-            return False
-        tried = self._trials.result(model.folder, version, model.stamp_of(version))
-        if tried is None:
-            return False
-        if not tried.ok:
-            self._refuse(model, version, tried.reason + (SLOW if tried.timed_out else ""))
-            return False
-        model.checked = {**model.checked, version: (stamp, tried.seal)}
-        event(log, logging.INFO, "a new version passed its trial", model=model.name, version=version)
-        return True
 
     def _rows(self, model: ServedModel) -> list[Row]:
         return [self._board.row(slot.number, model.index) for slot in self._slots if model.index is not None]
@@ -330,6 +322,13 @@ class VersionKeeper:
         event(log, logging.ERROR, REFUSED, model=model.name, version=version, reason=reason)
         self._leader.tell_clients(model)
 
+    def _take_candidate_back(self, model: ServedModel, why: str) -> None:
+        """What it did to jobs it would do again after the next start."""
+        candidate = model.plan.candidate
+        if candidate is not None:
+            self._refuse(model, candidate, why)
+            self._lasting.note(model, candidate, why)
+
     # -- leading the workers --------------------------------------------------------------------------------------
 
     def _step(self, model: ServedModel, target: Plan, *, at_once: bool) -> None:
@@ -339,7 +338,7 @@ class VersionKeeper:
         if plan == model.plan or (releases and time.monotonic() - model.since_s < RELEASE_AFTER_S):
             return
         if plan.candidate != model.plan.candidate:
-            model.counted = tried_jobs(self._rows(model))
+            model.counted = records(self._rows(model))
         if plan.serve != model.plan.serve or plan.candidate != model.plan.candidate:
             facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
             event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)

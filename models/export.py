@@ -26,7 +26,6 @@ yet.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,6 +42,7 @@ from versions import Step, accuracy, make, publish, steps, write_report  # type:
 
 from convq.errors import ConvqError
 from convq.importer.dry_run import rehearse
+from convq.printable import strict_json
 from convq.protocol import LAST_VERSION, VERSION_DIGITS
 from convq.repository.keeping import next_number, settle, was_given
 from convq.repository.manifest import FILE
@@ -70,7 +70,7 @@ def main() -> None:
     for line in guesses((args.models / name / FILE).read_text(encoding="utf-8")) if drafted else ():
         print(f"guessed in {args.models / name / FILE}: {line}", file=sys.stderr)
     print(f"serve it: convq serve --models {args.models} --only {name}", file=sys.stderr)
-    print(json.dumps({key: value for key, value in report.items() if key != "layers"}, indent=2))
+    print(strict_json({key: value for key, value in report.items() if key != "layers"}, indent=2))
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

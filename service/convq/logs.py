@@ -6,7 +6,6 @@ writes one never waits: see `outlet`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from convq.masking import masked
 from convq.outlet import LAST_WORDS_S, Outlet
-from convq.printable import printable, printable_lines
+from convq.printable import printable, printable_lines, strict_json
 
 Form = Literal["auto", "console", "json"]
 
@@ -118,7 +117,7 @@ class _Json(_Form):
         }
         if traceback := self.traceback(record):
             line["traceback"] = traceback
-        return json.dumps(line)  # ASCII: no separator of Unicode, no lone surrogate, no terminal can break it
+        return strict_json(line)  # ASCII: no separator of Unicode, no lone surrogate, no terminal can break it
 
 
 class _Handler(logging.Handler):

@@ -7,8 +7,10 @@ move its cursor, rename its window, hide what follows or read backwards.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 """Letters and marks to Python, and nothing to the eye: two names that differ by one of them look the same."""
@@ -45,11 +47,28 @@ def brief_list(names: Iterable[str], most: int = 5) -> str:
 
 
 def json_line(document: object, *, ascii_only: bool = False) -> str:
-    """The document as one line of JSON: exact for who parses it, and harmless on a terminal."""
-    line = json.dumps(document, ensure_ascii=ascii_only)
+    """The document as one line of JSON: exact for who parses it, and harmless on a terminal. NaN and infinity are null."""
+    line = strict_json(document, ensure_ascii=ascii_only)
     if printable(line) == line:
         return line
     return "".join(c if printable(c) == c else _escape_in_json(c) for c in line)
+
+
+def strict_json(document: object, **options: Any) -> str:
+    """`json.dumps` with null for NaN and infinity, which JSON does not know and other languages' parsers refuse."""
+    try:
+        return json.dumps(document, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(without_nan(document), allow_nan=False, **options)
+
+
+def without_nan(value: Any) -> Any:
+    """The value as JSON can say it: None for each NaN and infinity in it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: without_nan(one) for name, one in value.items()}
+    return [without_nan(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _escape_in_json(character: str) -> str:

@@ -278,7 +278,7 @@ def test_sizes_that_the_manifest_leaves_out_are_the_graphs(copy: Path, digits: N
 def test_labels_must_be_as_many_as_classes(copy: Path) -> None:
     (copy / "labels.txt").write_text("a\nb\n7\n")
 
-    with pytest.raises(ModelBroken, match="logits has 10 classes; there are 3 labels"):
+    with pytest.raises(ModelBroken, match=r"logits has 10 classes; there are 3 labels in labels\.txt"):
         Engine.load(copy, 1).warm_up()
 
 

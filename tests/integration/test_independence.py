@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
-from lying import BATCH_LIES, HONEST, RANDOM, bytes_of, folder_of
+from lying import BATCH_LIES, BESIDE_LIES, HONEST, NEVER_FINITE, RANDOM, bytes_of, folder_of
 from numpy.typing import NDArray
 
 from convq.engine.engine import Engine
-from convq.engine.independence import dependence, inputs_for, varied
+from convq.engine.independence import dependence
+from convq.engine.samples import inputs_for, varied
 from convq.errors import ModelBroken, ModelFault
 from convq.importer.dry_run import rehearse
 from convq.importer.infer_input import Wishes
 from convq.importer.probing import look
 from convq.repository.manifest import Input
 from convq.repository.model_folders import default_root
+from onnx_models import FLOAT, graph, model_folder
 
 OTHERS = "depends on the other jobs of its batch"
 TWICE = "is not the same for the same input twice"
@@ -47,6 +50,76 @@ def test_alone_it_may_be_served(tmp_path: Path, kind: str) -> None:
     assert 1 == warm(folder_of(BATCH_LIES[kind], tmp_path / "liar", "[limits]\nmax_batch = 1\n")).max_batch
 
 
+@pytest.mark.parametrize("kind", BESIDE_LIES)
+@pytest.mark.parametrize("most", [2, 3, 64])
+def test_a_graph_that_lies_beside_odd_numbers_is_not_started(tmp_path: Path, kind: str, most: int) -> None:
+    with pytest.raises(ModelBroken, match=OTHERS) as refused:
+        warm(folder_of(BESIDE_LIES[kind], tmp_path / "liar", f"[limits]\nmax_batch = {most}\n"))
+    assert "is answered otherwise than alone beside a job" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", BESIDE_LIES)
+def test_what_is_made_of_one_that_lies_beside_odd_numbers_keeps_jobs_apart(tmp_path: Path, kind: str) -> None:
+    made = look(bytes_of(BESIDE_LIES[kind]), "liar.onnx", Wishes())
+    assert [1] == [one["value"] for one in made["findings"] if one["key"] == "max_batch"]
+    assert 1 == warm(folder_of(BESIDE_LIES[kind], tmp_path / "liar", "[limits]\nmax_batch = 1\n")).max_batch
+
+
+@pytest.mark.parametrize("kind", NEVER_FINITE)
+@pytest.mark.parametrize("most", [1, 64])
+def test_a_graph_that_never_answers_with_numbers_is_not_started(tmp_path: Path, kind: str, most: int) -> None:
+    model = folder_of(NEVER_FINITE[kind], tmp_path / "never", f"[limits]\nmax_batch = {most}\n")
+    with pytest.raises(ModelBroken, match=r"never/1/model\.onnx: y is NaN or infinity for each of 4 inputs of noise"):
+        warm(model)
+    for examine in (False, True):
+        assert 3 == rehearse(model, 1, device="cpu", examine=examine).exit_code
+
+
+@pytest.mark.parametrize(("kind", "sound"), [("Log", 0.5), ("Sqrt", 0.5), ("Acosh", 2.0)])
+def test_one_that_answers_some_numbers_is(tmp_path: Path, kind: str, sound: float) -> None:
+    """Half of what is tried is out of the domain of the first two; a sample shows that of the last."""
+    content = graph([(kind, ["x"], ["y"])], [("x", FLOAT, ["n", 6])], [("y", FLOAT, ["n", 6])])
+    manifest = '[input]\ncolor = "none"\n'
+    model = model_folder(tmp_path / "some", manifest, content)
+    if kind == "Acosh":
+        with pytest.raises(ModelBroken, match=r"let warmup\.sample name one"):
+            warm(model)
+        np.save(model / "sample.npy", np.full(6, sound, np.float32))
+        (model / "manifest.toml").write_text(manifest + '[warmup]\nsample = "sample.npy"\n')
+    assert 64 == warm(model).max_batch
+
+
+def quantised(tmp_path: Path) -> bytes:
+    """A linear layer as onnxruntime's own tool quantises it: weights once, inputs at each run."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    weights = np.random.default_rng(0).normal(0, 0.1, (1024, 10)).astype(np.float32)
+    nodes = [("Reshape", ["x", "shape"], ["flat"]), ("MatMul", ["flat", "w"], ["y"])]
+    ends = [("x", FLOAT, ["n", 1, 32, 32])], [("y", FLOAT, ["n", 10])]
+    plain, made = tmp_path / "plain.onnx", tmp_path / "quantised.onnx"
+    plain.write_bytes(graph(nodes, *ends, {"shape": np.array([-1, 1024]), "w": weights}))
+    quantization.quantize_dynamic(plain, made, weight_type=quantization.QuantType.QUInt8)
+    return made.read_bytes()
+
+
+def test_what_is_quantised_at_each_run_keeps_jobs_apart(tmp_path: Path) -> None:
+    content, manifest = quantised(tmp_path), '[input]\ncolor = "gray"\nscale = 0.00392\n'
+    with pytest.raises(ModelBroken, match=r"1/model\.onnx: DynamicQuantizeLinear computes with all jobs of a batch"):
+        warm(model_folder(tmp_path / "together", manifest, content))
+    made = look(content, "quantised.onnx", Wishes(max_batch=16))
+    apart = warm(model_folder(tmp_path / "apart", manifest + "[limits]\nmax_batch = 1\n", content))
+
+    jobs = np.random.default_rng(1).random((40, 1, 32, 32), dtype=np.float32)
+    jobs[7] *= 1e6
+    network = onnxruntime.InferenceSession(content)
+    alone = np.concatenate([network.run(None, {"x": job[None]})[0] for job in jobs])
+    together = network.run(None, {"x": jobs})[0]
+    served = [apart.run([apart.admit(job.tobytes(), "float32", "1,32,32")])["y"][0] for job in jobs]
+
+    assert 30 < int((together.argmax(axis=1) != alone.argmax(axis=1)).sum())  # why it is refused
+    assert np.array_equal(alone, np.stack(served))
+    assert [(1, "graph")] == [(one["value"], one["source"]) for one in made["findings"] if one["key"] == "max_batch"]
+
+
 @pytest.mark.parametrize("most", [1, 2, 64])
 @pytest.mark.parametrize("kind", RANDOM)
 def test_a_random_graph_is_refused_as_what_it_is(tmp_path: Path, kind: str, most: int) -> None:
@@ -67,8 +140,6 @@ def test_the_last_row_is_seen_whatever_the_largest_batch_is(tmp_path: Path, most
 
 
 def test_a_lie_of_the_feature_maps_alone_is_seen(tmp_path: Path) -> None:
-    from onnx_models import FLOAT, graph, model_folder  # noqa: PLC0415
-
     def network(*more: tuple[Any, ...], outputs: Sequence[str]) -> bytes:
         nodes = [("Identity", ["x"], ["y"]), *more]
         ends = [(name, FLOAT, ["n", 1, 4, 4]) for name in outputs]

@@ -81,10 +81,52 @@ BATCH_LIES: Mapping[str, Nodes] = {
 }
 """What it does with its batch -> the nodes that make `y` of `f`, the right answers."""
 
+ROW_RANGE: Nodes = [
+    *FIRST,
+    ("ReduceMax", ["x"], ["most"], {"axes": [1, 2, 3]}),
+    ("ReduceMin", ["x"], ["least"], {"axes": [1, 2, 3]}),
+]
+FIRST_IF_ANY: Nodes = [
+    ("Cast", ["odd"], ["odd_number"], {"to": FLOAT}),
+    ("ReduceMax", ["odd_number"], ["any_odd"], {"keepdims": 0}),
+    ("Cast", ["any_odd"], ["any"], {"to": 9}),
+    ("Where", ["any", "first", "f"], ["y"]),
+]
+
+BESIDE_LIES: Mapping[str, Nodes] = {
+    "one scale of 16 bits for all": [
+        ("Abs", ["f"], ["size"]),
+        ("ReduceMax", ["size"], ["largest"], {"keepdims": 0}),
+        ("Max", ["largest", "hundredth"], ["whole"]),
+        ("Div", ["whole", "levels"], ["step"]),
+        ("Div", ["f", "step"], ["steps"]),
+        ("Round", ["steps"], ["level"]),
+        ("Mul", ["level", "step"], ["y"]),
+    ],
+    "beside large numbers": [*ROW_RANGE, ("Less", ["thousand", "most"], ["odd"]), *FIRST_IF_ANY],
+    "beside negative numbers": [*ROW_RANGE, ("Less", ["least", "minus"], ["odd"]), *FIRST_IF_ANY],
+    "beside small numbers": [
+        *ROW_RANGE,
+        ("Less", ["most", "hundredth"], ["small"]),
+        ("Less", ["zero_float", "most"], ["some"]),
+        ("And", ["small", "some"], ["odd"]),
+        *FIRST_IF_ANY,
+    ],
+    "beside one that is the same everywhere": [
+        *ROW_RANGE,
+        ("Equal", ["most", "least"], ["flat_row"]),
+        ("Less", ["zero_float", "most"], ["some"]),
+        ("And", ["flat_row", "some"], ["odd"]),
+        *FIRST_IF_ANY,
+    ],
+}
+"""As above, but only beside a job whose numbers are no picture's."""
+
 RANDOM: Mapping[str, Nodes] = {
     "noise is added": [("RandomNormalLike", ["f"], ["noise"]), ("Add", ["f", "noise"], ["y"])],
     "noise with a seed": [("RandomUniformLike", ["f"], ["noise"], {"seed": 1.0}), ("Mul", ["f", "noise"], ["y"])],
     "dropout as in training": [("Dropout", ["f", "half", "yes"], ["y"])],
+    "dropout whose mode is computed": [("Not", ["no"], ["on"]), ("Dropout", ["f", "half", "on"], ["y"])],
     "a class is drawn": [
         ("Mul", ["f", "nothing"], ["even"]),
         ("Multinomial", ["even"], ["y"], {"sample_size": 40}),
@@ -97,7 +139,13 @@ HONEST: Mapping[str, Nodes] = {
     "one class": [("ArgMax", ["f"], ["y"], {"axis": 1})],
     "far from nothing": [("Add", ["f", "hundred"], ["y"])],
     "always the same": [("Mul", ["f", "nothing"], ["y"])],
+    "dropout as in service": [("Dropout", ["f", "half", "no"], ["y"])],
+    "dropout without a word": [("Dropout", ["f"], ["y"])],
+}
+
+NEVER_FINITE: Mapping[str, Nodes] = {
     "not a number": [("Log", ["minus"], ["nan"]), ("Mul", ["f", "nan"], ["y"])],
+    "infinity": [("Mul", ["f", "nothing"], ["flat"]), ("Reciprocal", ["flat"], ["y"])],
 }
 
 
@@ -114,6 +162,11 @@ def bytes_of(nodes: Nodes) -> bytes:
         "hundred": np.float32(100),
         "minus": np.float32(-1),
         "yes": np.array(True),
+        "no": np.array(False),
+        "zero_float": np.float32(0),
+        "hundredth": np.float32(0.01),
+        "thousand": np.float32(1000),
+        "levels": np.float32(32767),
         "w": rng.normal(0, 0.3, (64, CLASSES)).astype(np.float32),
     }
     used = {name for node in nodes for name in node[1]} | {"w"}

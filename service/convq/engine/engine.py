@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import convq.engine.image as images
-from convq.engine.independence import check_independence, inputs_for, varied
+from convq.engine.independence import Run, check_independence
 from convq.engine.onnx_session import (
     FEATURES,
     MODEL,
@@ -29,9 +29,11 @@ from convq.engine.onnx_session import (
 )
 from convq.engine.pace import MARGIN, fitting_batch
 from convq.engine.png import Picture
-from convq.engine.postprocess import agrees, check_outputs, finite, rank
+from convq.engine.postprocess import check_outputs
 from convq.engine.room import TOGETHER_BYTES, Sizes, fitting, remark
+from convq.engine.samples import BLANK, FEW, inputs_for, varied, wild
 from convq.engine.signature import agree, check_same_network
+from convq.engine.soundness import check_classes, check_finite, check_operators, check_same, check_sample
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
 from convq.errors import BadField, JobError, ModelBroken, ModelFault, NetworkFaulty
 from convq.protocol import PREPARED
@@ -140,6 +142,7 @@ class Engine:
         content, sha256 = read_verified(file, tried)
         session = open_session(content, file, requested, manifest.runtime.threads)
         graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
+        check_operators(content, file, graph.max_batch)
         plain = featured = Network(session, graph, {name: name for name in graph.fetched})
         if separate:
             more, features_sha256 = read_verified(features, tried_features)
@@ -147,6 +150,7 @@ class Engine:
             ends = second.get_inputs(), second.get_outputs()
             graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
             check_same_network(plain.graph, graph, str(features))
+            check_operators(more, features, graph.max_batch)
             featured = Network(second, graph, plain.fetched)
         engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
         engine.labels, engine.sha256, engine.seal = labels, sha256, f"{sha256}+{features_sha256}"
@@ -165,22 +169,20 @@ class Engine:
         """
         try:
             sample = self._read_sample()
-            shape, spec = self._example_shape(sample), self._graph.input
-            self._example = shape
+            self._example = shape = self._example_shape(sample)
             blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
             began = time.monotonic()
             made = self.run([blank], ())
             if self._shape:  # else every shape is looked at when it comes
                 taken = self.output_bytes(shape, ())[0], self.max_batch, together_bytes
                 self.max_batch, self.remark = fitting(*taken), remark(*taken)
-            if self.classes is not None and (count := made[self.classes][0].size) != len(self.labels):
-                there = f"{self.classes} has {count} classes; there are {len(self.labels)} labels"
-                raise ModelBroken(f"{self._file}: {there}")
+            check_classes(self._file, self.manifest, made, len(self.labels))
             if sample is not None:
-                self._check_sample(sample)
-            inputs = [
-                Prepared(data, shape) for data in varied(spec, shape, self._dtype_text, inputs_for(self.max_batch))
-            ]
+                check_sample(self._file, self.manifest, self.run([sample], ()), self.labels)
+            else:
+                noises = [[one] for number, one in enumerate(self._samples(FEW + 1)) if number != BLANK]
+                check_finite(self._file, partial(self.run, wanted=()), noises)
+            inputs = self._samples(inputs_for(self.max_batch))
             inputs[:2] = [sample if sample is not None and sample.shape == shape else inputs[0], blank]
             self._check_independence(inputs, spare_s, together_bytes)
             if self.feature_maps:
@@ -306,30 +308,29 @@ class Engine:
             return self.admit(*read_npy(content))
         return self.prepare(self.decode(content))
 
-    def _check_sample(self, sample: Prepared) -> None:
-        """The manifest's sample must come out finite, and as the label that the manifest says."""
-        warmup = self.manifest.warmup
-        made = self.run([sample], ())
-        if warmup is None:
-            return
-        if not finite(made).all():
-            raise NetworkFaulty(f"{self._file}: the warm-up sample {warmup.sample} gives NaN or infinity")
-        if warmup.golden is not None and self.classes is not None:
-            label = self.labels[rank(made[self.classes], self.activation, 1).indices[0, 0]]
-            if label != warmup.golden:
-                raise NetworkFaulty(f"{self._file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+    def _samples(self, count: int) -> list[Prepared]:
+        """Distinct inputs of the example's shape."""
+        made = varied(self._graph.input, self._example, self._dtype_text, count)
+        return [Prepared(data, self._example) for data in made]
 
     def _check_independence(self, inputs: Sequence[Prepared], spare_s: float, together_bytes: int) -> None:
         """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
+        odd = wild(self._example, self._dtype_text) if self.max_batch > 1 else {}
+        strange = dict(list(odd.items())[: len(odd) if spare_s > SPARE_S else 1])
         tried = {self._file: None if self.feature_maps else ()}
         if self._featured is not self._plain:
             tried = {self._file: (), self._file.with_name(FEATURES): None}
         for file, wanted in tried.items():
-            run = partial(lambda wanted, numbers: self.run([inputs[one] for one in numbers], wanted), wanted)
             if wanted is None:  # what the maps of one job take is to be known before more share a batch
-                check_independence(file, partial(lambda run, _: run([1]), run), 1, 1, 0.0)
+                check_independence(file, self._runner(inputs[1:2], wanted), 1, 1, 0.0)
             largest = fitting(self.output_bytes(self._example, wanted)[0], self.max_batch, together_bytes)
-            check_independence(file, run, min(len(inputs), inputs_for(largest)), largest, spare_s / len(tried))
+            count = min(len(inputs), inputs_for(largest))
+            every = [*inputs[:count], *(Prepared(data, self._example) for data in strange.values())]
+            check_independence(file, self._runner(every, wanted), count, largest, spare_s / len(tried), list(strange))
+
+    def _runner(self, inputs: Sequence[Prepared], wanted: Collection[str] | None) -> Run:
+        """Runs batches of these inputs, named by their numbers."""
+        return lambda numbers: self.run([inputs[one] for one in numbers], wanted)
 
     def _fit_batch(self, blank: Prepared) -> bool:
         """As many jobs in a batch as end in time, on the slower of the two networks; whether that is fewer. Raises ModelBroken."""
@@ -343,7 +344,4 @@ class Engine:
     def _check_features(self, sample: Prepared) -> None:
         """The graph with the feature maps is the same network as the other."""
         file = self._file if self._featured is self._plain else self._file.with_name(FEATURES)
-        featured = self.run([sample])
-        for name, expected in self.run([sample], ()).items():
-            if not agrees(expected, featured[name]):
-                raise NetworkFaulty(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")
+        check_same(file, self.run([sample], ()), self.run([sample]))

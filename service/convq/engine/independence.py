@@ -1,7 +1,8 @@
 """Whether jobs may share a batch: each must be answered as it is alone, in every place of batches of several sizes.
 
 A graph can be wrong in any row and at any size. So all rows are compared, with those of distinct inputs alone, in an order
-drawn anew each time: at 1, 2, 3, 7 and the largest size always, and at as many others, drawn too, as there is time for.
+drawn anew each time: at 1, 2, 3, 7 and the largest size always, and at as many others, drawn too, as there is time for. Then some
+of them share batches with an input of quite other magnitude, as a job's tensor may hold any numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from convq.engine.image import normalise
+from convq.engine.samples import FEW, inputs_for, wild
 from convq.errors import ModelFault, NetworkFaulty
-from convq.repository.manifest import Input, Limits
+from convq.repository.manifest import Limits
 
 Run = Callable[[Sequence[int]], Mapping[str, NDArray[Any]]]
 """Runs one batch of inputs, named by their numbers; the outputs by name. Raises ModelFault where the graph refuses them."""
 
 SIZES: Final = (2, 3, 7)
-INPUTS: Final = 8
-FEW: Final = 4
-"""So many are enough for a batch that is no larger."""
 TOLERANCE: Final = 0.005
 """Of the largest number of an answer: so far may rounding lead, where a device computes with few bits otherwise for each size."""
 ROUNDING: Final = {2: 4e-3, 4: 3e-5, 8: 3e-5}
@@ -47,6 +45,8 @@ class Fault:
     """Jobs of the batch."""
     place: int | None
     """Where it stands in the batch, from 0; None for a graph that answers one input in several ways."""
+    beside: str = ""
+    """What another job of the batch holds, where it takes that to show."""
 
     @property
     def is_random(self) -> bool:
@@ -59,46 +59,16 @@ class Fault:
                 f"{self.output} is not the same for the same input twice: the graph draws random numbers or keeps something "
                 "from run to run (such as Dropout in training mode, RandomUniform, Multinomial); export it for inference"
             )
-        which = f"of {self.size} jobs, number {self.place + 1} is answered otherwise than alone"
+        beside = f" beside {self.beside}" if self.beside else ""
+        which = f"of {self.size} jobs, number {self.place + 1} is answered otherwise than alone{beside}"
         return f"{self.output} depends on the other jobs of its batch ({which}); limits.max_batch = 1 keeps them apart"
 
 
-def varied(spec: Input, shape: Sequence[int], dtype: str, count: int) -> list[NDArray[Any]]:
-    """`count` inputs of `shape` whose answers should be far apart: they differ in forms, contrast, brightness and noise.
-
-    As the graph takes them: uint8, or float32 as the manifest normalises images; tensors from 0 to 1 and from -2 to 2 in turns.
-    """
-    made: list[NDArray[Any]] = []
-    for number in range(count):
-        rng = np.random.default_rng([7, number])
-        sides = [min(2 + number % 5, side) for side in shape]
-        coarse = rng.random(sides, dtype=np.float32)
-        if number % 2:
-            coarse = np.round(coarse)
-        forms = coarse[np.ix_(*(np.arange(side) * few // side for side, few in zip(shape, sides, strict=True)))]
-        noise, low = rng.uniform(0.05, 0.4), number % 3 / 6
-        levels = 255 * (low + (1 - low) * ((1 - noise) * forms + noise * rng.random(shape, dtype=np.float32)))
-        if number == 1:
-            levels[...] = 0  # nothing else is as far from the rest
-        pixels = levels.astype(np.uint8)
-        if dtype == "uint8":
-            made.append(pixels)
-        elif spec.color != "none":
-            made.append(normalise(pixels, spec))
-        else:
-            made.append((levels / 256 if number % 2 else levels / 64 - 2).astype(np.float32))
-    return made
-
-
-def inputs_for(largest: int) -> int:
-    """How many inputs are enough for batches of up to `largest`."""
-    return 2 if largest == 1 else FEW if largest <= FEW else INPUTS
-
-
-def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0) -> Fault | None:
+def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0, beside: Sequence[str] = ()) -> Fault | None:
     """What is wrong with batches of up to `largest` jobs; None where nothing is.
 
-    `run` knows `inputs` distinct inputs; those that the graph refuses alone are left out. Sizes that are not always
+    `run` knows `inputs` distinct inputs; those that the graph refuses alone are left out. After them it knows one for each
+    of `beside`, which says what that holds: others are to be answered beside it as they are alone. Sizes that are not always
     tried get `spare_s` seconds. Raises ModelFault where the graph refuses a batch.
     """
     alone: dict[int, Mapping[str, NDArray[Any]]] = {}
@@ -113,13 +83,19 @@ def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0) -> Fau
     if not alone:
         raise problem or ModelFault("there is no input to try")
     proof = _Proof(run, alone)
-    return proof.repeat(spare_s) or next(filter(None, map(proof.attempt, _sizes(largest, spare_s))), None)
+    wrong = proof.repeat(spare_s) or next(filter(None, map(proof.attempt, _sizes(largest, spare_s))), None)
+    if wrong is not None or largest == 1:
+        return wrong
+    strangers = enumerate(beside, start=inputs)
+    return next(filter(None, (proof.attempt_beside(number, held, largest) for number, held in strangers)), None)
 
 
-def check_independence(file: Path, run: Run, inputs: int, largest: int, spare_s: float) -> None:
+def check_independence(
+    file: Path, run: Run, inputs: int, largest: int, spare_s: float, beside: Sequence[str] = ()
+) -> None:
     """Raise NetworkFaulty where `dependence` finds anything wrong with the graph of `file`, or the graph refuses a batch."""
     try:
-        wrong = dependence(run, inputs, largest, spare_s)
+        wrong = dependence(run, inputs, largest, spare_s, beside)
     except ModelFault as error:
         raise NetworkFaulty(f"{file}: warm-up failed: {error}") from None
     if wrong is not None:
@@ -148,7 +124,10 @@ def disturbance(
     if took_s * largest > LARGEST_S:
         largest = min(largest, max(SIZES))
     try:
-        wrong = dependence(lambda numbers: run(inputs[list(numbers)]), inputs_for(largest), largest)
+        tried = inputs_for(largest)
+        strange = wild(inputs.shape[1:], inputs.dtype.name)
+        every = np.concatenate([inputs[:tried], np.stack(list(strange.values()))])
+        wrong = dependence(lambda numbers: run(every[list(numbers)]), tried, largest, beside=list(strange))
     except ModelFault as error:
         return f"it refuses larger batches ({error})"
     if wrong is not None and wrong.is_random:
@@ -215,6 +194,38 @@ class _Proof:
         output, place = next(iter(wrong.values()))
         return self._random(order) or Fault(output, size, place)
 
+    def attempt_beside(self, stranger: int, held: str, largest: int) -> Fault | None:
+        """The others are answered beside the input `stranger` as alone; nothing is said of its own answer.
+
+        A few of them may be on an edge, as in `attempt`. A batch that the graph refuses is no fault: a worker runs its jobs
+        one by one then.
+        """
+        size = min(FEW + 1, largest)
+        edges: dict[int, tuple[str, int]] = {}
+        order: list[int] = []
+        for _ in range(2):
+            usable = self._rng.permutation([one for one in self._usable if one not in edges]).tolist()[:FEW]
+            found: dict[int, tuple[str, int]] = {}
+            for first in range(0, len(usable), size - 1):
+                order = self._beside(stranger, usable[first : first + size - 1])
+                try:
+                    made = self._run(order)
+                except ModelFault:
+                    return None
+                found |= self._wrong(order, made, apart_from=stranger)
+            if not found:
+                return None
+            if edges or len(found) > self._most_edges:
+                output, place = next(iter(found.values()))
+                return self._random(order) or Fault(output, len(order), place, held)
+            edges = found
+        return None
+
+    def _beside(self, stranger: int, others: Sequence[int]) -> list[int]:
+        """A batch of some inputs, with a stranger anywhere among them."""
+        place = int(self._rng.integers(len(others) + 1))
+        return [*others[:place], stranger, *others[place:]]
+
     def _order(self, size: int) -> list[int]:
         """Inputs for a batch: all of them as often as they fit, in any order; neighbours differ, and so do first and last."""
         order: list[int] = []
@@ -228,13 +239,25 @@ class _Proof:
         return order[:size]
 
     def _wrong(
-        self, order: Sequence[int], made: Mapping[str, NDArray[Any]], *, strict: bool = False
+        self,
+        order: Sequence[int],
+        made: Mapping[str, NDArray[Any]],
+        *,
+        strict: bool = False,
+        apart_from: int | None = None,
     ) -> dict[int, tuple[str, int]]:
-        """Inputs that were answered otherwise than alone -> the output and the place where that showed."""
+        """Inputs that were answered otherwise than alone -> the output and the place where that showed.
+
+        Nothing is said of the input `apart_from`.
+        """
         found: dict[int, tuple[str, int]] = {}
+        places = [place for place, one in enumerate(order) if one != apart_from]
         for name, answers in self._answers.items():
-            for place in np.flatnonzero(answers.apart(order, made[name], strict=strict)).tolist():
-                found.setdefault(order[place], (name, place))
+            rows = made[name]
+            if len(places) < len(order) == len(rows):
+                rows = rows[places]
+            for seen in np.flatnonzero(answers.apart([order[one] for one in places], rows, strict=strict)).tolist():
+                found.setdefault(order[places[seen]], (name, places[seen]))
         return found
 
     def _random(self, order: Sequence[int]) -> Fault | None:

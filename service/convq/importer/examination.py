@@ -73,7 +73,9 @@ def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
 
 
 def _looks(value: NDArray[Any]) -> dict[str, Any]:
-    low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+    """Type, shape, and the lowest and the highest finite number; None for both where there is none."""
+    known = value[np.isfinite(value)] if value.dtype.kind == "f" else value
+    low, high = (float(known.min()), float(known.max())) if known.size else (None, None)
     return {"dtype": value.dtype.name, "shape": list(value.shape), "low": low, "high": high}
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from convq.engine.image import normalise
-from convq.engine.independence import INPUTS, disturbance, varied
+from convq.engine.independence import disturbance
+from convq.engine.samples import INPUTS, varied
 from convq.engine.signature import DTYPES, IMAGE_RANK, NUMERIC, Node, beyond
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.printable import brief, brief_list
@@ -111,8 +112,10 @@ def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Tria
     return found, trial
 
 
-def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None) -> list[Finding]:
+def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None, shared: str = "") -> list[Finding]:
     """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most.
+
+    `shared` is why they may not, where the graph's operators say so; no sample has to show it then.
 
     Raises ModelBroken where the graph answers the same input in several ways.
     """
@@ -126,6 +129,8 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None) 
         made = zip(graph.outputs, graph.run(batch), strict=True)
         return {node.name: rows for node, rows in made if is_numeric(node)}
 
+    if shared:
+        return [Finding("limits", "max_batch", 1, "graph", shared)]
     if why := disturbance(run, inputs, most):
         return [Finding("limits", "max_batch", 1, "measured", why)]
     said: tuple[Source, str] = (

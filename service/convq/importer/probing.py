@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from convq.engine.signature import Node
-from convq.errors import ModelFault
+from convq.errors import ModelBroken, ModelFault
 from convq.importer.families import as_the_family_does
 from convq.importer.infer_input import Wishes, as_json, look_at_batch, look_at_input
 from convq.importer.infer_outputs import look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.sandbox import answer_once, ask
 from convq.repository.files import MOST_BYTES, read_given
+from convq.repository.operators import Operators, operators_of
 
 MODULE = "convq.importer.probing"
 
@@ -62,12 +63,24 @@ def _probe(question: dict[str, Any]) -> dict[str, Any]:
 
 def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
     """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
+    operators = _operators(content)
     graph = _Session(content, Path(called))
     findings, trial = look_at_input(graph, wishes)
     findings = as_the_family_does(findings, trial, wishes)
     meanings, classes = look_at_outputs(graph, trial, wishes)
-    findings += [*meanings, *look_at_batch(graph, trial, wishes)]
+    findings += [*meanings, *look_at_batch(graph, trial, wishes, operators.shared_fault())]
     return {"findings": as_json(findings), "manifest": manifest_text("", findings), "classes": classes}
+
+
+def _operators(content: bytes) -> Operators:
+    """What its operators say. Raises ModelBroken where they draw random numbers."""
+    try:
+        found = operators_of(content)
+    except ValueError as error:
+        raise ModelBroken(str(error)) from None
+    if why := found.random_fault():
+        raise ModelBroken(why)
+    return found
 
 
 def _as_wishes(said: Mapping[str, Any]) -> Wishes:

@@ -115,7 +115,7 @@ def show_examination(document: Mapping[str, Any]) -> None:
     print_table(
         columns,
         [
-            [one["name"], one["dtype"], _shape(one["shape"]), f"{one['low']:.4g}", f"{one['high']:.4g}"]
+            [one["name"], one["dtype"], _shape(one["shape"]), _number(one["low"]), _number(one["high"])]
             for one in sample["outputs"]
         ],
     )
@@ -138,6 +138,10 @@ def _batches(difference: float | None) -> str:
 
 def _row(prediction: Mapping[str, Any]) -> list[str]:
     return [prediction["label"], str(prediction["index"]), f"{prediction['score']:.4f}"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _shape(sides: list[int]) -> str:

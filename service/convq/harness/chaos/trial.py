@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import statistics
 import time
@@ -21,6 +20,7 @@ from convq.harness.chaos.ledger import Counts, Ledger, Offence, Recovery
 from convq.harness.chaos.load import Digit
 from convq.harness.chaos.nemesis import Nemesis
 from convq.harness.chaos.stage import Stage, wait_for
+from convq.printable import without_nan
 from convq.queue import Shard
 
 MODEL = "lenet"
@@ -136,7 +136,7 @@ class Outcome:
     def document(self) -> dict[str, Any]:
         """The figures, as JSON takes them: what never ended is null."""
         figures = {**asdict(self), "ratio": self.ratio, "clean": self.clean, "replay": self.replay()}
-        return {name: _finite(value) for name, value in figures.items()}
+        return {name: without_nan(value) for name, value in figures.items()}
 
 
 def run(
@@ -299,15 +299,6 @@ def _split(recoveries: Sequence[Recovery]) -> tuple[list[Recovery], list[Recover
 def _summary(kind: str, struck: int, recoveries: Sequence[Recovery]) -> KindSummary:
     took = [one.took_s for one in recoveries]
     return KindSummary(kind, struck, len(took), statistics.median(took) if took else None, max(took) if took else None)
-
-
-def _finite(value: Any) -> Any:
-    """The value, with null for what is infinite: JSON knows no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""Whether a graph can be served at all: what it draws, what its answers are made of, whether they fit the labels.
+
+Each check raises NetworkFaulty with the graph's file and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from convq.engine.onnx_session import MODEL
+from convq.engine.postprocess import agrees, finite, rank
+from convq.errors import NetworkFaulty, ModelFault
+from convq.repository.manifest import FILE, Manifest
+from convq.repository.operators import operators_of
+
+Made = Mapping[str, NDArray[Any]]
+
+
+def check_operators(content: bytes, file: Path, max_batch: int) -> None:
+    """Its operators draw no random numbers, and do not mix the jobs of a batch where it may have several."""
+    said = operators_of(content)
+    if why := said.random_fault():
+        raise NetworkFaulty(f"{file}: {why}")
+    if max_batch > 1 and (why := said.shared_fault()):
+        raise NetworkFaulty(f"{file}: {why}; limits.max_batch = 1 keeps them apart")
+
+
+def check_finite(file: Path, run: Callable[[Any], Made], noises: Iterable[Any]) -> None:
+    """At least one of `noises`, which `run` takes, gets an answer without NaN and infinity; the first that does is enough.
+
+    What is defined for a part of all inputs only (such as the logarithm of what is above 1) needs a warm-up sample. Inputs
+    that the graph refuses say nothing.
+    """
+    bad: tuple[str, ...] = ()
+    tried = 0
+    for noise in noises:
+        try:
+            made = run(noise)
+        except ModelFault:
+            continue
+        if finite(made).all():
+            return
+        tried += 1
+        bad = tuple(name for name, rows in made.items() if not finite({name: rows}).all())
+    if tried:
+        named = ", ".join(bad)
+        hint = "if others are answered, let warmup.sample name one"
+        raise NetworkFaulty(f"{file}: {named} is NaN or infinity for each of {tried} inputs of noise; {hint}")
+
+
+def check_sample(file: Path, manifest: Manifest, made: Made, labels: Sequence[str]) -> None:
+    """What the graph made of the warm-up sample is finite, and the label that the manifest says."""
+    warmup, classes = manifest.warmup, manifest.classes
+    if warmup is None:
+        return
+    if not finite(made).all():
+        raise NetworkFaulty(f"{file}: the warm-up sample {warmup.sample} gives NaN or infinity")
+    if warmup.golden is not None and classes is not None:
+        label = labels[rank(made[classes.name], classes.activation or "softmax", 1).indices[0, 0]]
+        if label != warmup.golden:
+            raise NetworkFaulty(f"{file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+
+
+def check_classes(file: Path, manifest: Manifest, made: Made, labels: int) -> None:
+    """There are as many labels as the declared classes have values."""
+    declared = manifest.classes
+    if declared is not None and (count := made[declared.name][0].size) != labels:
+        there = f"there are {labels} labels in {declared.labels}, which its {FILE} names"
+        hint = 'for other classes see models/README.md, "Changing the classes"'
+        raise NetworkFaulty(f"{file}: {declared.name} has {count} classes; {there}; {hint}")
+
+
+def check_same(file: Path, plain: Made, featured: Made) -> None:
+    """The graph with the feature maps is the same network as the other: for one input it gave `featured`, and that `plain`."""
+    for name, expected in plain.items():
+        if not agrees(expected, featured[name]):
+            raise NetworkFaulty(f"{file}: {name} is not what {MODEL} gives for the same input: another network?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from services import MODELS
+from e2e.odd_models import endless
+from servers import PATIENCE, wait_until
+from services import MODELS, children_of
 
 GB = 1 << 30
 
@@ -52,6 +55,66 @@ def findings(models: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     for line in done.stdout.splitlines():
         found.setdefault(json.loads(line)["check"], []).append(json.loads(line))
     return done.returncode, found
+
+
+def hangs(models: Path, version: int) -> Path:
+    """Lenet gets a version that never ends, with a manifest of its own."""
+    hanging = endless().write(models)
+    (hanging / "1").rename(models / "lenet" / str(version))
+    (hanging / "manifest.toml").rename(models / "lenet" / str(version) / "manifest.toml")
+    hanging.rmdir()
+    return models
+
+
+def test_one_that_hangs_is_named_after_redis_and_within_its_time(models: Path) -> None:
+    done = convq("doctor", "--models", hangs(models, 2), "--within", "15", "--redis", "redis://127.0.0.1:1", "--json")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+
+    checks = [one["check"] for one in found]
+    assert checks.index("redis") < checks.index("model lenet")
+    warning, served = (one for one in found if one["check"] == "model lenet")
+    assert "version 2 is passed over, version 1 is served" in warning["found"]
+    assert "did not end within 15 s; --within gives it longer" in warning["found"]
+    assert "version 1, 10 labels" in served["found"]
+
+
+def test_all_that_hang_are_given_up_within_five_times_that(models: Path) -> None:
+    for name in ("b", "c", "d", "e", "f", "g"):
+        endless().write(models).rename(models / name)
+
+    done = convq("doctor", "--models", models, "--within", "1", "--json")
+    found = {one["check"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+    last = found["model lenet"]
+    assert "warning" == last["level"]
+    assert "version 1 was not looked at: all models together took 5 s" in last["found"]
+    assert f"convq models check lenet --version 1 --models {models}" == last["remedy"]
+    assert "problem" == found["model b"]["level"]
+
+
+def test_ctrl_c_ends_it_while_a_model_hangs(models: Path) -> None:
+    command = [sys.executable, "-m", "convq", "doctor", "--json", "--redis", "redis://127.0.0.1:1", "--within", "600"]
+    command += ["--models", str(hangs(models, 2))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as begun:
+        assert begun.stdout is not None
+        assert any(json.loads(line)["check"] == "redis" for line in begun.stdout)
+        wait_until(lambda: bool(children_of(begun.pid)))
+        (child,) = children_of(begun.pid)
+        begun.send_signal(signal.SIGINT)
+        assert 130 == begun.wait(timeout=10 * PATIENCE)
+    wait_until(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_what_make_models_builds_is_not_to_be_added_or_moved_away(models: Path) -> None:
+    (models / "large_one").mkdir()
+    (models / "large_one" / "manifest.template.toml").write_text("")
+    (models / "notes").mkdir()
+
+    _, found = findings(models)
+
+    assert "make models" == found["large_one"][0]["remedy"]
+    assert "is not built yet" in found["large_one"][0]["found"]
+    assert "convq models add" in found["notes"][0]["remedy"]
 
 
 def spoil(models: Path) -> None:

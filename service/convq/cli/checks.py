@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from convq.repository.model_folders import ModelFolder
 
 IMPORT_WITHIN_S = 60
+VERSION_WITHIN_S = 60.0
+TOGETHER = 5
+"""All versions together may take so many times what one may take."""
 _ENGINE_FACTS = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
 
 
@@ -55,15 +59,18 @@ class Finding:
         return cls(remark.level, remark.check, remark.found, remark.remedy, exit_code, remark.then)
 
 
-def examine(address: Address | None, root: Path | None) -> Iterator[Finding]:
-    """Look at everything, and say so as soon as it is known. `address` None: the usual one, which may be absent."""
+def examine(address: Address | None, root: Path | None, within_s: float = VERSION_WITHIN_S) -> Iterator[Finding]:
+    """Look at everything, and say so as soon as it is known. `address` None: the usual one, which may be absent.
+
+    Models come last, since they may take long: each version `within_s` seconds, all of them `TOGETHER` times that.
+    """
     yield Finding("ok", "convq", f"{convq.__version__}, Python {platform.python_version()} on {platform.machine()}")
     engine = list(_engine())
     yield from engine
-    if any(finding.level == "ok" for finding in engine):
-        yield from _models(root)
     yield _embedded()
     yield from _redis(address, root)
+    if any(finding.level == "ok" for finding in engine):
+        yield from _models(root, _Patience(within_s))
 
 
 # -- this machine -------------------------------------------------------------------------------------------------------
@@ -73,9 +80,15 @@ def _engine() -> Iterator[Finding]:
     """onnxruntime, in a process of its own: a wheel that crashes at import must not take the doctor along."""
     environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-P", "-c", _ENGINE_FACTS]
-    done = subprocess.run(  # noqa: PLW1510 - the status is looked at
-        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=IMPORT_WITHIN_S
-    )
+    try:
+        done = subprocess.run(  # noqa: PLW1510 - the status is looked at
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=IMPORT_WITHIN_S
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "problem", "onnxruntime", f"its import did not end within {IMPORT_WITHIN_S} s", install_anew("cpu")
+        )
+        return
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         extra = "cuda" if _has_gpu() else "cpu"
@@ -104,70 +117,110 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _models(root: Path | None) -> Iterator[Finding]:
+class _OutOfTimeError(Exception):
+    """The versions before this one have taken all the time that there is for models."""
+
+
+class _Patience:
+    """How long versions may take to load and warm up: each, and all together."""
+
+    def __init__(self, within_s: float) -> None:
+        self.whole_s = within_s * TOGETHER
+        self._within_s, self._give_up_at = within_s, time.monotonic() + self.whole_s
+
+    def for_one(self) -> float:
+        """Seconds for the next version. Raises _OutOfTimeError."""
+        left_s = self._give_up_at - time.monotonic()
+        if left_s <= 0:
+            raise _OutOfTimeError
+        return min(self._within_s, left_s)
+
+
+def _models(root: Path | None, patience: _Patience) -> Iterator[Finding]:
     """Every folder that is meant as a model, loaded and warmed up as a worker does it; and what lies beside them."""
+    from convq.repository.model_folders import TEMPLATE, default_root  # noqa: PLC0415 - brings pydantic's models
+
     try:
         for folder in open_models(root):
             if isinstance(folder, BrokenModel):
                 check, code = f"model {folder.name}", ModelBroken.exit_code
                 yield Finding("problem", check, folder.reason, f"put {folder.name} right, or move it away", code)
             else:
-                yield from _model(folder)
+                yield from _model(folder, patience)
         for name, reason in passed_over(root).items():
-            yield Finding("warning", name, reason, "make a model of it with convq models add, or move it away")
+            remedy = "make a model of it with convq models add, or move it away"
+            if ((root or default_root()) / name / TEMPLATE).is_file():
+                remedy = "make models"
+            yield Finding("warning", name, reason, remedy)
     except ModelBroken as error:
         mend = "convq models add makes a model of a graph; or name another folder with --models"
         yield Finding("problem", "models", str(error), mend, error.exit_code)
 
 
-def _model(folder: ModelFolder) -> Iterator[Finding]:
+def _model(folder: ModelFolder, patience: _Patience) -> Iterator[Finding]:
     """The newest version that can be loaded, and a warning for each newer one: a service passes those over."""
     check, refused = f"model {folder.name}", []
     required = folder.manifest.versions.require
     for candidate in reversed(folder.versions) if required is None else (required,):
         try:
-            found = _loaded(folder, candidate)
+            found = _loaded(folder, candidate, patience)
         except ModelBroken as error:
             refused.append((candidate, str(error)))
             continue
+        except _OutOfTimeError:
+            yield _not_looked_at(folder, candidate, patience, refused)
+            return
         for number, reason in refused:
             said = f"version {number} is passed over, version {candidate} is served: {reason}"
             yield Finding("warning", check, said, f"put version {number} right, or move it away")
         yield found
-        yield from _way_back(folder, candidate)
+        yield from _way_back(folder, candidate, patience)
         return
     remedy = "put what it names back as it was, or move the model away"
     yield Finding("problem", check, refused[0][1], remedy, ModelBroken.exit_code)
 
 
-def _way_back(folder: ModelFolder, served: int) -> Iterator[Finding]:
+def _not_looked_at(
+    folder: ModelFolder, version: int, patience: _Patience, refused: Collection[tuple[int, str]]
+) -> Finding:
+    """There was no time for this version, and for those before it; newer ones may have been refused."""
+    said = "".join(f"; version {number} is passed over: {reason}" for number, reason in refused)
+    found = f"version {version} was not looked at: all models together took {patience.whole_s:g} s{said}"
+    remedy = f"convq models check {folder.name} --version {version} --models {shlex.quote(str(folder.path.parent))}"
+    return Finding("warning", f"model {folder.name}", found, remedy)
+
+
+def _way_back(folder: ModelFolder, served: int, patience: _Patience) -> Iterator[Finding]:
     """A warning where the version before the one that is served could not take its place: deleting the newest is how to go back."""
     older = [version for version in folder.versions if version < served][-1:]
     for before in older:
         try:
-            _loaded(folder, before)
+            _loaded(folder, before, patience)
         except ModelBroken as error:
             said = f"there is no way back from version {served}: version {before} cannot be served: {error}"
             mend = f"put the manifest that version {before} was made with into its folder, or move the version away"
             yield Finding("warning", f"model {folder.name}", said, mend)
+        except _OutOfTimeError:
+            yield _not_looked_at(folder, before, patience, ())
 
 
-def _loaded(folder: ModelFolder, version: int) -> Finding:
-    """Raises ModelBroken."""
-    from convq.engine.engine import Engine  # noqa: PLC0415 - brings the engine
+def _loaded(folder: ModelFolder, version: int, patience: _Patience) -> Finding:
+    """What a version is, from a process of its own: its graph may crash, hang or swell. Raises ModelBroken, _OutOfTimeError."""
+    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - not needed for Redis
     from convq.repository.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
 
-    check = f"model {folder.name}"
-    began = time.monotonic()
-    engine = Engine.load(folder.path, version, device="cpu")
-    engine.warm_up()
+    path = folder.path / str(version)
+    found = rehearse(folder.path, version, device="cpu", within_s=patience.for_one())
+    if found.timed_out:
+        raise ModelBroken(f"{path}: {found.reason}; --within gives it longer")
+    if not found.ok:
+        raise ModelBroken(found.reason if str(path) in found.reason else f"{path}: {found.reason}")
     if why := reused(version, ledger_of(folder.path).get(version), mark_of(folder.path, version)):
-        raise ModelBroken(f"{folder.path / str(version)}: {why}")
-    spent_ms = (time.monotonic() - began) * 1e3
-    labels = f"{len(engine.labels)} labels, " if engine.labels else ""
-    return Finding(
-        "ok", check, f"version {engine.version}, {labels}sha256 {engine.sha256[:12]}, loads in {spent_ms:.0f} ms"
-    )
+        raise ModelBroken(f"{path}: {why}")
+    said = found.description
+    labels = f"{said['labels']} labels, " if said["labels"] else ""
+    facts = f"{labels}sha256 {said['sha256'][:12]}, loads in {found.load_s * 1e3:.0f} ms"
+    return Finding("ok", f"model {folder.name}", f"version {version}, {facts}")
 
 
 def _embedded() -> Finding:

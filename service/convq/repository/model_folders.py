@@ -18,6 +18,8 @@ from convq.repository.version_files import HOLDS, report_of
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NEEDED: Final = ("model.onnx", "report.json")
 """The files without which a version is not whole; one that is being copied lacks them for a while."""
+TEMPLATE: Final = "manifest.template.toml"
+"""Lies in the place of a manifest in a folder of the checkout whose version is yet to be built: `make models`."""
 MOST_HELD: Final = 100
 """So many files besides these are looked for."""
 MOST_MODELS: Final = 100
@@ -197,8 +199,14 @@ def _rubbish(entries: Sequence[Path], found: Mapping[str, Path]) -> dict[str, st
             said[path.name] = f"{path}: is a link to what is not there"
         elif path.is_dir():
             readable = os.access(path, os.R_OK | os.X_OK)
-            said[path.name] = f"{path}: {f'holds no {FILE}' if readable else 'cannot be read: Permission denied'}"
+            said[path.name] = f"{path}: {_no_model(path) if readable else 'cannot be read: Permission denied'}"
     return said
+
+
+def _no_model(path: Path) -> str:
+    """Why a folder without a manifest is none, in words that go on after its name."""
+    built = (path / TEMPLATE).is_file()
+    return f"is not built yet; make models builds it from its {TEMPLATE}" if built else f"holds no {FILE}"
 
 
 def _no_versions(models: Mapping[str, ModelFolder]) -> dict[str, str]:

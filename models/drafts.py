@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,14 @@ from graphs import FREE_PX, reason, tensors  # type: ignore[import-not-found]
 from networks import Refused  # type: ignore[import-not-found]
 from torch import nn
 
-from convq.importer.infer_input import noise
+from convq.errors import ModelBroken
+from convq.importer.infer_input import noise, scale_of
 from convq.importer.infer_outputs import activation_of
-from convq.repository.files import MOST_LABELS_BYTES, read_given, text_of
+from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated
 from convq.repository.manifest import Input
 
 LABELS = "labels.txt"
 COLORS = {1: "gray", 3: "rgb"}
-PIXELS = 1 / 255
 NOISES = 3
 FREE_BATCH = 4  # images of any size may be large
 MATRIX, MAPS = 2, 4  # axes of class scores and of images, with that of the batch
@@ -41,7 +42,7 @@ class Draft:
     color: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    """For pixels from 0 to 1; applied before the graph, which then takes float32."""
+    """For pixels from 0 to 1, or for levels where one is above 1; applied before the graph, which then takes float32."""
     resize: str | None = None
     short_side: int | None = None
     labels: Path | None = None
@@ -52,8 +53,9 @@ class Draft:
 def manifest_text(net: nn.Module, draft: Draft) -> str:
     """The text of a manifest.toml. Raises Refused where the network does not run on what it would be given."""
     color = draft.color or _color(net)
-    own = hasattr(net, "mean") and hasattr(net, "std") and draft.mean is None
-    plain = _try(net, draft, color, torch.uint8) if not own and draft.mean is None else None
+    said = draft.mean is not None or draft.std is not None
+    own = hasattr(net, "mean") and hasattr(net, "std") and not said
+    plain = _try(net, draft, color, torch.uint8) if not own and not said else None
     lines = [f"description = {json.dumps(_description(net))}", "", "[input]", f'color = "{color}"']
     lines.append(f'dtype = "{"uint8" if own or isinstance(plain, dict) else "float32"}"{_why(own, plain)}')
     lines += _sides(draft)
@@ -124,10 +126,11 @@ def _sides(draft: Draft) -> list[str]:
 
 
 def _normalisation(draft: Draft) -> list[str]:
-    if draft.mean is None:
-        return [f"scale = {PIXELS!r}          # assumed: pixels from 0 to 1, as torchvision's ToTensor makes them"]
-    std = draft.std or (1.0,)
-    return [f"scale = {PIXELS!r}          # pixels from 0 to 1", f"mean = {list(draft.mean)}", f"std = {list(std)}"]
+    scale, why = scale_of(draft.mean, draft.std)
+    lines = [f"scale = {scale!r}          # assumed: {why}; check"]
+    if draft.mean is None and draft.std is None:
+        return lines
+    return [*lines, f"mean = {list(draft.mean or (0.0,))}", f"std = {list(draft.std or (1.0,))}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,8 @@ class _Noises:
         given = torch.from_numpy(noise(spec, shape, "uint8"))
         if not self.levels:
             mean, std = (self._normalisation(key, neutral) for key, neutral in (("mean", 0.0), ("std", 1.0)))
-            given = (given.float() * PIXELS - mean) / std
+            scale, _ = scale_of(self.draft.mean, self.draft.std)
+            given = (given.float() * scale - mean) / std
         with torch.no_grad():
             return [row.numpy() for row in dict(tensors(self.net(given)))[output]]
 
@@ -184,7 +188,13 @@ def _outputs(outputs: Mapping[str, torch.Tensor], draft: Draft, noises: _Noises,
 def _labels(draft: Draft) -> Sequence[str]:
     if draft.labels is None:
         return ()
-    return text_of(read_given(draft.labels, MOST_LABELS_BYTES), draft.labels).rstrip().splitlines()
+    try:
+        labels = labels_of(read_given(draft.labels, MOST_LABELS_BYTES), draft.labels)
+    except ModelBroken as error:
+        raise Refused(str(error)) from None
+    if twice := repeated(labels):
+        print(f"{draft.labels}: several classes have one name: {twice}", file=sys.stderr)
+    return labels
 
 
 def _said(draft: Draft) -> str:

@@ -33,12 +33,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drafts import LABELS, Draft, guesses, manifest_text, name_of  # type: ignore[import-not-found]
-from networks import Refused, load  # type: ignore[import-not-found]
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import nn
-from versions import Step, accuracy, make, publish, steps, write_report  # type: ignore[import-not-found]
+try:
+    from drafts import LABELS, Draft, guesses, manifest_text, name_of  # type: ignore[import-not-found]
+    from networks import Refused, load  # type: ignore[import-not-found]
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from torch import nn
+    from versions import Step, accuracy, make, publish, steps, write_report  # type: ignore[import-not-found]
+except ModuleNotFoundError as missing:
+    sys.exit(f"export: {missing.name} is not installed; run in the checkout: pip install -e '.[models]'")
 
 from convq.errors import ConvqError
 from convq.importer.dry_run import rehearse
@@ -52,6 +55,7 @@ from convq.repository.workshop import workshop
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 130  # as shells say it
 # Flags that write a manifest, besides --size: a model that has one says these things there.
+MEAN = "normalisation before the graph, for pixels from 0 to 1; a mean or std above 1 means levels from 0 to 255"
 DRAFT = ("color", "mean", "std", "resize", "short_side", "labels", "image")
 
 
@@ -92,7 +96,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--size", type=size, default=argparse.SUPPRESS, metavar="N|HxW|any", help="pixels of the graph's input; needed"
     )
     draft("--color", choices=["gray", "rgb", "bgr"], help="default: by the channels of the first convolution")
-    draft("--mean", type=triple, metavar="R[,G,B]", help="normalisation before the graph, for pixels from 0 to 1")
+    draft("--mean", type=triple, metavar="R[,G,B]", help=MEAN)
     draft("--std", type=triple, metavar="R[,G,B]")
     draft("--resize", choices=["stretch", "crop", "letterbox", "none"], help="default: stretch; none for any size")
     draft("--short-side", type=int, metavar="PX", help="with --resize crop")

@@ -20,6 +20,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 SEED = 7  # of what a constructor draws at random, so that two exports of an untrained network are equal
+STATES = ("state_dict", "model_state_dict")
+"""Under these keys a checkpoint has the network's own weights, whatever else it holds."""
+AVERAGED = "n_averaged"
+"""What AveragedModel counts in, beside the weights."""
 SHOWN = 3  # names in a message; the rest is counted
 
 
@@ -62,11 +66,37 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     except Exception as err:
         # torch.load fails on foreign bytes with whatever its parts raise, from KeyError to UnpicklingError.
         raise Refused(f"{file}: is no plain state dict; save one with torch.save(net.state_dict(), …)") from err
-    state = next((state[key] for key in ("state_dict", "model_state_dict") if _holds(state, key)), state)
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise Refused(f"{file}: is no state dict; expected names and their tensors")
-    # What nn.DataParallel adds when it is saved instead of the network inside.
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    found = _tensors_in(state, file)
+    # What nn.DataParallel and AveragedModel add when they are saved instead of the network inside.
+    return {name.removeprefix("module."): value for name, value in found.items() if name != AVERAGED}
+
+
+def _tensors_in(state: Any, file: Path) -> Mapping[str, torch.Tensor]:
+    """The state dict itself, or that of a checkpoint which holds it under some key, such as `model` or `net`.
+
+    Raises Refused where it holds none, or several of which none is called `state_dict`.
+    """
+    if _is_state(state):
+        return dict(state)
+    if not isinstance(state, Mapping):
+        raise Refused(f"{file}: is no state dict but a {type(state).__name__}; expected names and their tensors")
+    inside = {str(key): value for key, value in state.items() if _is_state(value)}
+    called = [key for key in STATES if key in inside] or (list(inside) if len(inside) == 1 else [])
+    if called:
+        return dict(inside[called[0]])
+    if inside:
+        raise Refused(f"{file}: holds several state dicts ({listed(inside)}); save the one that is meant by itself")
+    keys = listed(map(str, state)) or "none"
+    raise Refused(f"{file}: is no state dict and holds none; expected names and their tensors, its keys are {keys}")
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it is names and their tensors, at least one."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(one, torch.Tensor) for name, one in value.items())
+    )
 
 
 def fit(net: nn.Module, state: Mapping[str, torch.Tensor], file: str) -> None:
@@ -143,10 +173,6 @@ def _make(module: ModuleType, name: str, file: Path) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise Refused(f"{name}() gave a {type(made).__name__}; expected an nn.Module")
     return made
-
-
-def _holds(state: Any, key: str) -> bool:
-    return isinstance(state, Mapping) and isinstance(state.get(key), Mapping)
 
 
 def _line(err: BaseException) -> str:

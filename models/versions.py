@@ -27,6 +27,7 @@ from torch import nn
 from convq.engine.engine import MODEL, REPORT, Engine
 from convq.repository.keeping import keep_with, place
 from convq.repository.manifest import FILE, Manifest
+from convq.repository.operators import operators_of
 from convq.repository.version_files import HOLDS
 
 FEATURES = "features.onnx"
@@ -48,6 +49,8 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
     target.mkdir()
     step("tracing")
     model = to_onnx(served, manifest.input, names)
+    if why := operators_of(model).random_fault():
+        raise Refused(f"the network {why}; forward itself may leave something in training mode, as F.dropout does")
     (target / MODEL).write_bytes(model)
     report: dict[str, Any] = {
         "sha256": hashlib.sha256(model).hexdigest(),

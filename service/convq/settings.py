@@ -203,6 +203,8 @@ class Settings(BaseModel):
     @classmethod
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
         names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        if isinstance(value, str) and "" in names:
+            raise ValueError("a name is empty; expected names of models with commas between them, such as lenet,edges")
         for name in names:
             if not MODEL_NAME.match(name) and (name, info.field_name) != ("*", "expect"):
                 raise ValueError(f"{echoed(name)} is no name of a model")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from convq import Client
 from convq.engine.engine import Engine
 from convq.engine.postprocess import rank
-from convq.importer.infer_input import Wishes
+from convq.importer.infer_input import Wishes, _levels
 from convq.importer.probing import look
 from convq.repository.manifest import Manifest
 from convq.repository.model_folders import default_root
@@ -69,6 +71,10 @@ class Folds(Small):
 class Guesses(Small):
     def forward(self, x):
         return super().forward(x) + torch.rand(1)
+
+class Undecided(Small):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)
 
 class Strings(Small):
     def forward(self, x):
@@ -170,12 +176,92 @@ def test_one_command_leads_from_a_module_to_a_version_that_answers(
     )
     assert [
         f'guessed in {where}: resize = "stretch" # assumed',
+        f"guessed in {where}: scale = {1 / 255!r} # assumed: most networks take pixels from 0 to 1; check",
         f'guessed in {where}: activation = "softmax" # assumed: {raw}; check',
         f"serve it: convq serve --models {repository} --only small",
     ] == done.stderr.splitlines()
     assert json.loads(done.stdout)["parameters"] == sum(one.numel() for one in small.parameters())
     assert ["ant", "bee", "cow", "dog", "eel"][int(scores.argmax())] == result.label
     assert float(scores.max()) == pytest.approx((result.predictions or ())[0].score, abs=1e-4)
+
+
+@pytest.mark.parametrize("key", ["model", "net", "ema", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_found_in_a_checkpoint_whatever_it_calls_them(
+    script: Any, net: Path, tmp_path: Path, key: str | None, prefix: str
+) -> None:
+    torch, small = script("torch"), load(script, net, "Small")
+    weights = {f"{prefix}{name}": value for name, value in small.state_dict().items()}
+    if key == "ema":
+        weights["n_averaged"] = torch.tensor(7)
+    rest = {"epoch": 3, "best": torch.tensor(0.5), "optimizer": {"state": {}, "param_groups": [1]}}
+    torch.save(weights if key is None else {**rest, key: weights}, tmp_path / "w.pth")
+
+    found = script("networks").read_weights(tmp_path / "w.pth")
+
+    assert small.state_dict().keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in small.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("holds", "reason"),
+    [
+        ({"epoch": 3, "config": {"lr": 0.1}}, "its keys are config, epoch"),
+        ({}, "its keys are none"),
+        ({"generator": {"a": 1}, "discriminator": {"b": 1}}, "several state dicts (discriminator, generator)"),
+    ],
+)
+def test_a_checkpoint_without_weights_says_what_it_holds(
+    script: Any, tmp_path: Path, holds: dict[str, Any], reason: str
+) -> None:
+    torch = script("torch")
+    if "generator" in holds:
+        holds = {key: {name: torch.zeros(1) for name in value} for key, value in holds.items()}
+    torch.save(holds, tmp_path / "w.pth")
+    with pytest.raises(script("networks").Refused) as refused:
+        script("networks").read_weights(tmp_path / "w.pth")
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "scale"),
+    [
+        (("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"), 1.0),
+        (("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"), 1 / 255),
+        (("--mean", "127.5"), 1.0),
+        (("--std", "255"), 1.0),
+        (("--std", "0.5"), 1 / 255),
+    ],
+)
+def test_export_and_add_guess_the_same_scale_of_mean_and_std(
+    script: Any, net: Path, flags: tuple[str, ...], scale: float
+) -> None:
+    given: dict[str, Any] = {
+        name.removeprefix("--"): tuple(map(float, value.split(",")))
+        for name, value in zip(flags[::2], flags[1::2], strict=True)
+    }
+    drafts = script("drafts")
+    text = drafts.manifest_text(load(script, net, "Small"), drafts.Draft(size=(32, 32), **given))
+    added = [one for one in _levels("float32", Wishes(**given)) if one.key == "scale"]
+
+    drafted = tomllib.loads(text)["input"]
+    assert (scale, scale) == (drafted["scale"], added[0].value)
+    assert {key: list(value) for key, value in given.items()}.items() <= drafted.items()
+    assert any(line.startswith("scale = ") and "# assumed" in line for line in text.splitlines())
+
+
+def test_help_without_the_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert 1 == done.returncode
+    assert "export: torch is not installed; run in the checkout: pip install -e '.[models]'\n" == done.stderr
 
 
 def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
@@ -306,11 +392,12 @@ REFUSALS = {
         ("--untrained", "--size", "2"),
         "does not run on rgb images of 2 x 2",
     ),
-    "other labels": ("nets.py:Small", (*FLAGS, "--labels", "nets.py"), "labels; the network returns output [2, 5]"),
+    "other labels": ("nets.py:Small", (*FLAGS, "--labels", "nets.py"), "nets.py:1: is empty; expected one class name"),
     "a branch on the data": ("nets.py:Branches", FLAGS, "PyTorch cannot export it with a free batch: Could not guard"),
     "answers that depend on neighbours": ("nets.py:Mixes", FLAGS, "an image's answer depends on the other images"),
     "an output without a batch axis": ("nets.py:Folds", FLAGS, "output is [5, 1] for a batch of 1; expected 1 first"),
-    "other numbers than PyTorch's": ("nets.py:Guesses", FLAGS, "at batch 1 onnxruntime and PyTorch differ by"),
+    "numbers drawn at random": ("nets.py:Guesses", FLAGS, "draws random numbers (RandomUniformLike)"),
+    "dropout that eval does not reach": ("nets.py:Undecided", FLAGS, "draws random numbers (Dropout in training mode)"),
     "an output that is no tensor": ("nets.py:Strings", FLAGS, "the network returns Tensor, str; expected a tensor"),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from convq.engine.samples import wild
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.importer.families import as_the_family_does
 from convq.importer.infer_input import Finding, OpenGraph, Wishes, look_at_batch, look_at_input
@@ -202,8 +203,10 @@ def test_the_graph_is_tried_with_pixels_normalised_as_the_manifest_says() -> Non
     adopted(made, mean=(0.5,), std=(0.25,))
 
     assert all(batch.dtype == np.float32 for batch in made.seen)
-    assert -2.0 == pytest.approx(min(batch.min() for batch in made.seen), abs=0.1)
-    assert 2.0 == pytest.approx(max(batch.max() for batch in made.seen), abs=0.1)
+    strangers = [one.tobytes() for one in wild((3, 8, 8), "float32").values()]
+    rows = [row for batch in made.seen for row in batch if row.tobytes() not in strangers]
+    assert -2.0 == pytest.approx(min(row.min() for row in rows), abs=0.1)
+    assert 2.0 == pytest.approx(max(row.max() for row in rows), abs=0.1)
 
 
 def test_a_graph_of_uint8_gets_pixels_as_they_are() -> None:
@@ -261,6 +264,7 @@ def test_an_input_that_cannot_be_fed_is_refused(inputs: list[Node], expected: st
 # -- the outputs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # at values of 1e6
 @pytest.mark.parametrize(
     ("compute", "meaning", "activation"),
     [

@@ -19,7 +19,7 @@ from convq.cli.models.folder import Budget, versions_of
 from convq.engine.engine import Engine
 from convq.errors import ConvqError, ModelBroken
 from convq.repository.external_data import External
-from convq.repository.files import labels_of, open_inside, read_given, read_inside, text_of
+from convq.repository.files import labels_of, open_inside, read_given, read_inside, repeated, text_of
 from convq.repository.manifest import Manifest
 from convq.repository.model_folders import ModelRepository, default_root
 from convq.repository.onnx_metadata import read_whole
@@ -264,7 +264,7 @@ def test_a_manifest_with_a_mark_and_line_ends_of_windows_is_read(model: Path) ->
 
 
 def test_latin_1_is_refused_with_the_place() -> None:
-    with pytest.raises(ModelBroken, match=r"a\.txt: is not UTF-8 text \(byte 3\)"):
+    with pytest.raises(ModelBroken, match=r"a\.txt:1: is not UTF-8 text \(byte 3\); save it as UTF-8"):
         text_of("caf\xe9".encode("latin-1"), Path("a.txt"))
 
 
@@ -354,3 +354,14 @@ def test_what_a_person_names_may_lie_anywhere(tmp_path: Path) -> None:
     assert b"x" == read_given(tmp_path / "here", 1)
     with pytest.raises(ModelBroken, match="leads out"):
         read_inside(tmp_path / "here", tmp_path / "here" / "a" / "b", 1)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_labels_of_another_encoding_are_named_with_their_line(encoding: str) -> None:
+    with pytest.raises(ModelBroken, match=r"a\.txt:3: is not UTF-8 text \(byte \d+\); save it as UTF-8"):
+        labels_of("ant\nbee\nKäse\n".encode(encoding), Path("a.txt"))
+
+
+def test_names_that_stand_for_several_classes_are_named() -> None:
+    assert "" == repeated(["ant", "bee"])
+    assert "'ant' (lines 1, 3), 'bee' (lines 2, 4)" == repeated(["ant", "bee", "ant", "bee", "cow"])

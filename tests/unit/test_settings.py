@@ -214,3 +214,9 @@ def test_sizes_are_bytes_or_have_a_suffix(text: str, expected: int) -> None:
 def test_a_size_that_is_none_is_named(text: str) -> None:
     with pytest.raises(SettingsError, match="--worker-memory"):
         load_settings({"worker_memory": text}, {})
+
+
+@pytest.mark.parametrize("said", ["", " ", "lenet,", ",lenet", "lenet,,edges"])
+def test_an_empty_name_of_a_model_is_said_to_be_empty(said: str) -> None:
+    with pytest.raises(SettingsError, match="a name is empty; expected names of models with commas between them"):
+        load_settings({"only": said}, {})

@@ -109,6 +109,9 @@ def _run(arguments: Sequence[str] | None, run: Run) -> int:
         return INTERRUPTED
     except (click.ClickException, ConvqError) as error:
         _complain(str(error) if isinstance(error, ConvqError) else _usage(error))
+        if run.debug:
+            for note in getattr(error, "__notes__", ()):
+                complain(masked(note.rstrip()))
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has seen enough
         return FAILED

@@ -38,6 +38,8 @@ class Rehearsal:
     """It cannot be served because it did not end in time."""
     lasting: bool = False
     """It would be the same on every machine: its network crashes, hangs or answers wrongly."""
+    traceback: str = ""
+    """Of an error in the child that nobody foresaw."""
 
 
 def rehearse(
@@ -69,9 +71,14 @@ def rehearse(
         question["image"] = str(image.absolute())
     answer = ask(CHILD, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
     if not answer["ok"]:
-        timed_out, lasting = answer.get("timed_out", False), answer.get("lasting", False)
-        why, code = answer["reason"], answer["exit_code"]
-        return Rehearsal(ok=False, reason=why, exit_code=code, timed_out=timed_out, lasting=lasting)
+        return Rehearsal(
+            ok=False,
+            reason=answer["reason"],
+            exit_code=answer["exit_code"],
+            timed_out=answer.get("timed_out", False),
+            lasting=answer.get("lasting", False),
+            traceback=answer.get("traceback", ""),
+        )
     return Rehearsal(
         ok=True,
         load_s=answer["load_s"],

@@ -41,12 +41,12 @@ def as_the_family_does(found: Sequence[Finding], trial: Trial, wishes: Wishes) -
 
 def _family(trial: Trial, height: int, width: int) -> tuple[str, dict[str, Value]]:
     """The name, and the keys of `[input]` that follow from it; no name where no family has such outputs."""
-    shapes = [tuple(made.shape) for made in trial.alone]
+    shapes = [tuple(made.shape) for made in trial.alone if hasattr(made, "shape")]  # others are sequences
     cells = [(height // stride) * (width // stride) for stride in STRIDES]
     yolo: dict[str, Value] = {"resize": "letterbox", "pad_value": (114,), "scale": 1 / 255}
     if len(shapes) in FACES and sorted(_rows(shapes)) == sorted(2 * count for count in cells * FACES[len(shapes)]):
         return "SCRFD", {"resize": "letterbox", "align": "start", "scale": 1.0, "mean": (127.5,), "std": (128.0,)}
-    if len(shapes[0]) != 3:  # noqa: PLR2004
+    if not shapes or len(shapes[0]) != 3:  # noqa: PLR2004
         return "", {}
     _, rows, columns = shapes[0]
     if rows == sum(cells) and BOX + 1 < columns <= BOX + 1 + MOST_CLASSES:

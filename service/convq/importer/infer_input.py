@@ -28,6 +28,7 @@ Source = Literal["given", "graph", "measured", "assumed"]
 Value = str | int | float | tuple[float, ...] | None
 Array = NDArray[Any]
 
+NUMBERS = {1: "one", 2: "two", 3: "three"}  # axes, where a picture has four
 CHANNELS = {1: "gray", 3: "rgb"}
 TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
@@ -61,6 +62,8 @@ class Wishes:
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    task: str | None = None
+    """`classes`: some output holds them; `tensor`: all outputs are numbers, given back as they are."""
     max_batch: int | None = None
     """Jobs that may share a batch, where that changes no answer."""
 
@@ -159,7 +162,11 @@ def _only_input(graph: OpenGraph) -> Node:
     if not node.shape:
         raise ModelBroken(f"input {node.name} has no axes; expected the batch first")
     if isinstance(node.shape[0], int) and node.shape[0] != 1:
-        raise ModelBroken(f"the batch axis of input {node.name} is fixed at {node.shape[0]}; expected free, or 1")
+        axes = len(node.shape)
+        lacks = f" (it has {NUMBERS[axes]} axes, expected four: is the batch missing?)" if axes in NUMBERS else ""
+        raise ModelBroken(
+            f"the batch axis of input {node.name} is fixed at {node.shape[0]}{lacks}; expected free, or 1"
+        )
     return node
 
 
@@ -238,15 +245,21 @@ def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Wishes) -> list
     return found
 
 
+def scale_of(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[float, str]:
+    """What pixels are multiplied by where only mean and deviation were said, and why: a guess. `models/export.py` asks here too."""
+    in_levels = max(*(mean or (0.0,)), *(std or (0.0,))) > 1
+    if in_levels:
+        return 1.0, "a mean or std above 1 is one of levels 0 to 255"
+    return 1 / LEVELS, "most networks take pixels from 0 to 1"
+
+
 def _levels(dtype: str, wishes: Wishes) -> list[Finding]:
     """How pixels become numbers: nothing in a graph says that."""
     if dtype == "uint8":
         if (wishes.scale, wishes.mean, wishes.std) != (None, None, None):
             raise SettingsError("--scale, --mean and --std are for float32; this graph takes uint8, pixels as they are")
         return []
-    in_levels = wishes.mean is not None and max(wishes.mean) > 1
-    scale = 1.0 if in_levels else 1 / LEVELS
-    why = "a mean above 1 is one of levels 0 to 255" if in_levels else "most networks take pixels from 0 to 1"
+    scale, why = scale_of(wishes.mean, wishes.std)
     found = [
         Finding("input", "scale", scale, "assumed", why)
         if wishes.scale is None

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from convq.engine.signature import DTYPES, IMAGE_RANK, Node
 from convq.errors import ModelBroken, SettingsError
 from convq.importer.infer_input import Finding, OpenGraph, Source, Trial, Value, Wishes, is_numeric, noise
+from convq.printable import brief_list
 
 LABELS = "labels.txt"
+TENSOR = "tensor"
 MOST_CLASSES = 100_000
 FEWEST_CLASSES = 2
 CLOSE_TO_ONE = 1e-3
@@ -55,6 +57,13 @@ class _Output:
         return [one.astype(np.float64) for one in self.made]
 
 
+def check_some_are_numbers(graph: OpenGraph) -> None:
+    """Raise ModelBroken where no output can be served, before anything runs."""
+    if graph.outputs and not any(map(is_numeric, graph.outputs)):
+        named = brief_list(f"output {node.name} is a {node.type}" for node in graph.outputs)
+        raise ModelBroken(f"{named}; expected a tensor of numbers")
+
+
 def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Wishes) -> tuple[list[Finding], int]:
     """What every output means, and how many classes there are (0: none).
 
@@ -66,11 +75,14 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Wishes) -> tuple[lis
     for output in outputs:
         if output is classes:
             found += _as_classes(output, wishes)
-        elif _looks_like_an_image(output, trial):
+        elif wishes.task != TENSOR and _looks_like_an_image(output, trial):
             found += _as_image(output)
         else:
             shape = " x ".join(map(str, output.shape[1:])) or "one value"
-            found.append(_about(output, "meaning", "tensor", "measured", f"{shape} a job"))
+            said: tuple[Source, str] = (
+                ("given", "--task tensor") if wishes.task == TENSOR else ("measured", f"{shape} a job")
+            )
+            found.append(_about(output, "meaning", "tensor", *said))
     for node in graph.outputs:
         if not is_numeric(node):
             found.append(
@@ -113,7 +125,12 @@ def _run(graph: OpenGraph, trial: Trial) -> list[_Output]:
 
 def _choose_classes(outputs: Sequence[_Output], wishes: Wishes) -> _Output | None:
     """The output that holds the classes: one of the right size, one that sums to 1 before others."""
+    if wishes.task == TENSOR:
+        return None
     possible = [output for output in outputs if output.classes]
+    if wishes.task is not None and not possible:
+        shapes = "; ".join(f"{output.node.name} is {list(output.shape)}" for output in outputs)
+        raise SettingsError(f"--task classes: no output has {FEWEST_CLASSES} or more values a job in one row: {shapes}")
     if wishes.labels is not None:
         fitting = [output for output in possible if output.classes == wishes.labels]
         if not fitting:
@@ -129,11 +146,15 @@ def _as_classes(output: _Output, wishes: Wishes) -> list[Finding]:
     count, summing = output.classes, output.all_sum_to_one()
     if wishes.labels is not None:
         found = [_about(output, "meaning", "classes", "given", f"{count} values a job, as many as names")]
+    elif wishes.task is not None:
+        found = [_about(output, "meaning", "classes", "given", "--task classes")]
     elif summing:
         found = [_about(output, "meaning", "classes", "measured", f"{count} values a job, which sum to 1")]
     else:
         found = [
-            _about(output, "meaning", "classes", "assumed", f"{count} values a job; an embedding would be a tensor")
+            _about(
+                output, "meaning", "classes", "assumed", f"{count} values a job; with --task tensor they are numbers"
+            )
         ]
     activation = _about(output, "activation", *activation_of(output.made))
     named: tuple[Source, str] = (

@@ -15,7 +15,7 @@ from convq.engine.signature import Node
 from convq.errors import ModelBroken, ModelFault
 from convq.importer.families import as_the_family_does
 from convq.importer.infer_input import Wishes, as_json, look_at_batch, look_at_input
-from convq.importer.infer_outputs import look_at_outputs
+from convq.importer.infer_outputs import check_some_are_numbers, look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.sandbox import answer_once, ask
 from convq.repository.files import MOST_BYTES, read_given
@@ -65,6 +65,7 @@ def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
     """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
     operators = _operators(content)
     graph = _Session(content, Path(called))
+    check_some_are_numbers(graph)
     findings, trial = look_at_input(graph, wishes)
     findings = as_the_family_does(findings, trial, wishes)
     meanings, classes = look_at_outputs(graph, trial, wishes)

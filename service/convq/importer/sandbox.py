@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +55,8 @@ _FROM_OUTSIDE = (
 _MOST_REASON = 4000
 """Characters of a reason; services repeat it to clients and in the log."""
 
+_MOST_TRACEBACK = 20_000
+
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -62,8 +65,10 @@ def ask(
 ) -> dict[str, Any]:
     """The answer of `python -m module` to a question: `{"ok": true, …}`, or `{"ok": false, "reason": …, "exit_code": …}`.
 
-    Never raises. The exit code is the one that a command should end with: 3 for whatever the graph did. Where its time was
-    too short, `timed_out` is true; `lasting`, where it would be so on every machine, with whatever time and memory. The child may take `within_s` seconds, its start included, and `memory_limit_bytes` of memory (None: what this
+    Never raises. An error that nobody foresaw comes with its `traceback`. The exit code is the one that a command should end
+    with: 3 for whatever the graph did. Where its time was too short, `timed_out` is true; `lasting`, where it would be so on every
+    machine, with whatever time and memory. The child may take `within_s` seconds, its start included, and
+    `memory_limit_bytes` of memory (None: what this
     machine or container has to spare now; enforced on Linux).
     """
     limit = min(filter(None, (memory_limit_bytes or spare_memory_bytes(), *_of_the_user())), default=None)
@@ -115,7 +120,8 @@ def answer_once(handler: Handler, hanging: Callable[[float], str] | None = None)
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
         limit = next(iter(_known(resource.getrlimit(resource.RLIMIT_DATA))), limits.get("memory_limit_bytes"))
         why = _failure(error, limit)
-        answer = _refusal(why, getattr(error, "exit_code", None), lasting=_is_lasting(error, why))
+        shown = {} if isinstance(error, ConvqError) else {"traceback": traceback.format_exc()[-_MOST_TRACEBACK:]}
+        answer = {**_refusal(why, getattr(error, "exit_code", None), lasting=_is_lasting(error, why)), **shown}
     last_word.say(answer)
 
 
@@ -220,7 +226,9 @@ def _failure(error: Exception, limit: int | None) -> str:
         return _too_large(text, limit)
     if _NO_THREAD.search(text):
         return _TOO_TIGHT
-    return text if isinstance(error, ConvqError) else f"unexpected {type(error).__name__}: {text}"
+    if isinstance(error, ConvqError):
+        return text
+    return f"unexpected {type(error).__name__}: {text or 'it says nothing'} (convq --debug … shows where)"
 
 
 def _is_lasting(error: Exception, why: str) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
 from convq.errors import ModelBroken
+from convq.printable import brief, brief_list
 
 MIB: Final = 1 << 20
 MOST_BYTES: Final = {
@@ -92,7 +94,8 @@ def text_of(content: bytes, file: Path) -> str:
     try:
         return content.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
-        raise ModelBroken(f"{file}: is not UTF-8 text (byte {error.start})") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ModelBroken(f"{file}:{line}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def labels_of(content: bytes, file: Path) -> tuple[str, ...]:
@@ -114,6 +117,15 @@ def labels_of(content: bytes, file: Path) -> tuple[str, ...]:
             f"{file}:{longest + 1}: has {len(labels[longest])} characters; a class name has at most {MOST_LABEL_CHARACTERS}"
         )
     return tuple(labels)
+
+
+def repeated(labels: Sequence[str]) -> str:
+    """The names that stand for several classes, with their lines; empty where each is another."""
+    lines: dict[str, list[str]] = {}
+    for number, label in enumerate(labels, start=1):
+        lines.setdefault(label, []).append(str(number))
+    named = (f"'{brief(label)}' (lines {brief_list(there)})" for label, there in lines.items() if len(there) > 1)
+    return brief_list(named, 3)
 
 
 def _open(file: Path, real: Path, most_bytes: int) -> BufferedReader:

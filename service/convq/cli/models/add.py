@@ -6,7 +6,6 @@ import datetime as dt
 import errno
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table
-from convq.cli.models.check import examined, show_examination, within_option
+from convq.cli.models.check import examined, noted, show_examination, within_option
+from convq.cli.models.flags import as_scale, as_size, per_channel
 from convq.cli.models.folder import models_option
 from convq.cli.versions import version_option
-from convq.errors import ModelBroken, SettingsError
+from convq.errors import ConvqError, ModelBroken, SettingsError
 from convq.protocol import LAST_VERSION
 
 if TYPE_CHECKING:
@@ -28,52 +28,10 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 LABELS = "labels.txt"
-WISHES = ("color", "size", "scale", "mean", "std", "max_batch")
-SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
-CHANNELS = (1, 3)
+WISHES = ("color", "size", "scale", "mean", "std", "task", "max_batch")
+CLASSES = 'for other classes see models/README.md, "Changing the classes"'
 SLOW = "--within gives it longer; a smaller --size (where its sides are free) or --max-batch makes it quicker"
 SURE = {"given": "you said so", "graph": "the graph says so", "measured": "it was tried", "assumed": "CHECK THIS"}
-
-
-def _as_size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """HEIGHTxWIDTH in pixels."""
-    if value is None:
-        return None
-    found = SIZE.fullmatch(value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is no size; expected HxW, height first, such as 224x224")
-    height, width = int(found[1]), int(found[2])
-    _must_fit("height", height, value)
-    _must_fit("width", width, value)
-    return height, width
-
-
-def _per_channel(_context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """One number, or three with commas between them."""
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in CHANNELS:
-        raise click.BadParameter(f"{value!r}; expected one number, or three such as 0.485,0.456,0.406")
-    _must_fit(str(option.name), numbers, value)
-    return numbers
-
-
-def _as_scale(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    if value is not None:
-        _must_fit("scale", value, str(value))
-    return value
-
-
-def _must_fit(key: str, value: Any, said: str) -> None:
-    """What no manifest takes is wrong usage, before anything is opened."""
-    from convq.repository.manifest import objection  # noqa: PLC0415 - brings pydantic's models
-
-    if why := objection(key, value):
-        raise click.BadParameter(f"{said!r}; {why}")
 
 
 @click.command()
@@ -90,12 +48,19 @@ def _must_fit(key: str, value: Any, said: str) -> None:
 @click.option(
     "--color", type=click.Choice(["rgb", "bgr", "gray", "none"]), help="none: jobs bring tensors, not images."
 )
-@click.option("--size", metavar="HxW", callback=_as_size, help="Pixels, where the graph leaves its sides free.")
+@click.option("--size", metavar="HxW", callback=as_size, help="Pixels, where the graph leaves its sides free.")
 @click.option(
-    "--scale", metavar="X", type=float, callback=_as_scale, help="Pixels from 0 to 255 are multiplied by this first."
+    "--scale", metavar="X", type=float, callback=as_scale, help="Pixels from 0 to 255 are multiplied by this first."
 )
-@click.option("--mean", metavar="A,B,C", callback=_per_channel, help="Then this is subtracted,")
-@click.option("--std", metavar="A,B,C", callback=_per_channel, help="then divided by this.")
+@click.option(
+    "--mean", metavar="A,B,C", callback=per_channel, help="Then this is subtracted (above 1: of levels 0 to 255),"
+)
+@click.option("--std", metavar="A,B,C", callback=per_channel, help="then divided by this.")
+@click.option(
+    "--task",
+    type=click.Choice(["classes", "tensor"]),
+    help="classes: some output holds a value for each class; tensor: outputs are given back as numbers.",
+)
 @click.option(
     "--max-batch", metavar="N", type=click.IntRange(min=1, max=4096), help="Jobs in one call of the graph (64)."
 )
@@ -126,6 +91,9 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
     else:
         document = _new_model(file, root, name, version or 1, given)
     if for_programs(as_json=given["as_json"]):
+        if assumed := _assumed(document):
+            own = Path(document["path"]) / str(document["version"]) / "manifest.toml"
+            print_line(f"{name}: assumed {', '.join(assumed)}; check {own}", err=True)
         print_json([document])
     else:
         _show(document)
@@ -139,6 +107,8 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
     from convq.repository.numbering import mark_of, record  # noqa: PLC0415 - brings pydantic's models
 
     labels = _read_labels(given["labels"])
+    if labels is not None and given["task"] == "tensor":
+        raise click.UsageError("--labels are names of classes; --task tensor has none")
     with _workshop(root) as workshop:
         folder = workshop / name
         report = _take_in(file, folder / str(version))
@@ -148,7 +118,7 @@ def _new_model(file: Path, root: Path, name: str, version: int, given: Mapping[s
             names = labels or [f"class {index}" for index in range(found["classes"])]
             (folder / LABELS).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
         report = _kept(folder, version, report)
-        document = examined(folder, version, within_s=given["within_s"], slow=SLOW)
+        document = _examined(folder, version, file, "", within_s=given["within_s"], slow=SLOW)
         record(folder, {version: mark_of(folder, version, only_own=True)})
         folder.rename(root / name)
     said = {"name": name, "version": version, "path": str(root / name)}
@@ -168,20 +138,30 @@ def _next_version(file: Path, model: ModelFolder, version: int | None, given: Ma
         raise click.UsageError(f"{model.name} had a version {chosen} before, and numbers are never given twice")
     for key in ("labels", *WISHES):
         if given[key] is not None:
-            flag = key.replace("_", "-")
-            raise click.UsageError(
-                f"{model.name} is there already: its manifest holds for this version too; no --{flag}"
+            refusal = (
+                f"{model.name} is there already: its manifest holds for this version too; no --{key.replace('_', '-')}"
             )
+            raise click.UsageError(f"{refusal}; {CLASSES}" if key in ("labels", "task") else refusal)
     with _workshop(model.path.parent) as workshop:
         folder = workshop / model.name
         report = _take_in(file, folder / str(chosen))
         _copy_surroundings(model, folder)
         report = _kept(folder, chosen, report)
-        document = examined(folder, chosen, within_s=given["within_s"])
+        under = f"; the manifest that holds for it is {model.path / 'manifest.toml'}"
+        document = _examined(folder, chosen, file, under, within_s=given["within_s"])
         settled = settle(model.path, partial(_objection, model.path, within_s=given["within_s"]))
         place(folder / str(chosen), model.path, chosen)
     said = {"name": model.name, "version": chosen, "path": str(model.path)}
     return {**said, "report": report, "findings": [], "check": document, "settled": settled}
+
+
+def _examined(folder: Path, version: int, file: Path, under: str, **options: Any) -> dict[str, Any]:
+    """`examined`, whose errors name the file that somebody brought: its copy in the workshop is gone by then."""
+    try:
+        return examined(folder, version, **options)
+    except ConvqError as error:
+        said = str(error).replace(str(folder.absolute() / str(version) / MODEL), str(file)) + under
+        raise noted(type(error)(said), "\n".join(getattr(error, "__notes__", ()))) from None
 
 
 def _kept(folder: Path, version: int, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +193,8 @@ def _workshop(root: Path) -> Iterator[Path]:
             try:
                 yield made
             except ModelBroken as error:
-                raise ModelBroken(with_way(str(error), made, f"{root}/")) from None
+                said = ModelBroken(with_way(str(error), made, f"{root}/"))
+                raise noted(said, "\n".join(getattr(error, "__notes__", ()))) from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise click.ClickException("somebody else has just added it; nothing was changed") from None
@@ -255,7 +236,8 @@ def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[st
         kind = SettingsError if found["exit_code"] == SettingsError.exit_code else ModelBroken
         reason = found["reason"]
         hint = f"; {SLOW}" if found.get("timed_out") else ""
-        raise kind((reason if reason.startswith(str(file)) else f"{file}: {reason}") + hint)
+        said = (reason if reason.startswith(str(file)) else f"{file}: {reason}") + hint
+        raise noted(kind(said), found.get("traceback", ""))
     return found
 
 
@@ -263,7 +245,7 @@ def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Wishes:
     from convq.importer.infer_input import Wishes  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
-    plain = {key: given[key] for key in ("color", "scale", "mean", "std", "max_batch")}
+    plain = {key: given[key] for key in ("color", "scale", "mean", "std", "task", "max_batch")}
     return Wishes(labels=len(labels) if labels is not None else None, height=height, width=width, **plain)
 
 
@@ -271,12 +253,15 @@ def _read_labels(file: Path | None) -> list[str] | None:
     """One class name a line."""
     if file is None:
         return None
-    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given  # noqa: PLC0415 - as above
+    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated  # noqa: PLC0415 - as above
 
     try:
-        return list(labels_of(read_given(file, MOST_LABELS_BYTES), file))
+        labels = list(labels_of(read_given(file, MOST_LABELS_BYTES), file))
     except ModelBroken as error:
         raise SettingsError(str(error)) from None
+    if twice := repeated(labels):
+        print_line(f"{file}: several classes have one name: {twice}", err=True)
+    return labels
 
 
 def _copy_surroundings(model: ModelFolder, folder: Path) -> None:
@@ -317,12 +302,16 @@ def _show(document: Mapping[str, Any]) -> None:
     if settled := document.get("settled"):
         these = ", ".join(map(str, settled))
         print_line(f"The manifest as it is now was copied into the folders of versions without one: {these}.")
-    assumed = [_key(one) for one in findings if one["source"] == "assumed"]
-    if assumed:
+    if assumed := _assumed(document):
         print_line(f"Check in its manifest.toml what was assumed: {', '.join(assumed)}.")
         own = f"{document['version']}/manifest.toml"
         print_line(f"What decides is its own, {own}; the model's manifest.toml is what the next version is made with.")
         print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
+
+
+def _assumed(document: Mapping[str, Any]) -> list[str]:
+    """The keys of the manifest that nothing could tell for sure."""
+    return [_key(one) for one in document["findings"] if one["source"] == "assumed"]
 
 
 def _key(finding: Mapping[str, Any]) -> str:

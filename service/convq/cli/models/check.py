@@ -11,7 +11,7 @@ import click
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.versions import version_option
-from convq.errors import ModelBroken, SettingsError
+from convq.errors import ConvqError, ModelBroken, SettingsError
 
 MIB = 1 << 20
 ROUNDING = 1e-3
@@ -81,7 +81,7 @@ def examined(
     if not rehearsal.ok:
         kind = SettingsError if rehearsal.exit_code == SettingsError.exit_code else ModelBroken
         hint = f"; {slow}" if rehearsal.timed_out else ""
-        raise kind(f"{folder.name}, version {version}: {rehearsal.reason}{hint}")
+        raise noted(kind(f"{folder.name}, version {version}: {rehearsal.reason}{hint}"), rehearsal.traceback)
     return {
         "name": folder.name,
         "version": version,
@@ -90,6 +90,13 @@ def examined(
         **rehearsal.examination,
         **{key: rehearsal.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
     }
+
+
+def noted(error: ConvqError, traceback: str) -> ConvqError:
+    """The error, with the traceback of a child process where there is one: `convq --debug` shows it."""
+    if traceback:
+        error.add_note(traceback)
+    return error
 
 
 def show_examination(document: Mapping[str, Any]) -> None:

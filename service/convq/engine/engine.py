@@ -35,7 +35,7 @@ from convq.engine.samples import BLANK, FEW, inputs_for, varied, wild
 from convq.engine.signature import agree, check_same_network
 from convq.engine.soundness import check_classes, check_finite, check_operators, check_same, check_sample
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
-from convq.errors import BadField, JobError, ModelBroken, ModelFault, NetworkFaulty
+from convq.errors import BadField, JobError, ModelFault, NetworkFaulty
 from convq.protocol import PREPARED
 from convq.repository.manifest import Manifest
 from convq.repository.onnx_metadata import precision_of

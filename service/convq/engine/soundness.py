@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from convq.engine.onnx_session import MODEL
 from convq.engine.postprocess import agrees, finite, rank
-from convq.errors import NetworkFaulty, ModelFault
+from convq.errors import ModelFault, NetworkFaulty
 from convq.repository.manifest import FILE, Manifest
 from convq.repository.operators import operators_of
 

@@ -44,7 +44,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"export: {missing.name} is not installed; run in the checkout: pip install -e '.[models]'")
 
 from convq.errors import ConvqError
-from convq.importer.dry_run import rehearse
+from convq.importer.dry_run import dry_run
 from convq.printable import strict_json
 from convq.protocol import LAST_VERSION, VERSION_DIGITS
 from convq.repository.keeping import next_number, settle, was_given
@@ -153,7 +153,7 @@ def export(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             report["accuracy"] = accuracy(trial, number, args.data, args.dataset)
             write_report(trial / str(number), report)
         if (folder / FILE).exists():
-            for settled in settle(folder, lambda one: rehearse(folder, one).reason):
+            for settled in settle(folder, lambda one: dry_run(folder, one).reason):
                 print(f"version {settled} had no {FILE} of its own: it has a copy of the model's now", file=sys.stderr)
         publish(trial, folder, number)
     return name, report

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from convq import __version__
-from convq.queue.diagnosis.known_holes import known_holes
+from convq.queue.diagnosis.vulnerabilities import known_holes
 from convq.queue.keys import Shard
 from convq.settings import VARIABLES, Settings
 

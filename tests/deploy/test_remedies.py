@@ -19,7 +19,7 @@ import redis
 from guarded import HOST, Guarded, free_port, password_of, running, users_with
 
 from convq.queue import Address, LeaseKeeper, Shard
-from convq.queue.diagnosis.health import Remark
+from convq.queue.diagnosis.health import CheckResult
 from convq.queue.diagnosis.strangers import look_for_strangers
 from servers import binary_of, wait_until
 from services import MODELS
@@ -82,7 +82,7 @@ def as_options(settings: dict[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
-def wrong(address: Address) -> list[Remark]:
+def wrong(address: Address) -> list[CheckResult]:
     """What is wrong with the settings of the server."""
     keeper = LeaseKeeper(address, lease_ms=1000)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from convq.importer.dry_run import rehearse
+from convq.importer.dry_run import dry_run
 from convq.repository.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
 from e2e.test_hostile_text import EVIL, NAMED, assert_harmless, on_terminal
 from onnx_models import FLOAT, STRING, graph, model_folder
@@ -58,7 +58,7 @@ def test_what_a_graph_calls_its_parts_is_shown_harmlessly(name: str, tmp_path: P
         assert_harmless(screen, shows=False)
         assert screen.strip()
     assert "owned" in added
-    refused = rehearse(folder, 1).reason
+    refused = dry_run(folder, 1).reason
     assert not set(refused) & set("\n\r"), refused
 
 
@@ -105,7 +105,7 @@ def test_names_and_numbers_without_end_are_refused_with_the_bound(name: str, tmp
     ]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    found = rehearse(model_folder(tmp_path / "old", TENSORS, made()), 1)
+    found = dry_run(model_folder(tmp_path / "old", TENSORS, made()), 1)
 
     assert (3, True) == (done.returncode, expected in done.stderr), done.stderr[-500:]
     assert (3, True) == (found.exit_code, expected in found.reason), found.reason[:500]
@@ -124,7 +124,7 @@ def test_names_and_numbers_without_end_are_refused_with_the_bound(name: str, tmp
     ],
 )
 def test_a_manifest_says_no_more_than_a_service_can_repeat(text: str, tmp_path: Path) -> None:
-    found = rehearse(model_folder(tmp_path / "old", text, plain()), 1)
+    found = dry_run(model_folder(tmp_path / "old", text, plain()), 1)
 
     assert (3, True) == (found.exit_code, "at most" in found.reason), found.reason
     assert len(found.reason) < 1000

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convq.importer.dry_run import rehearse
+from convq.importer.dry_run import dry_run
 from convq.protocol import Output
 from convq.repository.model_folders import ModelRepository
 from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, turned
@@ -396,7 +396,7 @@ def test_check_measures_both_ends_of_the_batch(adopted: tuple[Path, dict[str, En
     assert "cpu" == batched["provider"]
 
 
-# -- rehearsal --------------------------------------------------------------------------------------------------------
+# -- dry run ----------------------------------------------------------------------------------------------------------
 
 
 def swelling(folder: Path) -> Path:
@@ -410,10 +410,10 @@ def swelling(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
-def test_the_memory_of_a_rehearsal_is_limited(tmp_path: Path) -> None:
+def test_the_memory_of_a_dry_run_is_limited(tmp_path: Path) -> None:
     model = swelling(tmp_path)
 
-    enough, little = (rehearse(model, 1, memory_limit_bytes=size) for size in (3 * GIB, GIB * 7 // 16))
+    enough, little = (dry_run(model, 1, memory_limit_bytes=size) for size in (3 * GIB, GIB * 7 // 16))
 
     assert enough.ok, enough.reason
     assert not little.ok
@@ -421,8 +421,8 @@ def test_the_memory_of_a_rehearsal_is_limited(tmp_path: Path) -> None:
     assert 3 == little.exit_code
 
 
-def test_a_rehearsal_says_what_the_model_is() -> None:
-    found = rehearse(MODELS / "lenet", 1, examine=True, image=SAMPLE / "seven.png")
+def test_a_dry_run_says_what_the_model_is() -> None:
+    found = dry_run(MODELS / "lenet", 1, examine=True, image=SAMPLE / "seven.png")
 
     assert (True, "", 0) == (found.ok, found.reason, found.exit_code)
     assert 0 < found.load_s < 30
@@ -432,16 +432,16 @@ def test_a_rehearsal_says_what_the_model_is() -> None:
 
 @pytest.fixture
 def rehearsing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that rehearses a model which never answers."""
+    """A process that tries a model which never answers."""
     folder = endless().write(tmp_path)
-    program = "import sys, pathlib; from convq.importer.dry_run import rehearse; rehearse(pathlib.Path(sys.argv[1]), 1)"
+    program = "import sys, pathlib; from convq.importer.dry_run import dry_run; dry_run(pathlib.Path(sys.argv[1]), 1)"
     with subprocess.Popen([sys.executable, "-c", program, str(folder)]) as process:
         yield process
         process.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends by its own alarm")
-def test_a_rehearsal_dies_with_whoever_asked_for_it(rehearsing: subprocess.Popen[bytes]) -> None:
+def test_a_dry_run_dies_with_whoever_asked_for_it(rehearsing: subprocess.Popen[bytes]) -> None:
     (child,) = wait_until(lambda: children_of(rehearsing.pid), 20)
     wait_until(lambda: b"onnxruntime" in Path(f"/proc/{child}/maps").read_bytes(), 20)
 

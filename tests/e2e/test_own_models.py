@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from convq.importer.dry_run import rehearse
+from convq.importer.dry_run import dry_run
 from e2e.versions import add, not_fast, not_small, repository, write
 from servers import OwnServer
 from services import MODELS, SAMPLE, Plain, RunningService, digits, image_of
@@ -98,7 +98,7 @@ def test_a_graph_that_does_not_end_is_refused_in_time(tmp_path: Path) -> None:
     shutil.rmtree(add(model, 2, not_fast))
     add(model, 3, not_fast)
 
-    found = rehearse(model, 3, within_s=4.0)
+    found = dry_run(model, 3, within_s=4.0)
 
     assert not found.ok
     assert "did not end within 4 s" in found.reason
@@ -108,7 +108,7 @@ def test_a_graph_that_wants_all_memory_is_refused(tmp_path: Path) -> None:
     model = repository(tmp_path / "models")
     add(model, 2, not_small)
 
-    found = rehearse(model, 2, memory_limit_bytes=1 << 30)
+    found = dry_run(model, 2, memory_limit_bytes=1 << 30)
 
     assert not found.ok
     assert "it needs more than the 1.0 GiB of memory that it may take" in found.reason
@@ -117,7 +117,7 @@ def test_a_graph_that_wants_all_memory_is_refused(tmp_path: Path) -> None:
 def test_a_machine_without_memory_for_any_trial_says_so(tmp_path: Path) -> None:
     model = repository(tmp_path / "models")
 
-    found = rehearse(model, 1, memory_limit_bytes=1 << 20)
+    found = dry_run(model, 1, memory_limit_bytes=1 << 20)
 
     assert not found.ok
     assert "it needs more than the 0.00 GiB of memory that it may take" in found.reason
@@ -160,7 +160,7 @@ def test_who_runs_under_a_limit_keeps_it_in_a_trial(kind: str, most: int, code: 
 def test_a_small_model_is_tried_in_little_memory(tmp_path: Path) -> None:
     model = repository(tmp_path / "models")
 
-    found = rehearse(model, 1, memory_limit_bytes=1 << 29)
+    found = dry_run(model, 1, memory_limit_bytes=1 << 29)
 
     assert found.ok, found.reason
 
@@ -174,7 +174,7 @@ def test_a_trial_that_is_killed_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.setenv("PYTHONPATH", f"{trap}:{Path(__file__).parents[2] / 'service'}")
 
-    found = rehearse(model, 1)
+    found = dry_run(model, 1)
 
     assert not found.ok
     assert signal.SIGSEGV.name in found.reason

@@ -12,8 +12,8 @@ import redis
 
 from convq.errors import RedisRefused
 from convq.queue import Address, LeaseKeeper
-from convq.queue.diagnosis.health import CLOCK_SLACK_S, Remark, Server, _clock, look_at
-from convq.queue.diagnosis.known_holes import known_holes
+from convq.queue.diagnosis.health import CLOCK_SLACK_S, CheckResult, Server, _clock, look_at
+from convq.queue.diagnosis.vulnerabilities import known_holes
 from convq.queue.transport.link import Link
 from servers import OwnServer, wait_until
 
@@ -31,7 +31,7 @@ def keeper(fresh_server: OwnServer) -> Iterator[LeaseKeeper]:
     made.close()
 
 
-def found(server: Server, level: str) -> dict[str, Remark]:
+def found(server: Server, level: str) -> dict[str, CheckResult]:
     return {remark.check: remark for remark in server.remarks if remark.level == level}
 
 
@@ -40,7 +40,7 @@ def busy_with(patient: Any) -> list[str]:
     return [name for name, value in patient.info("persistence").items() if value == 1]
 
 
-def mend(remark: Remark) -> None:
+def mend(remark: CheckResult) -> None:
     """Do what the remark says."""
     assert remark.remedy is not None
     subprocess.run(["bash", "-c", remark.remedy], check=True, capture_output=True)

@@ -17,8 +17,8 @@ from convq.engine.engine import Engine
 from convq.engine.independence import dependence
 from convq.engine.samples import inputs_for, varied
 from convq.errors import ModelBroken, ModelFault
-from convq.importer.dry_run import rehearse
-from convq.importer.infer_input import Wishes
+from convq.importer.dry_run import dry_run
+from convq.importer.infer_input import Overrides
 from convq.importer.probing import look
 from convq.repository.manifest import Input
 from convq.repository.model_folders import default_root
@@ -60,7 +60,7 @@ def test_a_graph_that_lies_beside_odd_numbers_is_not_started(tmp_path: Path, kin
 
 @pytest.mark.parametrize("kind", BESIDE_LIES)
 def test_what_is_made_of_one_that_lies_beside_odd_numbers_keeps_jobs_apart(tmp_path: Path, kind: str) -> None:
-    made = look(bytes_of(BESIDE_LIES[kind]), "liar.onnx", Wishes())
+    made = look(bytes_of(BESIDE_LIES[kind]), "liar.onnx", Overrides())
     assert [1] == [one["value"] for one in made["findings"] if one["key"] == "max_batch"]
     assert 1 == warm(folder_of(BESIDE_LIES[kind], tmp_path / "liar", "[limits]\nmax_batch = 1\n")).max_batch
 
@@ -72,7 +72,7 @@ def test_a_graph_that_never_answers_with_numbers_is_not_started(tmp_path: Path, 
     with pytest.raises(ModelBroken, match=r"never/1/model\.onnx: y is NaN or infinity for each of 4 inputs of noise"):
         warm(model)
     for examine in (False, True):
-        assert 3 == rehearse(model, 1, device="cpu", examine=examine).exit_code
+        assert 3 == dry_run(model, 1, device="cpu", examine=examine).exit_code
 
 
 @pytest.mark.parametrize(("kind", "sound"), [("Log", 0.5), ("Sqrt", 0.5), ("Acosh", 2.0)])
@@ -105,7 +105,7 @@ def test_what_is_quantised_at_each_run_keeps_jobs_apart(tmp_path: Path) -> None:
     content, manifest = quantised(tmp_path), '[input]\ncolor = "gray"\nscale = 0.00392\n'
     with pytest.raises(ModelBroken, match=r"1/model\.onnx: DynamicQuantizeLinear computes with all jobs of a batch"):
         warm(model_folder(tmp_path / "together", manifest, content))
-    made = look(content, "quantised.onnx", Wishes(max_batch=16))
+    made = look(content, "quantised.onnx", Overrides(max_batch=16))
     apart = warm(model_folder(tmp_path / "apart", manifest + "[limits]\nmax_batch = 1\n", content))
 
     jobs = np.random.default_rng(1).random((40, 1, 32, 32), dtype=np.float32)
@@ -157,7 +157,7 @@ def test_a_lie_of_the_feature_maps_alone_is_seen(tmp_path: Path) -> None:
 def test_a_trial_and_a_check_refuse_it_too(tmp_path: Path, kind: str) -> None:
     model = folder_of(BATCH_LIES[kind], tmp_path / "liar")
     for examine in (False, True):
-        tried = rehearse(model, 1, device="cpu", examine=examine)
+        tried = dry_run(model, 1, device="cpu", examine=examine)
         assert not tried.ok
         assert OTHERS in tried.reason
         assert 3 == tried.exit_code
@@ -167,14 +167,14 @@ def test_a_trial_and_a_check_refuse_it_too(tmp_path: Path, kind: str) -> None:
 def test_what_is_made_of_such_a_graph_keeps_jobs_apart(kind: str) -> None:
     if kind == "softmax over the batch":
         pytest.skip("alone all of its answers are 1")
-    made = look(bytes_of(BATCH_LIES[kind]), "liar.onnx", Wishes())
+    made = look(bytes_of(BATCH_LIES[kind]), "liar.onnx", Overrides())
     assert [1] == [one["value"] for one in made["findings"] if one["key"] == "max_batch"]
 
 
 @pytest.mark.parametrize("kind", RANDOM)
 def test_nothing_is_made_of_a_random_graph(kind: str) -> None:
     with pytest.raises(ModelBroken, match=TWICE):
-        look(bytes_of(RANDOM[kind]), "liar.onnx", Wishes())
+        look(bytes_of(RANDOM[kind]), "liar.onnx", Overrides())
 
 
 # -- the proof itself -------------------------------------------------------------------------------------------------

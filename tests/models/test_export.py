@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convq import Client
 from convq.engine.engine import Engine
 from convq.engine.postprocess import rank
-from convq.importer.infer_input import Wishes, _levels
+from convq.importer.infer_input import Overrides, _levels
 from convq.importer.probing import look
 from convq.repository.manifest import Manifest
 from convq.repository.model_folders import default_root
@@ -242,7 +242,7 @@ def test_export_and_add_guess_the_same_scale_of_mean_and_std(
     }
     drafts = script("drafts")
     text = drafts.manifest_text(load(script, net, "Small"), drafts.Draft(size=(32, 32), **given))
-    added = [one for one in _levels("float32", Wishes(**given)) if one.key == "scale"]
+    added = [one for one in _levels("float32", Overrides(**given)) if one.key == "scale"]
 
     drafted = tomllib.loads(text)["input"]
     assert (scale, scale) == (drafted["scale"], added[0].value)
@@ -300,7 +300,7 @@ def test_export_guesses_the_activation_as_models_add_does(
     graph = (repository / "it" / "1" / "model.onnx").read_bytes()
 
     text = (repository / "it" / "manifest.toml").read_text()
-    found = look(graph, "it", Wishes(labels=5))["findings"]
+    found = look(graph, "it", Overrides(labels=5))["findings"]
 
     assert activation == Manifest.read(repository / "it").outputs[0].activation
     assert f'activation = "{activation}"          {remark}' in text

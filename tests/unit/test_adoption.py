@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convq.engine.samples import wild
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Finding, OpenGraph, Wishes, look_at_batch, look_at_input
+from convq.importer.infer_input import Finding, OpenGraph, Overrides, look_at_batch, look_at_input
 from convq.importer.infer_outputs import look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.repository.manifest import Input, Manifest
@@ -60,7 +60,7 @@ def graph(
 
 def adopted(made: OpenGraph, **wishes: Any) -> tuple[list[Finding], int]:
     """Everything that is found, and the number of classes."""
-    said = Wishes(**wishes)
+    said = Overrides(**wishes)
     found, trial = look_at_input(made, said)
     meanings, classes = look_at_outputs(made, trial, said)
     return [*found, *meanings, *look_at_batch(made, trial, said)], classes
@@ -434,8 +434,8 @@ FACES = [(1, 2 * cells, last) for last in (1, 4, 10) for cells in (64, 16, 4)]
 def test_a_detector_is_known_by_its_outputs_and_prepared_as_its_family_is(
     shapes: list[tuple[int, ...]], expected: tuple[Any, ...]
 ) -> None:
-    found, trial = look_at_input(detector(*shapes), Wishes())
-    known = as_the_family_does(found, trial, Wishes())
+    found, trial = look_at_input(detector(*shapes), Overrides())
+    known = as_the_family_does(found, trial, Overrides())
 
     assert expected == values(known, "resize", "align", "pad_value", "color", "scale")
     assert "assumed" == source(known, "resize")
@@ -443,7 +443,7 @@ def test_a_detector_is_known_by_its_outputs_and_prepared_as_its_family_is(
 
 
 def test_what_is_said_of_a_detector_stays_said() -> None:
-    said = Wishes(color="rgb", scale=1 / 255)
+    said = Overrides(color="rgb", scale=1 / 255)
     found, trial = look_at_input(detector((1, CELLS, 85)), said)
     known = as_the_family_does(found, trial, said)
 
@@ -452,15 +452,15 @@ def test_what_is_said_of_a_detector_stays_said() -> None:
 
 
 def test_a_detector_of_levels_gets_no_scale() -> None:
-    found, trial = look_at_input(detector((1, CELLS, 85), kind=UINT8), Wishes())
+    found, trial = look_at_input(detector((1, CELLS, 85), kind=UINT8), Overrides())
 
-    assert ("start", None) == values(as_the_family_does(found, trial, Wishes()), "align", "scale")
+    assert ("start", None) == values(as_the_family_does(found, trial, Overrides()), "align", "scale")
 
 
 def test_a_detector_of_free_sides_is_not_boxed() -> None:
-    found, trial = look_at_input(detector((1, 28 * 28 + 14 * 14 + 7 * 7, 85), side="side"), Wishes())
+    found, trial = look_at_input(detector((1, 28 * 28 + 14 * 14 + 7 * 7, 85), side="side"), Overrides())
 
-    assert ("none", None) == values(as_the_family_does(found, trial, Wishes()), "resize", "align")
+    assert ("none", None) == values(as_the_family_does(found, trial, Overrides()), "resize", "align")
 
 
 def test_a_batch_may_be_wished_for_where_jobs_keep_apart() -> None:

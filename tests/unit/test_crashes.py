@@ -8,10 +8,10 @@ import pytest
 
 from convq.ipc.crash_marks import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS
 from convq.ipc.series import LAYOUT
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.queue import Accusation, Blame
 from convq.supervisor import crashes
-from convq.supervisor.crashes import DEATHS, CrashWatch, accusations, points_of
+from convq.supervisor.crashes import DEATHS, CircuitBreaker, accusations, points_of
 from convq.supervisor.overdue import Overdue, overdue
 from convq.supervisor.slots import Slot
 
@@ -24,14 +24,14 @@ def board() -> Board:
 
 
 @pytest.fixture
-def row(board: Board) -> Row:
+def row(board: Board) -> StatsRow:
     made = board.row(0, 0)
     made.set("pulse_limit_s", 30)
     made.set("pulse_decode_limit_s", 10)
     return made
 
 
-def test_all_that_was_in_native_code_is_accused_together_once(row: Row) -> None:
+def test_all_that_was_in_native_code_is_accused_together_once(row: StatsRow) -> None:
     row.running.set(b"1:1-0 1:2-0")
     row.answering.set(b"1:2-0")
     row.decoding.set(b"0:3-0")
@@ -40,7 +40,7 @@ def test_all_that_was_in_native_code_is_accused_together_once(row: Row) -> None:
     assert [(job, COMPANY, 3) for job in ("1:1-0", "1:2-0", "0:3-0", "2:4-0")] == accusations(row, 0, 3, None)
 
 
-def test_who_had_the_process_for_itself_is_accused_as_that_and_acquitted_too(row: Row) -> None:
+def test_who_had_the_process_for_itself_is_accused_as_that_and_acquitted_too(row: StatsRow) -> None:
     row.alone.set(b"1:1-0")
     row.running.set(b"1:1-0")
 
@@ -48,12 +48,12 @@ def test_who_had_the_process_for_itself_is_accused_as_that_and_acquitted_too(row
     assert [Accusation("1:1-0", ALONE, 0)] == accusations(row, 0, 0, None)
 
 
-def test_an_orderly_end_accuses_nobody(row: Row) -> None:
+def test_an_orderly_end_accuses_nobody(row: StatsRow) -> None:
     row.running.set(b"1:1-0 1:2-0")
     assert [] == accusations(row, 0, 0, None)
 
 
-def test_what_did_not_come_back_accuses_itself_alone(row: Row) -> None:
+def test_what_did_not_come_back_accuses_itself_alone(row: StatsRow) -> None:
     row.running.set(b"1:1-0")
     row.slow.set(b"1:9-0")
 
@@ -62,7 +62,7 @@ def test_what_did_not_come_back_accuses_itself_alone(row: Row) -> None:
     assert [] == accusations(row, 0, 3, Overdue(1, "network", ("1:1-0",))), "of another model"
 
 
-def test_a_suspect_that_decodes_too_slowly_is_slow_and_no_killer(row: Row) -> None:
+def test_a_suspect_that_decodes_too_slowly_is_slow_and_no_killer(row: StatsRow) -> None:
     row.alone.set(b"1:1-0")
     row.decoding.set(b"1:1-0")
 
@@ -74,7 +74,7 @@ def test_a_suspect_that_decodes_too_slowly_is_slow_and_no_killer(row: Row) -> No
     ("mark", "phase", "limit_s"),
     [("running", "network", 30), ("answering", "answer", 30), ("decoding", "decoding", 10), ("slow", "decoding", 10)],
 )
-def test_each_phase_has_its_limit(row: Row, mark: str, phase: str, limit_s: float) -> None:
+def test_each_phase_has_its_limit(row: StatsRow, mark: str, phase: str, limit_s: float) -> None:
     getattr(row, mark).set(b"1:1-0")
     since_s = getattr(row, mark).since_s
 
@@ -83,7 +83,7 @@ def test_each_phase_has_its_limit(row: Row, mark: str, phase: str, limit_s: floa
     assert overdue(row, 0, since_s + limit_s + 0.1, resumed_s=since_s + 1) is None, "it was stopped for a second"
 
 
-def test_waiting_for_a_processor_is_not_slow_but_no_excuse_for_ever(row: Row) -> None:
+def test_waiting_for_a_processor_is_not_slow_but_no_excuse_for_ever(row: StatsRow) -> None:
     row.slow.set(b"1:1-0")
     since_s = row.slow.since_s
 
@@ -95,7 +95,7 @@ def test_waiting_for_a_processor_is_not_slow_but_no_excuse_for_ever(row: Row) ->
     assert [None, late] == [at(99, 99), at(101, 101)], "a tenth of its time counts in any case"
 
 
-def test_a_load_waits_for_a_processor_and_not_for_ever_and_a_stop_does_not_begin_it_anew(row: Row) -> None:
+def test_a_load_waits_for_a_processor_and_not_for_ever_and_a_stop_does_not_begin_it_anew(row: StatsRow) -> None:
     row.loading.set(b"2")
     since_s = row.loading.since_s
 
@@ -111,12 +111,12 @@ def test_a_load_waits_for_a_processor_and_not_for_ever_and_a_stop_does_not_begin
 
 
 def test_how_long_a_thread_has_waited_is_counted_from_when_it_was_first_asked(
-    board: Board, row: Row, monkeypatch: pytest.MonkeyPatch
+    board: Board, row: StatsRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = iter([100.0, 103.0, 50.0])
     monkeypatch.setattr(crashes, "waited_s", lambda _pid, _thread: next(said))
     row.slow.set(b"1:1-0")
-    watch = CrashWatch(board, ["lenet", "edges"], 1)
+    watch = CircuitBreaker(board, ["lenet", "edges"], 1)
 
     assert [0.0, 3.0] == [watch._waited(Slot(0), row.slow, 7.0) for _ in range(2)]
     assert 0.0 == watch._waited(Slot(0), row.slow, 8.0), "another job, or the worker was stopped meanwhile"
@@ -130,10 +130,10 @@ def test_a_kill_counts_twice_where_the_worker_had_grown() -> None:
     assert 0 == points_of(-signal.SIGTERM, hung=False)
 
 
-def test_a_stopped_worker_is_never_late(board: Board, row: Row) -> None:
+def test_a_stopped_worker_is_never_late(board: Board, row: StatsRow) -> None:
     row.set("pulse_decode_limit_s", 1e-9)
     row.decoding.set(b"1:1-0")
-    watch, slot = CrashWatch(board, ["lenet", "edges"], 1), Slot(0)
+    watch, slot = CircuitBreaker(board, ["lenet", "edges"], 1), Slot(0)
 
     assert watch.late(slot) == Overdue(0, "decoding", ("1:1-0",))
     slot.stopped = True
@@ -142,9 +142,9 @@ def test_a_stopped_worker_is_never_late(board: Board, row: Row) -> None:
 
 @pytest.mark.parametrize(("decodes", "suspended"), [(False, {"lenet"}), (True, set())])
 def test_deaths_with_a_picture_in_a_decoder_do_not_suspend_the_model(
-    board: Board, row: Row, decodes: bool, suspended: set[str]
+    board: Board, row: StatsRow, decodes: bool, suspended: set[str]
 ) -> None:
-    watch = CrashWatch(board, ["lenet", "edges"], 1)
+    watch = CircuitBreaker(board, ["lenet", "edges"], 1)
     row.running.set(b"1:1-0")
     if decodes:
         row.slow.set(b"1:2-0")

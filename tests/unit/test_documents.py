@@ -11,12 +11,12 @@ import pytest
 from convq.errors import BadImage
 from convq.protocol import Status, decode_result
 from convq.queue import Lease, Receiver
-from convq.worker.results import Documents
+from convq.worker.results import ResultEncoder
 from convq.worker.ticket import Ticket
 
 
-def documents() -> Documents:
-    return Documents("lenet", 1, ['ze"ro', "één"], "host-1")
+def documents() -> ResultEncoder:
+    return ResultEncoder("lenet", 1, ['ze"ro', "één"], "host-1")
 
 
 def ticket(*flat: bytes) -> Ticket:

@@ -18,7 +18,7 @@ from PIL import Image
 from convq.engine.png import Picture, png
 from convq.protocol import decode_result
 from convq.queue import Lease, Receiver
-from convq.worker.results import Documents
+from convq.worker.results import ResultEncoder
 from convq.worker.ticket import Ticket
 
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -127,7 +127,7 @@ def ticket() -> Ticket:
 
 def test_a_document_carries_an_image_as_png_and_the_rest_as_arrays() -> None:
     value = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
-    documents = Documents("blur", 2, (), "host-1", {"picture": Picture(scale=4.0)})
+    documents = ResultEncoder("blur", 2, (), "host-1", {"picture": Picture(scale=4.0)})
 
     document = documents.ok(ticket(), 1, None, {"picture": value, "raw": value})
     result = decode_result(document)
@@ -155,7 +155,7 @@ def test_a_document_carries_an_image_as_png_and_the_rest_as_arrays() -> None:
     ],
 )
 def test_an_array_of_any_shape_arrives_as_it_was(value: Any) -> None:
-    (output,) = json.loads(Documents("m", 1, (), "w").ok(ticket(), 1, None, {"y": value}))["outputs"]
+    (output,) = json.loads(ResultEncoder("m", 1, (), "w").ok(ticket(), 1, None, {"y": value}))["outputs"]
 
     assert (list(value.shape), value.dtype.name) == (output["shape"], output["dtype"])
     little = np.frombuffer(base64.b64decode(output["data"]), np.dtype(output["dtype"]).newbyteorder("<"))

@@ -11,8 +11,8 @@ import pytest
 from convq.errors import BadImage, JobError, ModelFault
 from convq.protocol import Status
 from convq.queue import Lease, Received
-from convq.worker.answerer import Answers
 from convq.worker.job_log import LINES_PER_S, JobLog
+from convq.worker.postprocessor import BatchResult
 from convq.worker.ticket import Ticket
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -50,7 +50,7 @@ def ticket(status: Status = Status.OK, problem: JobError | None = None, **job: A
 
 
 def published(log: JobLog, *tickets: Ticket) -> None:
-    log.published("lenet", Answers(list(tickets)), 0.0, 0.0)
+    log.published("lenet", BatchResult(list(tickets)), 0.0, 0.0)
 
 
 def test_a_failed_job_is_said_with_what_one_looks_for(lines: Lines) -> None:

@@ -15,11 +15,11 @@ from convq.engine import postprocess
 from convq.engine.engine import Engine, Prepared
 from convq.engine.room import fitting, taken_bytes
 from convq.ipc.allowance import DEFAULT_BYTES, MIB, Allowance
-from convq.ipc.crash_marks import Mark
+from convq.ipc.crash_marks import CrashMark
 from convq.protocol import decode_result
 from convq.queue import PORTION_BYTES, Completion, Lease, Receiver
 from convq.worker.admission.memory import Memory
-from convq.worker.answerer import Answerer, Answers
+from convq.worker.postprocessor import BatchResult, Postprocessor
 from convq.worker.ticket import Ticket
 from onnx_models import FLOAT, graph, model_folder
 from servers import wait_until
@@ -140,7 +140,7 @@ def test_batches_wait_for_room_in_turn_and_a_single_one_may_be_larger() -> None:
     assert 0 == room._held_bytes
 
 
-class Noted(Mark):
+class Noted(CrashMark):
     """A mark that remembers what it was set to."""
 
     def __init__(self) -> None:
@@ -160,9 +160,9 @@ def ticket(number: int, *flat: bytes) -> Ticket:
 def answered(engine: Engine, outputs: dict[str, Any], *flat: bytes) -> tuple[Noted, list[list[Completion]]]:
     """The portions of one batch, and the marks that stood while they were made."""
     mark = Noted()
-    answerer = Answerer("m", "w", mark)
+    answerer = Postprocessor("m", "w", mark)
     size = len(next(iter(outputs.values())))
-    whole = Answers([ticket(i, *flat) for i in range(size)], outputs, engine=engine, size=size)
+    whole = BatchResult([ticket(i, *flat) for i in range(size)], outputs, engine=engine, size=size)
     return mark, [answerer.answer(part) for part in answerer.portions(whole)]
 
 
@@ -216,9 +216,9 @@ def test_an_answer_beyond_the_bound_is_refused_for_who_asked_for_it_alone_and_bl
     engine = warm(tmp_path / "m", planes(None, outputs=2), 60 * MIB)
     raw = np.zeros((2, 25, 1, 2), dtype=np.float32)
     both, one = ticket(0), ticket(1, b"outputs", b"y1")
-    answers = Answers([both, one], {"y0": raw, "y1": raw}, engine=engine, size=2)
+    answers = BatchResult([both, one], {"y0": raw, "y1": raw}, engine=engine, size=2)
 
-    refused, fine = (decode_result(made.document) for made in Answerer("m", "w", Noted()).answer(answers))
+    refused, fine = (decode_result(made.document) for made in Postprocessor("m", "w", Noted()).answer(answers))
 
     assert refused.error is not None
     assert "model_error" == refused.error.code

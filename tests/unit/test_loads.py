@@ -8,7 +8,7 @@ import pytest
 
 from convq.ipc.plans import Plan
 from convq.ipc.series import LAYOUT
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.supervisor.loads import BadLoad, Loads
 from convq.supervisor.overdue import Overdue
 from convq.supervisor.slots import Slot
@@ -23,7 +23,7 @@ class Place:
     def __init__(self) -> None:
         board = Board(LAYOUT, 2, 2)
         self.slots = [Slot(0), Slot(1)]
-        self.rows: list[list[Row]] = [[board.row(worker, model) for model in range(2)] for worker in range(2)]
+        self.rows: list[list[StatsRow]] = [[board.row(worker, model) for model in range(2)] for worker in range(2)]
         self.proven = {("a", 1), ("b", 1)}
         self.now_s = 1000.0
         self.loads = Loads(board, ["a", "b"], self.slots, lambda *one: one in self.proven, lambda: self.now_s)

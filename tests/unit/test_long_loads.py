@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from convq.ipc.series import LAYOUT
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.supervisor.long_loads import UNWANTED_S, LongLoads
 from convq.supervisor.slots import Slot
 
@@ -19,7 +19,7 @@ class Place:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         board = Board(LAYOUT, 1, 1)
-        self.row: Row = board.row(0, 0)
+        self.row: StatsRow = board.row(0, 0)
         self.slot = Slot(0, process=process)
         self.wanted = True
         self.row.loading.set(b"2")

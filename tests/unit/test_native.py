@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convq.ipc.crash_marks import COMPANY_POINTS, POISON_POINTS, Gate, Mark, is_condemned, listed, runs_alone
+from convq.ipc.crash_marks import COMPANY_POINTS, POISON_POINTS, CrashMark, Gate, is_condemned, listed, runs_alone
 from servers import wait_until
 
 
 @given(st.lists(st.from_regex(r"[0-2]:[0-9]{1,13}-[0-9]{1,3}", fullmatch=True), max_size=8), st.integers(24, 160))
 def test_a_mark_holds_as_many_whole_names_as_there_is_room_for(jobs: list[str], size: int) -> None:
-    mark = Mark(memoryview(bytearray(size)))
+    mark = CrashMark(memoryview(bytearray(size)))
     mark.set(listed(jobs))
 
     kept = mark.read()
     assert jobs[: len(kept)] == kept
-    assert len(kept) == len(jobs) or len(listed(jobs[: len(kept) + 1])) > size - Mark.HEAD_BYTES
+    assert len(kept) == len(jobs) or len(listed(jobs[: len(kept) + 1])) > size - CrashMark.HEAD_BYTES
 
 
 def test_a_mark_says_since_when_and_nothing_once_it_is_cleared() -> None:
-    mark, before_s = Mark(memoryview(bytearray(64))), time.monotonic()
+    mark, before_s = CrashMark(memoryview(bytearray(64))), time.monotonic()
     mark.set(b"1:5-0")
 
     assert before_s <= mark.since_s <= time.monotonic()

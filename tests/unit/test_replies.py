@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from convq.ipc.messages import is_gone, process_space, report_in
 from convq.queue.diagnosis.health import _number, _pairs
-from convq.queue.diagnosis.known_holes import known_holes, parsed
+from convq.queue.diagnosis.vulnerabilities import known_holes, parsed
 from convq.queue.keys import is_model_name
 from convq.queue.producer import _description
 

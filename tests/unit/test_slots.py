@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convq.host.procfs import open_files_of, usage_of
-from convq.ipc.messages import Change
+from convq.ipc.messages import PlanUpdate
 from convq.ipc.plans import Plan
 from convq.supervisor.slots import BACK_OFF_S, Slot
 from servers import skip_or_fail, wait_until
@@ -96,7 +96,7 @@ def test_a_worker_that_ends_before_it_reads_its_orders_ends_nobody_else() -> Non
     slot.process = process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
     process.wait()
 
-    slot.tell(Change(model="lenet", place=0, plan=Plan(serve=1), checked={}))
+    slot.tell(PlanUpdate(model="lenet", place=0, plan=Plan(serve=1), checked={}))
 
     assert process is slot.take_out()
     assert slot.process is None

@@ -9,16 +9,16 @@ import pytest
 
 from convq.errors import BadImage, InternalFault, SettingsError
 from convq.ipc.series import LAYOUT, CloseReason
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.protocol import Status
 from convq.queue import Lease, Received
 from convq.worker.admission.batcher import Batch
-from convq.worker.answerer import Answers
+from convq.worker.postprocessor import BatchResult
 from convq.worker.ticket import Ticket
 from convq.worker.tracing.collector import DEFAULT_RATIO, own_ratio
 from convq.worker.tracing.handover import MOST_WAITING, Tracing
+from convq.worker.tracing.span_records import SpanBatch, SpanRecord
 from convq.worker.tracing.spans import MAX_CHARACTERS, Spans
-from convq.worker.tracing.trails import Track, Trail
 from otlp import Collector
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -30,7 +30,7 @@ def ticket(traceparent: str | None = None, entry: str = "7-0") -> Ticket:
 
 
 @pytest.fixture
-def row() -> Row:
+def row() -> StatsRow:
     return Board(LAYOUT, 1, 1).row(0, 0)
 
 
@@ -52,7 +52,7 @@ def spans(collector: Collector) -> Iterator[Spans]:
 
 
 def test_the_payload_is_not_kept() -> None:
-    trail = Trail.of(ticket(), None)
+    trail = SpanRecord.of(ticket(), None)
 
     assert "payload" not in repr(trail)
     assert ("j1", "7-0", 10.0, 2.0) == (trail.job, trail.entry, trail.arrived_s, trail.queue_s)
@@ -65,15 +65,15 @@ def test_how_a_job_failed_is_kept_under_a_name_of_few() -> None:
     lost.lease.lost = True
 
     assert [("bad_image", "no image"), ("poisoned", "ended its worker")] == [
-        Trail.of(one, None).error for one in (bad, dead)
+        SpanRecord.of(one, None).error for one in (bad, dead)
     ]
-    assert "lease_lost" == (Trail.of(lost, None).error or ("",))[0]
-    assert Trail.of(ticket(), None).error is None
+    assert "lease_lost" == (SpanRecord.of(lost, None).error or ("",))[0]
+    assert SpanRecord.of(ticket(), None).error is None
 
 
-def test_more_jobs_than_may_wait_are_dropped_and_counted(spans: Spans, row: Row) -> None:
+def test_more_jobs_than_may_wait_are_dropped_and_counted(spans: Spans, row: StatsRow) -> None:
     tracing = Tracing(spans, 1.0, {"m": row})  # its thread is not started: nothing is taken away
-    batch = Answers([ticket() for _ in range(MOST_WAITING // 2)])
+    batch = BatchResult([ticket() for _ in range(MOST_WAITING // 2)])
     for _ in range(3):
         tracing.published("m", batch, 11.0, 12.0)
 
@@ -83,11 +83,11 @@ def test_more_jobs_than_may_wait_are_dropped_and_counted(spans: Spans, row: Row)
 
 @pytest.mark.parametrize(("ratio", "own"), [(0.0, 0), (0.5, 500), (1.0, 1000)])
 def test_who_submits_decides_and_of_the_others_a_share_is_traced(
-    spans: Spans, row: Row, ratio: float, own: int
+    spans: Spans, row: StatsRow, ratio: float, own: int
 ) -> None:
     tracing = Tracing(spans, ratio, {"m": row})
     tickets = [ticket(f"00-{TRACE}-{SPAN}-01"), ticket(f"00-{TRACE}-{SPAN}-00")]
-    tracing.published("m", Answers([*tickets, *[ticket() for _ in range(1000)]]), 11.0, 12.0)
+    tracing.published("m", BatchResult([*tickets, *[ticket() for _ in range(1000)]]), 11.0, 12.0)
 
     track = tracing._queue.get_nowait()
     assert track is not None
@@ -96,10 +96,10 @@ def test_who_submits_decides_and_of_the_others_a_share_is_traced(
 
 
 def test_a_batch_of_any_size_keeps_a_link_to_each_job_and_long_text_is_cut(spans: Spans, collector: Collector) -> None:
-    trails = [Trail.of(ticket(entry=f"7-{i}"), None) for i in range(300)]
+    trails = [SpanRecord.of(ticket(entry=f"7-{i}"), None) for i in range(300)]
     trails[0].error = ("bad_field", "x" * 10_000)
     trails[1].job = "j" * 10_000
-    spans.draw(Track("m", trails, str(CloseReason.FULL), 400, 10.75, 11.0, 0.0))
+    spans.draw(SpanBatch("m", trails, str(CloseReason.FULL), 400, 10.75, 11.0, 0.0))
 
     assert spans.send()
     (batch,) = collector.wait_for("run m")
@@ -110,10 +110,10 @@ def test_a_batch_of_any_size_keeps_a_link_to_each_job_and_long_text_is_cut(spans
     assert MAX_CHARACTERS == max(len(job.attributes["convq.job.id"]) for job in jobs)
 
 
-def test_jobs_that_never_met_the_network_have_no_batch(spans: Spans, collector: Collector, row: Row) -> None:
+def test_jobs_that_never_met_the_network_have_no_batch(spans: Spans, collector: Collector, row: StatsRow) -> None:
     tracing = Tracing(spans, 1.0, {"m": row})
-    tracing.published("m", Answers([ticket()]), 11.0, 12.0)
-    tracing.published("m", Answers([ticket()], batch=Batch([], CloseReason.IDLE)), 11.0, 12.0)
+    tracing.published("m", BatchResult([ticket()]), 11.0, 12.0)
+    tracing.published("m", BatchResult([ticket()], batch=Batch([], CloseReason.IDLE)), 11.0, 12.0)
     tracing._thread.start()
     tracing.close(5.0)
 

@@ -21,7 +21,7 @@ from convq.settings import Settings
 from convq.supervisor.beat.refusal_book import RefusalBook
 from convq.supervisor.beat.troubles import Troubles
 from convq.supervisor.rollout import looks
-from convq.supervisor.rollout.version_keeper import VersionKeeper
+from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.roster import Roster
 from convq.threads import Watch
 from servers import wait_until
@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(default_root() / "lenet", tmp_path / "models" / "lenet"))
 
 
-def keeper(model: Path, *required: str) -> VersionKeeper:
+def keeper(model: Path, *required: str) -> RolloutController:
     names = sorted(path.name for path in model.parent.iterdir())
 
     def announce(_model: str, _description: Mapping[str, object] | None) -> None:
@@ -40,7 +40,7 @@ def keeper(model: Path, *required: str) -> VersionKeeper:
 
     board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))
     settings = Settings(only=required, device="cpu")
-    return VersionKeeper(model.parent, Roster(names), settings, [], board, announce, nothing_known(), watch)
+    return RolloutController(model.parent, Roster(names), settings, [], board, announce, nothing_known(), watch)
 
 
 def nothing_known() -> RefusalBook:

@@ -23,7 +23,7 @@ from convq.host.extras import ENGINES, install, install_anew
 from convq.interpreter import child_environment
 from convq.protocol import MODEL_NAME
 from convq.queue import Address, LeaseKeeper
-from convq.queue.diagnosis.health import Level, Remark
+from convq.queue.diagnosis.health import CheckResult, Level
 from convq.queue.diagnosis.lately import LOOK_AGAIN, leases_ran_out, models_asked_lately
 from convq.queue.diagnosis.standstill import look_for_standstills
 from convq.queue.diagnosis.strangers import look_for_strangers, look_for_unserved
@@ -53,7 +53,7 @@ class Finding:
     """What is to be done or known besides: what keeps a setting at the server's next start."""
 
     @classmethod
-    def of(cls, remark: Remark) -> Finding:
+    def of(cls, remark: CheckResult) -> Finding:
         """What was found at the server."""
         exit_code = RedisRefused.exit_code
         return cls(remark.level, remark.check, remark.found, remark.remedy, exit_code, remark.then)
@@ -206,11 +206,11 @@ def _way_back(folder: ModelFolder, served: int, patience: _Patience) -> Iterator
 
 def _loaded(folder: ModelFolder, version: int, patience: _Patience) -> Finding:
     """What a version is, from a process of its own: its graph may crash, hang or swell. Raises ModelBroken, _OutOfTimeError."""
-    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - not needed for Redis
+    from convq.importer.dry_run import dry_run  # noqa: PLC0415 - not needed for Redis
     from convq.repository.numbering import ledger_of, mark_of, reused  # noqa: PLC0415 - brings pydantic's models
 
     path = folder.path / str(version)
-    found = rehearse(folder.path, version, device="cpu", within_s=patience.for_one())
+    found = dry_run(folder.path, version, device="cpu", within_s=patience.for_one())
     if found.timed_out:
         raise ModelBroken(f"{path}: {found.reason}; --within gives it longer")
     if not found.ok:

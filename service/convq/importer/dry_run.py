@@ -1,7 +1,7 @@
 """Loads a version of a model as the service would, in a process of its own, before anybody depends on it.
 
 A graph can crash, hang or ask for absurd amounts of memory; no test inside a worker survives that. The process is
-`rehearsal_child`; this module imports nothing that loads networks, for supervisors must not.
+`dry_run_child`; this module imports nothing that loads networks, for supervisors must not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class DryRun:
     """How loading a version in a process of its own went."""
 
     ok: bool
@@ -42,7 +42,7 @@ class Rehearsal:
     """Of an error in the child that nobody foresaw."""
 
 
-def rehearse(
+def dry_run(
     folder: Path,
     version: int,
     *,
@@ -53,7 +53,7 @@ def rehearse(
     most_bytes: int | None = None,
     examine: bool = False,
     image: Path | None = None,
-) -> Rehearsal:
+) -> DryRun:
     """Load and warm up one version in a child process, and say how it went. Blocks; never raises for the model's sake.
 
     `folder` holds the manifest. The child may take `within_s` seconds and `memory_limit_bytes` of memory (None: what
@@ -71,7 +71,7 @@ def rehearse(
         question["image"] = str(image.absolute())
     answer = ask(CHILD, question, within_s=within_s, memory_limit_bytes=memory_limit_bytes)
     if not answer["ok"]:
-        return Rehearsal(
+        return DryRun(
             ok=False,
             reason=answer["reason"],
             exit_code=answer["exit_code"],
@@ -79,7 +79,7 @@ def rehearse(
             lasting=answer.get("lasting", False),
             traceback=answer.get("traceback", ""),
         )
-    return Rehearsal(
+    return DryRun(
         ok=True,
         load_s=answer["load_s"],
         seal=answer["seal"],

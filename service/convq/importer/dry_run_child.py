@@ -1,4 +1,4 @@
-"""The process that loads a version for `rehearsal`: one question on standard input, one answer on standard output."""
+"""The process that loads a version for `dry_run`: one question on standard input, one answer on standard output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENGINES: list[Engine] = []
 
 
 def load(question: dict[str, Any]) -> dict[str, Any]:
-    """What `rehearsal.Rehearsal` says of the version `{"folder", "version", "device", "examine", "image", "share"}`.
+    """What `dry_run.DryRun` says of the version `{"folder", "version", "device", "examine", "image", "share"}`.
 
     Raises what `Engine.load`, `Engine.warm_up` and `examine` raise.
     """

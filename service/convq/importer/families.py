@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from convq.importer.infer_input import Finding, Trial, Value, Wishes
+from convq.importer.infer_input import Finding, Overrides, Trial, Value
 
 STRIDES = (8, 16, 32)
 ANCHORS = 3
@@ -19,7 +19,7 @@ FACES = {6: 2, 9: 3}
 """Outputs of a face detector -> kinds of them: scores and boxes, perhaps landmarks, of three strides each."""
 
 
-def as_the_family_does(found: Sequence[Finding], trial: Trial, wishes: Wishes) -> list[Finding]:
+def as_the_family_does(found: Sequence[Finding], trial: Trial, wishes: Overrides) -> list[Finding]:
     """What was found of the input, with what a family is known to do in the place of what was assumed before."""
     spec = trial.spec
     if spec.color not in ("rgb", "bgr") or spec.height is None or spec.width is None:

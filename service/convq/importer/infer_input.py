@@ -51,7 +51,7 @@ class OpenGraph(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Overrides:
     """What the person who brings the model knows about it; None where nothing was said."""
 
     labels: int | None = None
@@ -93,7 +93,7 @@ class Trial:
     """The outputs for a batch of one."""
 
 
-def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Trial]:
+def look_at_input(graph: OpenGraph, wishes: Overrides) -> tuple[list[Finding], Trial]:
     """What goes in. Raises ModelBroken where convq cannot feed this graph, SettingsError where a wish contradicts it."""
     node = _only_input(graph)
     dtype = DTYPES[node.type]
@@ -115,7 +115,7 @@ def look_at_input(graph: OpenGraph, wishes: Wishes) -> tuple[list[Finding], Tria
     return found, trial
 
 
-def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Wishes | None = None, shared: str = "") -> list[Finding]:
+def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = None, shared: str = "") -> list[Finding]:
     """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most.
 
     `shared` is why they may not, where the graph's operators say so; no sample has to show it then.
@@ -191,7 +191,7 @@ def _layout(sides: Sequence[int | None]) -> Finding | None:
 
 
 def _color(
-    graph: OpenGraph, found: Sequence[Finding], layout: Finding, sides: Sequence[int | None], wishes: Wishes
+    graph: OpenGraph, found: Sequence[Finding], layout: Finding, sides: Sequence[int | None], wishes: Overrides
 ) -> tuple[Finding, Trial]:
     """What the channels are, and a run that shows that the graph takes so many."""
     dtype = DTYPES[graph.inputs[0].type]
@@ -221,7 +221,7 @@ def _color(
     return last, _first_run(graph, spec, _shape_of(spec), dtype)
 
 
-def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Wishes) -> list[Finding]:
+def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Overrides) -> list[Finding]:
     """Height, width and the rule that makes an image of any size fit them."""
     declared = sides[1:] if layout.value == "NCHW" else sides[:2]
     found: list[Finding] = []
@@ -253,7 +253,7 @@ def scale_of(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple
     return 1 / LEVELS, "most networks take pixels from 0 to 1"
 
 
-def _levels(dtype: str, wishes: Wishes) -> list[Finding]:
+def _levels(dtype: str, wishes: Overrides) -> list[Finding]:
     """How pixels become numbers: nothing in a graph says that."""
     if dtype == "uint8":
         if (wishes.scale, wishes.mean, wishes.std) != (None, None, None):
@@ -275,7 +275,7 @@ def _levels(dtype: str, wishes: Wishes) -> list[Finding]:
     return found
 
 
-def _no_picture(node: Node, wishes: Wishes) -> Finding:
+def _no_picture(node: Node, wishes: Overrides) -> Finding:
     """The model takes tensors only: it was said, or its input leaves no choice."""
     if any(wish is not None for wish in (wishes.height, wishes.width, wishes.scale, wishes.mean, wishes.std)):
         raise SettingsError("--size, --scale, --mean and --std are for images; this model takes tensors (color none)")

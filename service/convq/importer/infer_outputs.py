@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convq.engine.signature import DTYPES, IMAGE_RANK, Node
 from convq.errors import ModelBroken, SettingsError
-from convq.importer.infer_input import Finding, OpenGraph, Source, Trial, Value, Wishes, is_numeric, noise
+from convq.importer.infer_input import Finding, OpenGraph, Overrides, Source, Trial, Value, is_numeric, noise
 from convq.printable import brief_list
 
 LABELS = "labels.txt"
@@ -64,7 +64,7 @@ def check_some_are_numbers(graph: OpenGraph) -> None:
         raise ModelBroken(f"{named}; expected a tensor of numbers")
 
 
-def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Wishes) -> tuple[list[Finding], int]:
+def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Overrides) -> tuple[list[Finding], int]:
     """What every output means, and how many classes there are (0: none).
 
     Raises ModelBroken where no output can be served, SettingsError where no labels fit.
@@ -123,7 +123,7 @@ def _run(graph: OpenGraph, trial: Trial) -> list[_Output]:
     return [_Output(node, list(made)) for node, made in columns if is_numeric(node)]
 
 
-def _choose_classes(outputs: Sequence[_Output], wishes: Wishes) -> _Output | None:
+def _choose_classes(outputs: Sequence[_Output], wishes: Overrides) -> _Output | None:
     """The output that holds the classes: one of the right size, one that sums to 1 before others."""
     if wishes.task == TENSOR:
         return None
@@ -142,7 +142,7 @@ def _choose_classes(outputs: Sequence[_Output], wishes: Wishes) -> _Output | Non
     return next((output for output in possible if output.all_sum_to_one()), possible[0] if possible else None)
 
 
-def _as_classes(output: _Output, wishes: Wishes) -> list[Finding]:
+def _as_classes(output: _Output, wishes: Overrides) -> list[Finding]:
     count, summing = output.classes, output.all_sum_to_one()
     if wishes.labels is not None:
         found = [_about(output, "meaning", "classes", "given", f"{count} values a job, as many as names")]

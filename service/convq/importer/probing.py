@@ -1,7 +1,7 @@
 """Opens a graph that nobody knows, runs it on noise, and says what a manifest for it would hold.
 
 Run as a program, because such a graph may crash, hang or swell: reads `{"file", "called", "wishes"}` (the ONNX file, what
-messages call it, and the fields of `Wishes`) and answers with the findings, the manifest and the number of classes.
+messages call it, and the fields of `Overrides`) and answers with the findings, the manifest and the number of classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from convq.engine.signature import Node
 from convq.errors import ModelBroken, ModelFault
 from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Wishes, as_json, look_at_batch, look_at_input
+from convq.importer.infer_input import Overrides, as_json, look_at_batch, look_at_input
 from convq.importer.infer_outputs import check_some_are_numbers, look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.sandbox import answer_once, ask
@@ -24,7 +24,7 @@ from convq.repository.operators import Operators, operators_of
 MODULE = "convq.importer.probing"
 
 
-def probe(file: Path, called: str, wishes: Wishes, *, within_s: float) -> dict[str, Any]:
+def probe(file: Path, called: str, wishes: Overrides, *, within_s: float) -> dict[str, Any]:
     """What a manifest for an ONNX file would hold, from a child process.
 
     `{"ok": true, "findings": […], "manifest": text, "classes": number}`, or a reason as `ask` gives it. `file` holds all
@@ -61,7 +61,7 @@ def _probe(question: dict[str, Any]) -> dict[str, Any]:
     return look(content, question["called"], _as_wishes(question["wishes"]))
 
 
-def look(content: bytes, called: str, wishes: Wishes) -> dict[str, Any]:
+def look(content: bytes, called: str, wishes: Overrides) -> dict[str, Any]:
     """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
     operators = _operators(content)
     graph = _Session(content, Path(called))
@@ -84,10 +84,10 @@ def _operators(content: bytes) -> Operators:
     return found
 
 
-def _as_wishes(said: Mapping[str, Any]) -> Wishes:
+def _as_wishes(said: Mapping[str, Any]) -> Overrides:
     """From JSON, which knows no tuples."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-    return Wishes(**fields)
+    return Overrides(**fields)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.logs import event
 from convq.queue import Delivery, WorkQueue
 
@@ -20,7 +20,7 @@ GOOD_READS = 16
 class Caution:
     """Of one pipeline; its fetching thread's. What the next worker must know stands on the board."""
 
-    def __init__(self, work: WorkQueue, row: Row, model: str) -> None:
+    def __init__(self, work: WorkQueue, row: StatsRow, model: str) -> None:
         self._work = work
         self._row = row
         self._good = 0
@@ -49,7 +49,7 @@ class Caution:
             self._row.set("pulse_fetch_deaths", self._work.holdings.cut)
 
 
-def note_death(row: Row) -> None:
+def note_death(row: StatsRow) -> None:
     """The worker of this row has died; called by the supervisor, before it clears the row."""
     if row.get("pulse_fetching"):
         row.set("pulse_fetch_deaths", min(MOST_DEATHS, row.get("pulse_fetch_deaths") + 1))

@@ -50,11 +50,11 @@ def stays_unread(suspicion: int, slow: int, attempt: int) -> bool:
 
 
 def listed(jobs: Iterable[str]) -> bytes:
-    """The names of jobs, as `Mark.set` takes them."""
+    """The names of jobs, as `CrashMark.set` takes them."""
     return " ".join(jobs).encode()
 
 
-class Mark:
+class CrashMark:
     """The jobs that one thread's native code works on, as lane:entry, and since when, in a piece of shared memory.
 
     One thread sets and clears it. The memory begins at a multiple of 8 bytes: the moment, the length, which thread, the names.

@@ -20,7 +20,7 @@ INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-[0-9a-f
 BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
-class Orders(BaseModel):
+class WorkerConfig(BaseModel):
     """What a supervisor tells a worker at its start, through a pipe: a URL may hold a password."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -49,7 +49,7 @@ class Orders(BaseModel):
     otlp: str | None
 
 
-class Change(BaseModel):
+class PlanUpdate(BaseModel):
     """What a supervisor tells a worker that runs: follow this plan now, or serve the model no longer."""
 
     model_config = ConfigDict(frozen=True)

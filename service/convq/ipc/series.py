@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from convq.ipc.shared_memory import Layout, Row, Series
+from convq.ipc.shared_memory import Layout, Series, StatsRow
 from convq.protocol import Priority
 
 
@@ -134,7 +134,7 @@ OUTLIVING = ("pulse_reclaim", "pulse_suspended_until_s", "pulse_fetch_deaths", "
 LAYOUT = Layout((*WORKER_SERIES, *PULSE_SERIES))
 
 
-def reset_gauges(row: Row) -> None:
+def reset_gauges(row: StatsRow) -> None:
     """The process that this row described is another one now, or none; counters go on."""
     for series in row.layout.series:
         if series.kind == "gauge" and series.name not in OUTLIVING:

@@ -18,7 +18,7 @@ from itertools import product
 
 import numpy as np
 
-from convq.ipc.crash_marks import Mark
+from convq.ipc.crash_marks import CrashMark
 
 FLOAT_BYTES = 8
 BATCH_BYTES = 160 << 10
@@ -32,7 +32,7 @@ MARKS = {
     "alone": JOB_BYTES,
     "loading": JOB_BYTES,
 }
-"""What a row marks, and the bytes of each: see `Row`. Multiples of 8."""
+"""What a row marks, and the bytes of each: see `StatsRow`. Multiples of 8."""
 MARKS_BYTES = sum(MARKS.values())
 
 
@@ -80,7 +80,7 @@ class Layout:
         return self._offsets[name, labels]
 
 
-class Row:
+class StatsRow:
     """One worker's numbers for one model, and which jobs its native code works on.
 
     `running` is the batch in the network, `answering` the one whose answers are made, `decoding` the job that the fetching
@@ -93,7 +93,7 @@ class Row:
         self.cells = cells
         made, start = {}, 0
         for name, size in MARKS.items():
-            made[name] = Mark(marks[start : start + size])
+            made[name] = CrashMark(marks[start : start + size])
             start += size
         self.running, self.answering = made["running"], made["answering"]
         self.decoding, self.slow, self.alone = made["decoding"], made["slow"], made["alone"]
@@ -102,7 +102,7 @@ class Row:
         self._bounds = layout.bounds
 
     @property
-    def marks(self) -> tuple[Mark, ...]:
+    def marks(self) -> tuple[CrashMark, ...]:
         """All that says which jobs are in native code."""
         return self.running, self.answering, self.decoding, self.slow, self.alone
 
@@ -169,10 +169,10 @@ class Board:
         """Forget what every worker has counted for a model: another one will have its number."""
         self._cells[:, model] = 0.0
 
-    def row(self, worker: int, model: int) -> Row:
+    def row(self, worker: int, model: int) -> StatsRow:
         """The row of worker number `worker` for model number `model`."""
         start = (worker * self._models + model) * MARKS_BYTES
-        return Row(self._layout, self._cells[worker, model], self._marks[start : start + MARKS_BYTES])
+        return StatsRow(self._layout, self._cells[worker, model], self._marks[start : start + MARKS_BYTES])
 
 
 def _anonymous_file(size_bytes: int) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from convq.host.procfs import waited_s
-from convq.ipc.crash_marks import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS, Mark
+from convq.ipc.crash_marks import CRASH_POINTS, GREEDY_BYTES, GREEDY_POINTS, KILL_POINTS, CrashMark
 from convq.ipc.series import LANE_NAMES
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.logs import event
 from convq.queue import Accusation, Blame
 from convq.supervisor.overdue import Overdue, overdue
@@ -47,7 +47,7 @@ def points_of(status: int, *, hung: bool, grown_bytes: int = 0) -> int:
     return CRASH_POINTS
 
 
-def accusations(row: Row, model: int, points: int, late: Overdue | None) -> list[Accusation]:
+def accusations(row: StatsRow, model: int, points: int, late: Overdue | None) -> list[Accusation]:
     """Whom the death of a worker accuses among the jobs of one model.
 
     What was over its time accuses itself and nobody beside it. Else all that was in native code is accused, together; or
@@ -74,7 +74,7 @@ def ending(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
-class CrashWatch:
+class CircuitBreaker:
     """Suspends models whose every run is a death. Owned by the supervisor's loop; `suspended` may be read by others.
 
     `models` are those of the board's places, empty where there is none; they may come and go.
@@ -91,10 +91,10 @@ class CrashWatch:
         """Loading a version may take `load_s` seconds; 0: as long as it likes."""
         self._load_s = load_s
         self._board, self._workers = board, workers
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int], StatsRow] = {}
         self._look_s = [0.0] * workers
-        self._waits: dict[tuple[int, Mark], tuple[float, float]] = {}
-        self._aways: dict[tuple[int, Mark], tuple[float, float]] = {}
+        self._waits: dict[tuple[int, CrashMark], tuple[float, float]] = {}
+        self._aways: dict[tuple[int, CrashMark], tuple[float, float]] = {}
         self._models, self._seen = models, tuple(models)
         self._clock = clock
         self._deaths: list[deque[tuple[float, float]]] = [deque(maxlen=DEATHS) for _ in models]
@@ -106,7 +106,7 @@ class CrashWatch:
         now_s = self._clock()
         return {model for model, until_s in zip(self._models, self._until_s, strict=True) if model and until_s > now_s}
 
-    def _row(self, worker: int, index: int) -> Row:
+    def _row(self, worker: int, index: int) -> StatsRow:
         known = self._rows.get((worker, index))
         if known is None:
             known = self._rows[worker, index] = self._board.row(worker, index)
@@ -135,7 +135,7 @@ class CrashWatch:
         looked = (overdue(row, index, now_s, slot.resumed_s, waited, self._load_s, away) for index, row in rows)
         return next((late for late in looked if late is not None), None)
 
-    def _waited(self, slot: Slot, mark: Mark, from_s: float) -> float:
+    def _waited(self, slot: Slot, mark: CrashMark, from_s: float) -> float:
         """How long what is marked has waited for a processor since `from_s`, or since this was first asked after that."""
         so_far_s = waited_s(slot.pid or 0, mark.thread)
         since_s, before_s = self._waits.get((slot.number, mark), (0.0, 0.0))
@@ -144,7 +144,7 @@ class CrashWatch:
             return 0.0
         return max(0.0, so_far_s - before_s)
 
-    def _away(self, slot: Slot, mark: Mark) -> float:
+    def _away(self, slot: Slot, mark: CrashMark) -> float:
         """For how many seconds of what is marked the worker could not work, since this was first asked."""
         since_s, before_s = self._aways.get((slot.number, mark), (0.0, 0.0))
         if since_s != mark.since_s:

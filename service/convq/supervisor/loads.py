@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.supervisor.crashes import points_of
 from convq.supervisor.slots import Slot
 
@@ -45,7 +45,7 @@ class Loads:
         self._board, self._models = board, models
         self._is_proven = is_proven
         self._clock = clock
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int], StatsRow] = {}
         self._seen: list[dict[tuple[str, int], float]] = [{} for _ in slots]
         self._deaths: dict[tuple[str, int], deque[tuple[float, int]]] = {}
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.logs import event
 from convq.supervisor.slots import Slot
 
@@ -46,7 +46,7 @@ class LongLoads:
         """A version may take `limit_s` to load; `wants` says whether some plan holds it."""
         self._board, self._models, self._slots = board, models, slots
         self._limit_s, self._wants, self._clock = limit_s, wants, clock
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int], StatsRow] = {}
         self._loads: dict[tuple[int, int], _Load] = {}
 
     def look(self) -> None:

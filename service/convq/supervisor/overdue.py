@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convq.ipc.crash_marks import Mark
-from convq.ipc.shared_memory import Row
+from convq.ipc.crash_marks import CrashMark
+from convq.ipc.shared_memory import StatsRow
 
 LOOK_FROM = 0.1
 """From this part of its time on a decode or a load is asked how long it has waited for a processor."""
@@ -34,13 +34,13 @@ class Overdue:
 
 
 def overdue(
-    row: Row,
+    row: StatsRow,
     model: int,
     now_s: float,
     resumed_s: float = 0.0,
-    waited: Callable[[Mark, float], float] = lambda *_: 0.0,
+    waited: Callable[[CrashMark, float], float] = lambda *_: 0.0,
     load_s: float = 0.0,
-    away: Callable[[Mark], float] = lambda _: 0.0,
+    away: Callable[[CrashMark], float] = lambda _: 0.0,
 ) -> Overdue | None:
     """What one worker has worked on for one model for longer than that model's manifest allows.
 

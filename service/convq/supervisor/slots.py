@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convq.host.procfs import usage_of
-from convq.ipc.messages import Change, Orders
+from convq.ipc.messages import PlanUpdate, WorkerConfig
 from convq.ipc.plans import Plan
 from convq.supervisor.overdue import Overdue
 
@@ -78,12 +78,12 @@ class Slot:
         self.told.pop(model, None)
         self.given -= {model}
 
-    def tell(self, change: Change) -> None:
+    def tell(self, change: PlanUpdate) -> None:
         """Pass on a change of plan. A worker that is gone meanwhile is started with the new plan anyway."""
         self.told[change.model] = (change.plan, time.monotonic())
         self.send(change)
 
-    def send(self, message: Orders | Change) -> None:
+    def send(self, message: WorkerConfig | PlanUpdate) -> None:
         """Write a line to its worker; one that has ended needs none: the next tick finds it so."""
         if self.process is not None and self.process.stdin is not None:
             with suppress(OSError, ValueError):

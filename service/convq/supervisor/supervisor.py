@@ -22,14 +22,14 @@ from convq.interpreter import network_environment, python
 from convq.ipc.allowance import Allowance
 from convq.ipc.census import Census
 from convq.ipc.crash_marks import CRASH_POINTS
-from convq.ipc.messages import Orders, report_in
+from convq.ipc.messages import WorkerConfig, report_in
 from convq.ipc.series import LAYOUT, reset_gauges
 from convq.ipc.shared_memory import Board
 from convq.logs import event, form_here
 from convq.queue import Address
 from convq.settings import Settings
 from convq.supervisor.beat.heartbeat import Heartbeat
-from convq.supervisor.crashes import CrashWatch, ending, points_of
+from convq.supervisor.crashes import CircuitBreaker, ending, points_of
 from convq.supervisor.exposition.collectors import BoardCollector, FunctionCollector
 from convq.supervisor.exposition.http import Probes
 from convq.supervisor.exposition.progress import ProgressWatch
@@ -37,7 +37,7 @@ from convq.supervisor.exposition.readiness import readiness
 from convq.supervisor.exposition.service_metrics import service_families
 from convq.supervisor.loads import Loads
 from convq.supervisor.long_loads import LongLoads
-from convq.supervisor.rollout.version_keeper import VersionKeeper
+from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.roster import Roster
 from convq.supervisor.slots import Slot
 from convq.supervisor.starts import judge, note_bad_load
@@ -97,11 +97,11 @@ class Supervisor:
         self._watch = Watch(log)
         self._voices = Voices(self._watch)
         self.heartbeat = Heartbeat(settings, redis, self._board, self._models, self._slots, self._watch)
-        self._crashes = CrashWatch(self._board, self._models, workers, load_s=settings.load_within)
+        self._crashes = CircuitBreaker(self._board, self._models, workers, load_s=settings.load_within)
         self._clients: dict[str, Census] = {}
         self._progress = ProgressWatch(self._board, self._models, workers, settings.lease)
         voice = self.heartbeat.describe, self.heartbeat.refusals
-        self._versions = VersionKeeper(
+        self._versions = RolloutController(
             repository, self._models, settings, self._slots, self._board, *voice, self._watch
         )
         self._loads = Loads(self._board, self._models, self._slots, self._versions.lineup.is_proven)
@@ -231,7 +231,7 @@ class Supervisor:
     def _start(self, slot: Slot) -> None:
         changing = {"slot": slot.number, "models": self._models.places, "plans": self._versions.give(slot)}
         changing["checked"] = self._versions.lineup.seals()
-        orders = Orders.model_validate({**changing, **self._orders})
+        orders = WorkerConfig.model_validate({**changing, **self._orders})
         slot.process = subprocess.Popen(
             python("convq.worker.process"),
             stdin=subprocess.PIPE,

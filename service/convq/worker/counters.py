@@ -11,20 +11,20 @@ import numpy as np
 from convq.errors import ConvqError, LeaseLost
 from convq.ipc.census import Census
 from convq.ipc.series import LANE_NAMES
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.protocol import Status
 from convq.queue import Delivery
-from convq.worker.answerer import Answers
 from convq.worker.loaded_model import Role
+from convq.worker.postprocessor import BatchResult
 from convq.worker.ticket import Ticket
 
 
-class Tally:
+class Counters:
     """Counts, once per batch."""
 
     STAGE = "convq_job_stage_duration_seconds"
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: StatsRow) -> None:
         self._row = row
         self._reconnects = 0
         self.clients = Census()
@@ -51,7 +51,7 @@ class Tally:
             if job.attempt > 1:
                 self._row.add("convq_redeliveries", 1, LANE_NAMES[job.lane])
 
-    def answered(self, answers: Answers, result_bytes: int, rank_s: float, done_s: float) -> None:
+    def answered(self, answers: BatchResult, result_bytes: int, rank_s: float, done_s: float) -> None:
         """A batch is published: `rank_s` went into its documents, of `result_bytes`, `done_s` is the moment when the server had them."""
         row = self._row
         self.moved()
@@ -76,7 +76,7 @@ class Tally:
             row.observe_alike("convq_batch_size", len(answers.tickets), 1)
             row.add("convq_batches", 1, str(answers.batch.reason))
 
-    def _timed(self, answers: Answers, rank_s: float, done_s: float) -> None:
+    def _timed(self, answers: BatchResult, rank_s: float, done_s: float) -> None:
         """Where the time went: what the stages of a job add up to is its whole time, from the entry to the publication.
 
         Whatever a job waits for between its arrival and the network is `batch_wait`, its neighbours' decoding too; what it
@@ -104,7 +104,7 @@ class Tally:
         row.observe_alike(self.STAGE, done_s - answers.ended_s - rank_s, count, "publish")
         row.observe("convq_job_e2e_duration_seconds", queue_s + done_s - arrived_s)
 
-    def _version_answered(self, answers: Answers, role: Role) -> None:
+    def _version_answered(self, answers: BatchResult, role: Role) -> None:
         """What a version has done: bad input is no fault of it and does not come here, or is not counted.
 
         Nor is what fails because a client asked a candidate for it by name: no other version could have shown the same.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from convq.ipc.series import LANE_NAMES
 from convq.logs import Limit, event
 from convq.protocol import Status
-from convq.worker.answerer import Answers
+from convq.worker.postprocessor import BatchResult
 from convq.worker.ticket import Ticket
 
 log = logging.getLogger("convq.jobs")
@@ -35,7 +35,7 @@ class JobLog:
         self._next_summary_s = 0.0
         self._lock = threading.Lock()
 
-    def published(self, model: str, answers: Answers, began_s: float, done_s: float) -> None:  # noqa: ARG002 - see Witness
+    def published(self, model: str, answers: BatchResult, began_s: float, done_s: float) -> None:  # noqa: ARG002 - see Observer
         """These jobs were answered."""
         ok = Status.OK  # looked up once: this is the only line that good jobs pay for
         tickets = answers.tickets if self._all else [one for one in answers.tickets if one.status is not ok]

@@ -11,7 +11,7 @@ from convq.engine.engine import Engine
 from convq.engine.room import TOGETHER_BYTES
 from convq.errors import ModelBroken, UnknownVersion
 from convq.ipc.plans import Plan
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.queue import Received
 from convq.repository.model_folders import is_gone
 
@@ -27,13 +27,13 @@ class VersionBroken(ModelBroken):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Serving:
+class LoadedModel:
     """One plan and its engines, which may be those of the plan before as well."""
 
     plan: Plan
     engines: Mapping[int, Engine]
     """Version -> engine, for every version of `plan.loaded`."""
-    row: Row | None = None
+    row: StatsRow | None = None
     """Where the supervisor says which candidate was taken back, before this worker has followed."""
     together_bytes: int = TOGETHER_BYTES
     """What the outputs of one batch, and the documents made of them, may take."""
@@ -50,9 +50,9 @@ class Serving:
         plan: Plan,
         device: str,
         checked: Mapping[int, str],
-        row: Row | None = None,
+        row: StatsRow | None = None,
         together_bytes: int = TOGETHER_BYTES,
-    ) -> Serving:
+    ) -> LoadedModel:
         """Load and warm up every version of a plan. Raises VersionBroken, SettingsError.
 
         `checked` maps versions to the seals of the files that were tried: others are not opened.
@@ -61,19 +61,19 @@ class Serving:
         return cls.of(plan, engines, row, together_bytes)
 
     @classmethod
-    def of(cls, plan: Plan, engines: Mapping[int, Engine], row: Row | None, together_bytes: int) -> Self:
+    def of(cls, plan: Plan, engines: Mapping[int, Engine], row: StatsRow | None, together_bytes: int) -> Self:
         """What is loaded of a plan: a version that answers no job without a pin may be gone, and is left out."""
         for version in set(plan.loaded) - engines.keys():
             plan = plan.without(version) or plan
         return cls(plan, engines, row, together_bytes)
 
-    def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> Serving:
+    def follow(self, plan: Plan, folder: Path, device: str, checked: Mapping[int, str]) -> LoadedModel:
         """The next plan's: loads and warms up what is not loaded yet, beside what runs.
 
         `checked` is that of `load`. Raises VersionBroken, SettingsError; then nothing has changed.
         """
         engines = load_engines(folder, plan, device, checked, self.row, self.engines, self.together_bytes)
-        return Serving.of(plan, engines, self.row, self.together_bytes)
+        return LoadedModel.of(plan, engines, self.row, self.together_bytes)
 
     @property
     def engine(self) -> Engine:
@@ -147,7 +147,7 @@ def load_engines(
     plan: Plan,
     device: str,
     checked: Mapping[int, str],
-    row: Row | None,
+    row: StatsRow | None,
     loaded: Mapping[int, Engine],
     together_bytes: int,
 ) -> dict[int, Engine]:

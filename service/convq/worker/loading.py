@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from convq.errors import ConvqError
-from convq.ipc.messages import Orders
-from convq.ipc.shared_memory import Row
+from convq.ipc.messages import WorkerConfig
+from convq.ipc.shared_memory import StatsRow
 from convq.threads import Watch
-from convq.worker.loaded_model import Serving
+from convq.worker.loaded_model import LoadedModel
 
 BEFORE_THE_NEXT_S = 2.0
 """A model that takes longer to load is loaded beside the next ones, and those that are loaded serve meanwhile."""
@@ -20,16 +20,18 @@ POLL_S = 0.05
 class Loading:
     """The start of one worker. Each model has a thread, for what its graph does may not come back."""
 
-    def __init__(self, orders: Orders, rows: Mapping[str, Row], watch: Watch, goes_on: Callable[[], bool]) -> None:
+    def __init__(
+        self, orders: WorkerConfig, rows: Mapping[str, StatsRow], watch: Watch, goes_on: Callable[[], bool]
+    ) -> None:
         """`rows` are those of the models; nothing is waited for once `goes_on` says no."""
         self._orders = orders
         self._rows = rows
         self._watch = watch
         self.goes_on = goes_on
-        self._loaded: queue.SimpleQueue[tuple[str, Serving | ConvqError]] = queue.SimpleQueue()
-        self._servings: dict[str, Serving] = {}
+        self._loaded: queue.SimpleQueue[tuple[str, LoadedModel | ConvqError]] = queue.SimpleQueue()
+        self._servings: dict[str, LoadedModel] = {}
 
-    def load(self) -> Iterator[dict[str, Serving]]:
+    def load(self) -> Iterator[dict[str, LoadedModel]]:
         """What is loaded so far, model -> serving: all of it at once as a rule, else more and more. Raises ConvqError."""
         plans = self._orders.plans  # a model that is passed over has none
         for model in plans:
@@ -47,7 +49,7 @@ class Loading:
         folder, plan = self._orders.repository / model, self._orders.plans[model]
         try:
             together_bytes = self._orders.memory.together_bytes
-            made = Serving.load(folder, plan, self._orders.device, checked, self._rows[model], together_bytes)
+            made = LoadedModel.load(folder, plan, self._orders.device, checked, self._rows[model], together_bytes)
         except ConvqError as error:
             self._loaded.put((model, error))
         else:

@@ -21,17 +21,17 @@ from functools import partial
 from convq.errors import ConvqError, RedisUnavailable, StrangeKey
 from convq.ipc.caution import Caution
 from convq.ipc.crash_marks import Gate
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.logs import event
 from convq.queue import Commits, Delivery, Lease, WorkQueue
 from convq.threads import Watch
 from convq.worker.admission.intake import LOOK_S, Intake
 from convq.worker.admission.memory import Memory
-from convq.worker.admission.preprocessor import Admission
-from convq.worker.answerer import Answerer, Answers
-from convq.worker.counters import Tally
+from convq.worker.admission.preprocessor import Preprocessor
+from convq.worker.counters import Counters
 from convq.worker.job_log import JobLog
-from convq.worker.loaded_model import Serving
+from convq.worker.loaded_model import LoadedModel
+from convq.worker.postprocessor import BatchResult, Postprocessor
 from convq.worker.publisher import BACK_OFF_S, Publisher
 from convq.worker.runner import Runner
 from convq.worker.ticket import batcher_for
@@ -56,10 +56,10 @@ class Pipeline:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: LoadedModel,
         work: WorkQueue,
         commits: Commits,
-        row: Row,
+        row: StatsRow,
         worker: str,
         gate: Gate,
         watch: Watch,
@@ -73,15 +73,15 @@ class Pipeline:
         self._row = row
         self._gate = gate
         self._memory = memory
-        self._admission = Admission(serving, memory)
-        answerer = Answerer(self.model, worker, row.answering)
+        self._admission = Preprocessor(serving, memory)
+        answerer = Postprocessor(self.model, worker, row.answering)
         self._runner = Runner(self._admission, answerer, row, gate, memory)
-        self._tally = Tally(row)
+        self._tally = Counters(row)
         self._job_log = job_log
         witnesses = [one for one in (job_log, tracing) if one is not None]
         self._publisher = Publisher(self.model, answerer, commits, self._tally, gate, witnesses)
         self._batcher = batcher_for(serving, memory)
-        self._handover: queue.Queue[Answers | None] = queue.Queue(maxsize=1)
+        self._handover: queue.Queue[BatchResult | None] = queue.Queue(maxsize=1)
         self._intake = Intake(
             work,
             self._admission,
@@ -120,11 +120,11 @@ class Pipeline:
             thread.start()
 
     @property
-    def serving(self) -> Serving:
+    def serving(self) -> LoadedModel:
         """What jobs that are admitted now are admitted for."""
         return self._admission.serving
 
-    def adopt(self, serving: Serving) -> None:
+    def adopt(self, serving: LoadedModel) -> None:
         """Follow another plan from the next job on; what is admitted already ends with the version that it was given."""
         self._row.set("pulse_limit_s", max(serving.max_batch_s, self.serving.max_batch_s))
         self._row.set("pulse_decode_limit_s", max(serving.max_decode_s, self.serving.max_decode_s))
@@ -313,7 +313,7 @@ class Pipeline:
             del answers  # before the next part of the batch runs
         return batch is not None
 
-    def _pass_on(self, answers: Answers) -> None:
+    def _pass_on(self, answers: BatchResult) -> None:
         inputs, answers.inputs = answers.inputs, None
         self._handover.put(answers)
         self._runner.compare(answers, inputs)

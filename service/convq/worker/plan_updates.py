@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 
-from convq.ipc.messages import Change
+from convq.ipc.messages import PlanUpdate
 from convq.threads import Watch
 
-Changes = queue.SimpleQueue[Change]
+Changes = queue.SimpleQueue[PlanUpdate]
 
 
 def pass_on(changes: Changes, follow: Callable[[Changes], None], watch: Watch) -> None:

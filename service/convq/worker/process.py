@@ -1,7 +1,7 @@
 """One worker process: loads its models, runs one pipeline per model, drains on SIGTERM, dies with its supervisor.
 
-Started by the supervisor as ``python -m convq.worker.process``: the first line of standard input is its `Orders` as JSON,
-each later one a `Change`; the end of standard input means that the supervisor is gone. What it reports goes to standard output, one JSON line each.
+Started by the supervisor as ``python -m convq.worker.process``: the first line of standard input is its `WorkerConfig` as JSON,
+each later one a `PlanUpdate`; the end of standard input means that the supervisor is gone. What it reports goes to standard output, one JSON line each.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from convq.errors import ConvqError
 from convq.host import allocator
 from convq.host.procfs import die_with, resident_bytes
 from convq.ipc.crash_marks import Gate
-from convq.ipc.messages import Change, Orders, worker_name
+from convq.ipc.messages import PlanUpdate, WorkerConfig, worker_name
 from convq.ipc.series import LAYOUT, STATES, reset_gauges
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.logs import event
 from convq.outlet import LAST_WORDS_S, Outlet
 from convq.queue import Commits, Shard, WorkQueue
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from convq.ipc.plans import Plan
     from convq.worker.admission.memory import Memory
     from convq.worker.job_log import JobLog
-    from convq.worker.loaded_model import Serving
+    from convq.worker.loaded_model import LoadedModel
     from convq.worker.pipeline import Pipeline
     from convq.worker.tracing.handover import Tracing
 
@@ -54,13 +54,13 @@ DEFECT = 70
 class Worker:
     """The pipelines of one process."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: WorkerConfig) -> None:
         self._board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
         self._orders = orders
         self._rows = {model: self._board.row(orders.slot, index) for index, model in enumerate(orders.models) if model}
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = threading.Lock()
-        self._changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[PlanUpdate] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._watch = Watch(log)
         self._name, self._gate = worker_name(os.getpid()), Gate()
@@ -115,7 +115,7 @@ class Worker:
             raise
         return loading.goes_on()
 
-    def _serve(self, servings: Mapping[str, Serving]) -> None:
+    def _serve(self, servings: Mapping[str, LoadedModel]) -> None:
         """Begin with what is loaded, where that has not begun."""
         self._memory = self._memory or self._memory_left()
         for model, serving in servings.items():
@@ -123,7 +123,7 @@ class Worker:
                 _report_serving(model, serving)
                 self._add_pipeline(model, serving, self._memory).start()
 
-    def _add_pipeline(self, model: str, serving: Serving, memory: Memory) -> Pipeline:
+    def _add_pipeline(self, model: str, serving: LoadedModel, memory: Memory) -> Pipeline:
         """What serves a model that is loaded."""
         from convq.worker.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
 
@@ -171,7 +171,7 @@ class Worker:
         for pipeline in self._pipelines.values():
             pipeline.let_go()
 
-    def _follow_one(self, changes: queue.SimpleQueue[Change]) -> None:
+    def _follow_one(self, changes: queue.SimpleQueue[PlanUpdate]) -> None:
         """Follow one model's changes, one after the other, beside the work. What cannot be loaded changes nothing."""
         while True:
             change = changes.get()
@@ -186,7 +186,7 @@ class Worker:
                 continue
             _report_serving(change.model, serving)
 
-    def _serving_of(self, change: Change, plan: Plan) -> Serving:
+    def _serving_of(self, change: PlanUpdate, plan: Plan) -> LoadedModel:
         """What a change asks for, in force; a model that is new here gets its pipeline."""
         pipeline, folder = self._pipelines.get(change.model), self._orders.repository / change.model
         if pipeline is None:
@@ -195,16 +195,16 @@ class Worker:
         pipeline.adopt(serving)
         return serving
 
-    def _begin(self, change: Change, plan: Plan) -> Serving:
+    def _begin(self, change: PlanUpdate, plan: Plan) -> LoadedModel:
         """Load a model that came while this worker ran, or was passed over before, and claim its jobs."""
-        from convq.worker.loaded_model import Serving  # noqa: PLC0415 - brings onnxruntime
+        from convq.worker.loaded_model import LoadedModel  # noqa: PLC0415 - brings onnxruntime
 
         before_bytes = resident_bytes()
         folder = self._orders.repository / change.model
         row = self._rows[change.model] = self._board.row(self._orders.slot, change.place)
         _reset(row)
         together_bytes = self._orders.memory.together_bytes
-        serving = Serving.load(folder, plan, self._orders.device, change.checked, row, together_bytes)
+        serving = LoadedModel.load(folder, plan, self._orders.device, change.checked, row, together_bytes)
         _set_state(row, "ready")
         memory = self._memory = self._memory or self._memory_left()
         pipeline = self._add_pipeline(change.model, serving, memory)
@@ -263,12 +263,12 @@ class Worker:
         _report(event=state)
 
 
-def _set_state(row: Row, state: str) -> None:
+def _set_state(row: StatsRow, state: str) -> None:
     for one in STATES:
         row.set("convq_worker_state", float(one == state), one)
 
 
-def _report_serving(model: str, serving: Serving) -> None:
+def _report_serving(model: str, serving: LoadedModel) -> None:
     """Tell the supervisor what is loaded now, and what clients may know of it."""
     for version, engine in serving.engines.items():
         if engine.remark:
@@ -279,7 +279,7 @@ def _report_serving(model: str, serving: Serving) -> None:
     _report(event="loaded", model=model, description=description, engines=engines, **facts)
 
 
-def _reset(row: Row) -> None:
+def _reset(row: StatsRow) -> None:
     """The row describes this process now, not the one that had it before; counters go on."""
     reset_gauges(row)
     row.clear_marks()
@@ -305,11 +305,11 @@ def _own_streams() -> None:
     REPORTS.append(Outlet(reports, lambda _: b"", MOST_REPORTED_BYTES))
 
 
-def _listen(changes: queue.SimpleQueue[Change]) -> None:
+def _listen(changes: queue.SimpleQueue[PlanUpdate]) -> None:
     """Pass on what the supervisor says. When it is gone, whatever killed it, this worker must not go on claiming."""
     with os.fdopen(0, "rb", closefd=False) as lines:
         for line in lines:
-            changes.put(Change.model_validate_json(line))
+            changes.put(PlanUpdate.model_validate_json(line))
     logs.flush(0.1)
     os._exit(1)
 
@@ -322,7 +322,7 @@ def main() -> int:
         if not byte:
             return 1
         line += byte
-    orders = Orders.model_validate_json(bytes(line))
+    orders = WorkerConfig.model_validate_json(bytes(line))
     die_with(orders.supervisor)
     _own_streams()
     logs.set_up(orders.log, orders.slot, orders.log_mark)

@@ -13,8 +13,8 @@ from convq.ipc.crash_marks import Gate
 from convq.logs import Limit, event
 from convq.protocol import Status
 from convq.queue import Commits, Committed, Completion, Lease, refuse_inbox
-from convq.worker.answerer import Answerer, Answers
-from convq.worker.counters import Tally
+from convq.worker.counters import Counters
+from convq.worker.postprocessor import BatchResult, Postprocessor
 from convq.worker.ticket import Ticket
 
 T = TypeVar("T")
@@ -25,10 +25,10 @@ BACK_OFF_S = (0.05, 2.0)
 """First and longest wait between two tries while the server cannot answer."""
 
 
-class Witness(Protocol):
+class Observer(Protocol):
     """Whoever is told of every batch once it is published. None is there where nobody asked for one."""
 
-    def published(self, model: str, answers: Answers, began_s: float, done_s: float) -> None:
+    def published(self, model: str, answers: BatchResult, began_s: float, done_s: float) -> None:
         """These jobs are answered: ranking began, and the server's answer came, at these moments of `time.perf_counter`."""
 
 
@@ -38,11 +38,11 @@ class Publisher:
     def __init__(
         self,
         model: str,
-        answerer: Answerer,
+        answerer: Postprocessor,
         commits: Commits,
-        tally: Tally,
+        tally: Counters,
         gate: Gate,
-        witnesses: Sequence[Witness] = (),
+        witnesses: Sequence[Observer] = (),
     ) -> None:
         self._model = model
         self._answerer = answerer
@@ -52,7 +52,7 @@ class Publisher:
         self._witnesses = witnesses
         self._complaints = Limit(1)
 
-    def publish(self, answers: Answers) -> None:
+    def publish(self, answers: BatchResult) -> None:
         """Rank and write what a batch gave, commit it, count it. Returns when the server has answered, however late."""
         began, ranked_s, result_bytes = time.perf_counter(), 0.0, 0
         for portion in (answers,) if answers.completions is not None else self._answerer.portions(answers):
@@ -63,7 +63,7 @@ class Publisher:
         for witness in self._witnesses:
             witness.published(self._model, answers, began, done)
 
-    def _publish_portion(self, answers: Answers) -> tuple[float, int]:
+    def _publish_portion(self, answers: BatchResult) -> tuple[float, int]:
         """Write the documents of one portion and commit them; how long writing took, and their bytes. Nothing of them is kept."""
         began = time.perf_counter()
         completions = answers.completions

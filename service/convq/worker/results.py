@@ -24,7 +24,7 @@ LONGEST_ESCAPE = 6
 """Bytes that one character of a label may become."""
 
 
-class Documents:
+class ResultEncoder:
     """Result documents of protocol version 1.
 
     `labels` are the classes in the order of the output; `pictures` are the outputs that go out as PNG files.

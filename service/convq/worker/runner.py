@@ -12,15 +12,15 @@ from convq.engine.room import fitting, taken_bytes
 from convq.errors import ModelFault
 from convq.ipc.crash_marks import Gate, listed
 from convq.ipc.series import CloseReason
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.logs import event
 from convq.protocol import Status
 from convq.queue import Received
 from convq.worker.admission.batcher import Batch
 from convq.worker.admission.memory import Memory
-from convq.worker.admission.preprocessor import Admission
-from convq.worker.answerer import Answerer, Answers
+from convq.worker.admission.preprocessor import Preprocessor
 from convq.worker.loaded_model import Role
+from convq.worker.postprocessor import BatchResult, Postprocessor
 from convq.worker.shadow import Shadow, in_network
 from convq.worker.ticket import Ticket
 
@@ -30,7 +30,9 @@ log = logging.getLogger("convq.worker")
 class Runner:
     """The networks of one pipeline. `run` and `compare` are for its running thread, `alone` for the one that fetches."""
 
-    def __init__(self, admission: Admission, answerer: Answerer, row: Row, gate: Gate, memory: Memory) -> None:
+    def __init__(
+        self, admission: Preprocessor, answerer: Postprocessor, row: StatsRow, gate: Gate, memory: Memory
+    ) -> None:
         self._admission = admission
         self._answerer = answerer
         self._row = row
@@ -39,7 +41,7 @@ class Runner:
         self._shadow = Shadow(row, memory.together_bytes)
         self._said: WeakSet[Engine] = WeakSet()
 
-    def run(self, batch: Batch[Ticket]) -> Iterator[Answers]:
+    def run(self, batch: Batch[Ticket]) -> Iterator[BatchResult]:
         """Run one batch, in parts where what comes of it has no room at once: the next one when this one was passed on.
 
         Where onnxruntime refuses it, each job runs by itself, so that one cannot fail its neighbours.
@@ -51,16 +53,16 @@ class Runner:
             if late:
                 for ticket in late:
                     ticket.status = Status.EXPIRED
-                yield Answers(late)
+                yield BatchResult(late)
                 waiting = [ticket for ticket in waiting if ticket.status is Status.OK]
                 continue
             most, outputs_bytes = self._fitting(waiting)
             part, waiting = waiting[:most], waiting[most:]
             yield from self._run_part(list(part), batch, self._memory.hold(outputs_bytes))
 
-    def _run_part(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> Iterator[Answers]:
+    def _run_part(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> Iterator[BatchResult]:
         made = self._attempt(tickets, batch, held_bytes)
-        if isinstance(made, Answers):
+        if isinstance(made, BatchResult):
             yield made
             return
         self._memory.let_go(held_bytes)
@@ -70,7 +72,7 @@ class Runner:
         for ticket in tickets:
             yield from self.run(Batch([ticket], batch.reason))
 
-    def _attempt(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> Answers | ModelFault:
+    def _attempt(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int) -> BatchResult | ModelFault:
         try:
             with self._gate.shared():
                 return self._run_network(tickets, batch, held_bytes)
@@ -103,7 +105,7 @@ class Runner:
             text = "batches are smaller than max_batch, for what the outputs take"
             event(log, logging.WARNING, text, **facts, output_bytes=job_bytes)
 
-    def alone(self, ticket: Ticket, read_payload: Callable[[Received], bool]) -> Answers | None:
+    def alone(self, ticket: Ticket, read_payload: Callable[[Received], bool]) -> BatchResult | None:
         """Read, decode, run and answer one suspect; from the first to the last of it, nobody else is in native code.
 
         None where there is nothing to read any more. Raises what `read_payload` raises.
@@ -117,11 +119,11 @@ class Runner:
             finally:
                 self._row.alone.clear()
 
-    def _run_alone(self, ticket: Ticket) -> Answers:
+    def _run_alone(self, ticket: Ticket) -> BatchResult:
         tickets = [ticket]
         self._admission.prepare(ticket, self._row.decoding)
         if ticket.status is not Status.OK:
-            return Answers(tickets)
+            return BatchResult(tickets)
         try:
             answers = self._run_network(tickets, Batch(tickets, CloseReason.IDLE))
             answers.completions = self._answerer.answer(answers)
@@ -129,14 +131,14 @@ class Runner:
         except ModelFault as error:
             return self._refused(tickets, error)
 
-    def compare(self, answers: Answers, inputs: list[Prepared] | None) -> None:
+    def compare(self, answers: BatchResult, inputs: list[Prepared] | None) -> None:
         """Run a shadow, where there is one, on the inputs that these answers came from. Nobody waits for what it says."""
         shadow = self._admission.serving.shadow
         if inputs is not None and shadow is not None:
             with self._gate.shared():
                 self._shadow.compare(answers, inputs, shadow)
 
-    def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int = 0) -> Answers:
+    def _run_network(self, tickets: list[Ticket], batch: Batch[Ticket], held_bytes: int = 0) -> BatchResult:
         engine, inputs = tickets[0].engine, [ticket.prepared for ticket in tickets if ticket.prepared is not None]
         assert engine is not None  # noqa: S101 - `prepare` gives a ticket both, or refuses it
         wanted = {name for ticket in tickets for name in ticket.job.outputs}
@@ -152,7 +154,7 @@ class Runner:
         role, serving = self._role(tickets[0]), self._admission.serving
         shadowed = role == "serving" and serving.shadow is not None and not tickets[0].alone
         kept = inputs if shadowed else None
-        return Answers(
+        return BatchResult(
             tickets,
             outputs,
             batch,
@@ -165,9 +167,9 @@ class Runner:
             ended_s=ended_s,
         )
 
-    def _refused(self, tickets: list[Ticket], error: ModelFault) -> Answers:
+    def _refused(self, tickets: list[Ticket], error: ModelFault) -> BatchResult:
         tickets[0].fail(error)
-        return Answers(tickets, engine=tickets[0].engine, role=self._role(tickets[0]))
+        return BatchResult(tickets, engine=tickets[0].engine, role=self._role(tickets[0]))
 
     def _role(self, ticket: Ticket) -> Role | None:
         return None if ticket.engine is None else self._admission.serving.role_of(ticket.engine)

@@ -13,9 +13,9 @@ from convq.engine.engine import Engine, Prepared
 from convq.engine.postprocess import finite
 from convq.engine.room import fitting
 from convq.errors import ModelFault
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.logs import Limit, event
-from convq.worker.answerer import Answers
+from convq.worker.postprocessor import BatchResult
 
 log = logging.getLogger("convq.worker")
 
@@ -24,7 +24,7 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-4
 
 
 @contextmanager
-def in_network(row: Row, engine: Engine, jobs: bytes) -> Iterator[None]:
+def in_network(row: StatsRow, engine: Engine, jobs: bytes) -> Iterator[None]:
     """Say on the board what native code works on and since when, for whoever finds this process dead or hanging."""
     row.set("pulse_running_version", engine.version)
     row.running.set(jobs)
@@ -37,13 +37,13 @@ def in_network(row: Row, engine: Engine, jobs: bytes) -> Iterator[None]:
 class Shadow:
     """Compares for one pipeline. Belongs to the thread that runs the network."""
 
-    def __init__(self, row: Row, together_bytes: int) -> None:
+    def __init__(self, row: StatsRow, together_bytes: int) -> None:
         """What comes of one batch may take `together_bytes`."""
         self._row = row
         self._together_bytes = together_bytes
         self._complaints = Limit(1)
 
-    def compare(self, answers: Answers, inputs: Sequence[Prepared], shadow: Engine) -> None:
+    def compare(self, answers: BatchResult, inputs: Sequence[Prepared], shadow: Engine) -> None:
         """Run `shadow` on what `answers` came from, and count how many jobs it answers alike. Never raises ModelFault."""
         began = time.perf_counter()
         same = failed = differs = 0
@@ -76,7 +76,7 @@ class Shadow:
         return fits if is_known or fits >= len(inputs) else 1
 
 
-def agreement(answers: Answers, first: int, outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
+def agreement(answers: BatchResult, first: int, outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
     """[n] of bool: which jobs from `first` on got the same answer, the same best class or else the same numbers."""
     count = len(next(iter(outputs.values())))
     if shadow.classes is not None and answers.outputs is not None:

@@ -15,7 +15,7 @@ from convq.protocol import Status
 from convq.queue import Lease, Received
 from convq.worker.admission.batcher import Batcher
 from convq.worker.admission.memory import Memory
-from convq.worker.loaded_model import Serving
+from convq.worker.loaded_model import LoadedModel
 from convq.worker.tracing.trace_context import trace_context
 
 NEVER_S = float("inf")
@@ -99,7 +99,7 @@ class Ticket:
         return self.name if self.alone or self.prepared is None else (self.engine, self.prepared.shape)
 
 
-def batcher_for(serving: Serving, memory: Memory) -> Batcher[Ticket]:
+def batcher_for(serving: LoadedModel, memory: Memory) -> Batcher[Ticket]:
     """Where tickets of a model wait for their batch, within what the worker's memory has room for."""
     return Batcher(
         serving.max_batch,

@@ -23,7 +23,7 @@ from convq.errors import ConvqError, ModelBroken, SettingsError
 from convq.protocol import LAST_VERSION
 
 if TYPE_CHECKING:
-    from convq.importer.infer_input import Wishes
+    from convq.importer.infer_input import Overrides
     from convq.repository.model_folders import ModelFolder
 
 MODEL = "model.onnx"
@@ -177,9 +177,9 @@ def _kept(folder: Path, version: int, report: Mapping[str, Any]) -> dict[str, An
 
 def _objection(folder: Path, version: int, *, within_s: float) -> str:
     """Why a version cannot be served with the manifest that holds for it now; empty where it can."""
-    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.dry_run import dry_run  # noqa: PLC0415 - brings the engine's parts
 
-    return rehearse(folder, version, within_s=within_s).reason
+    return dry_run(folder, version, within_s=within_s).reason
 
 
 @contextmanager
@@ -227,7 +227,7 @@ def _take_in(file: Path, folder: Path) -> dict[str, Any]:
     return report
 
 
-def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[str, Any]:
+def _probed(model: Path, file: Path, wishes: Overrides, within_s: float) -> dict[str, Any]:
     """What the graph shows. Raises ModelBroken, or SettingsError where a flag contradicts it."""
     from convq.importer.probing import probe  # noqa: PLC0415 - brings the engine's parts
 
@@ -241,12 +241,12 @@ def _probed(model: Path, file: Path, wishes: Wishes, within_s: float) -> dict[st
     return found
 
 
-def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Wishes:
-    from convq.importer.infer_input import Wishes  # noqa: PLC0415 - brings the engine's parts
+def _wishes(given: Mapping[str, Any], labels: Sequence[str] | None) -> Overrides:
+    from convq.importer.infer_input import Overrides  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
     plain = {key: given[key] for key in ("color", "scale", "mean", "std", "task", "max_batch")}
-    return Wishes(labels=len(labels) if labels is not None else None, height=height, width=width, **plain)
+    return Overrides(labels=len(labels) if labels is not None else None, height=height, width=width, **plain)
 
 
 def _read_labels(file: Path | None) -> list[str] | None:

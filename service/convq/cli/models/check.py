@@ -75,20 +75,20 @@ def examined(
 
     Raises ModelBroken, SettingsError.
     """
-    from convq.importer.dry_run import rehearse  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.dry_run import dry_run  # noqa: PLC0415 - brings the engine's parts
 
-    rehearsal = rehearse(folder, version, within_s=within_s, examine=True, image=image)
-    if not rehearsal.ok:
-        kind = SettingsError if rehearsal.exit_code == SettingsError.exit_code else ModelBroken
-        hint = f"; {slow}" if rehearsal.timed_out else ""
-        raise noted(kind(f"{folder.name}, version {version}: {rehearsal.reason}{hint}"), rehearsal.traceback)
+    tried = dry_run(folder, version, within_s=within_s, examine=True, image=image)
+    if not tried.ok:
+        kind = SettingsError if tried.exit_code == SettingsError.exit_code else ModelBroken
+        hint = f"; {slow}" if tried.timed_out else ""
+        raise noted(kind(f"{folder.name}, version {version}: {tried.reason}{hint}"), tried.traceback)
     return {
         "name": folder.name,
         "version": version,
         "ok": True,
-        "load_s": rehearsal.load_s,
-        **rehearsal.examination,
-        **{key: rehearsal.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
+        "load_s": tried.load_s,
+        **tried.examination,
+        **{key: tried.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
     }
 
 

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, Literal
 
 from convq.errors import RedisRefused
-from convq.queue.diagnosis.known_holes import known_holes, parsed
 from convq.queue.diagnosis.mending import Rights, change
+from convq.queue.diagnosis.vulnerabilities import known_holes, parsed
 from convq.queue.transport.address import Address, redis_cli
 from convq.queue.transport.link import Link
 
@@ -31,7 +31,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class CheckResult:
     """One thing that was looked at. `remedy` is a command for a shell, or a sentence; `then` is what is to be known besides.
 
     A problem is refused, a warning is logged.
@@ -61,13 +61,13 @@ class Server:
     """0: no limit."""
     clock_ahead_s: float | None
     """Its wall clock minus ours; None where it does not tell."""
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[CheckResult, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
     @property
-    def warnings(self) -> tuple[Remark, ...]:
+    def warnings(self) -> tuple[CheckResult, ...]:
         """What works, and should be looked at."""
         return tuple(remark for remark in self.remarks if remark.level == "warning")
 
@@ -113,27 +113,27 @@ def _remarked(server: Server, address: Address, mend: Mend, info: Mapping[str, s
     return replace(server, remarks=(*remarks, role, *_holes(server), *_access(address), *_clock(server)))
 
 
-def _policy(server: Server, mend: Mend) -> Remark:
+def _policy(server: Server, mend: Mend) -> CheckResult:
     policy, setting = server.maxmemory_policy, ("maxmemory-policy", NEVER_EVICTS)
     if policy == NEVER_EVICTS:
-        return Remark("ok", "maxmemory", f"policy {policy}: a full server refuses jobs, it drops none")
+        return CheckResult("ok", "maxmemory", f"policy {policy}: a full server refuses jobs, it drops none")
     if policy == UNKNOWN:
         found = f"the server does not tell its policy; it must be {NEVER_EVICTS}"
-        return Remark("warning", "maxmemory", found, *mend(*setting))
+        return CheckResult("warning", "maxmemory", found, *mend(*setting))
     found = f"policy {policy}: a full server may drop jobs and results"
-    return Remark("problem", "maxmemory", found, *mend(*setting))
+    return CheckResult("problem", "maxmemory", found, *mend(*setting))
 
 
-def _limit(server: Server, mend: Mend, info: Mapping[str, str]) -> Remark:
+def _limit(server: Server, mend: Mend, info: Mapping[str, str]) -> CheckResult:
     if server.maxmemory_bytes:
         used = (_number(info.get("used_memory")) or 0) - (_number(info.get("mem_not_counted_for_evict")) or 0)
         if used >= server.maxmemory_bytes * (1 - KEPT_FREE):
-            return Remark(
+            return CheckResult(
                 "warning", "maxmemory", _filled(used, server.maxmemory_bytes), *mend("maxmemory", _room(info))
             )
-        return Remark("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
+        return CheckResult("ok", "maxmemory", f"{server.maxmemory_bytes / 2**20:,.0f} MiB")
     found = "no limit: a long queue fills the machine's memory until the kernel kills the server"
-    return Remark("warning", "maxmemory", found, *mend("maxmemory", _room(info)))
+    return CheckResult("warning", "maxmemory", found, *mend("maxmemory", _room(info)))
 
 
 def _filled(used: int, most: int) -> str:
@@ -151,48 +151,48 @@ def _room(info: Mapping[str, str]) -> str:
     return f"{-(-max(usual, 2 * used) // (1 << 20))}mb"
 
 
-def _persistence(server: Server, mend: Mend) -> Remark:
+def _persistence(server: Server, mend: Mend) -> CheckResult:
     if server.persistent:
-        return Remark("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
+        return CheckResult("ok", "persistence", "append-only file is on: jobs survive a restart of the server")
     found = "append-only file is off: a restart of the server loses the jobs"
-    return Remark("warning", "persistence", found, *mend("appendonly", "yes"))
+    return CheckResult("warning", "persistence", found, *mend("appendonly", "yes"))
 
 
-def _role(server: Server, address: Address, info: Mapping[str, str]) -> Remark:
+def _role(server: Server, address: Address, info: Mapping[str, str]) -> CheckResult:
     if server.role != "slave":
-        return Remark("ok", "role", server.role)
+        return CheckResult("ok", "role", server.role)
     host, port = info.get("master_host"), info.get("master_port")
     where = f"{host}:{port}" if host and port else f"which {redis_cli(address)} INFO replication names"
-    return Remark("problem", "role", "it is a replica: it takes no jobs", f"point --redis at its master, {where}")
+    return CheckResult("problem", "role", "it is a replica: it takes no jobs", f"point --redis at its master, {where}")
 
 
-def _holes(server: Server) -> Iterator[Remark]:
+def _holes(server: Server) -> Iterator[CheckResult]:
     reasons, target = known_holes(server.name, server.version)
     if not reasons:
         return
     found = f"{server} has known holes, unless your distribution mended them: {'; '.join(reasons)}"
-    yield Remark("warning", "version", found, f"upgrade the server to {target} or later")
+    yield CheckResult("warning", "version", found, f"upgrade the server to {target} or later")
 
 
-def _access(address: Address) -> Iterator[Remark]:
+def _access(address: Address) -> Iterator[CheckResult]:
     """A server of another machine that asked for no password lets in whoever reaches it."""
     if not address.is_here and not address.holds_password and address.password_file is None:
         found = "no password was asked for: whoever reaches the server may read and delete every job"
         mend = "make secrets in a checkout, and start the server with --aclfile deploy/secrets/users.acl"
-        yield Remark("warning", "access", found, mend, "deploy/README.md, Users, says who is who")
+        yield CheckResult("warning", "access", found, mend, "deploy/README.md, Users, says who is who")
 
 
-def _clock(server: Server) -> Iterator[Remark]:
+def _clock(server: Server) -> Iterator[CheckResult]:
     """No clock but the server's counts for jobs; a large difference only confuses who reads logs of both."""
     if server.clock_ahead_s is None:
         return
     apart_s = abs(server.clock_ahead_s)
     if apart_s <= CLOCK_SLACK_S:
-        yield Remark("ok", "clock", f"the server's is {apart_s * 1e3:.0f} ms off ours")
+        yield CheckResult("ok", "clock", f"the server's is {apart_s * 1e3:.0f} ms off ours")
         return
     way = "ahead of" if server.clock_ahead_s > 0 else "behind"
     found = f"the server's is {apart_s:.1f} s {way} ours: jobs do not mind, but the logs of both won't match"
-    yield Remark("warning", "clock", found, "timedatectl set-ntp true, on both machines")
+    yield CheckResult("warning", "clock", found, "timedatectl set-ntp true, on both machines")
 
 
 def _number(text: str | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from convq.errors import RedisRefused
 from convq.queue.diagnosis.glance import Glance, Glances
-from convq.queue.diagnosis.health import Remark
+from convq.queue.diagnosis.health import CheckResult
 from convq.queue.diagnosis.lately import LOOK_AGAIN, asked_lately_s, leases_ran_out
 from convq.queue.keys import Shard
 from convq.queue.transport.address import Address
@@ -21,7 +21,7 @@ LIMITS_S = {"max_batch_s": 30.0, "max_decode_s": 10.0}
 """Of a model that does not say its own."""
 
 
-def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:
+def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any]]) -> Iterator[CheckResult]:
     """Remarks on the queues of these models in which there are jobs. `models`: name -> what `convq:models` says of it, or {}.
 
     Nothing where this user may not look. Raises RedisUnavailable.
@@ -36,7 +36,7 @@ def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any
                 then = glances.look(shard, 0, 0)
                 yield _remark(first, then, models[model], asked_lately_s(glances.link, shard))
             elif first.jobs and first.leases_known:
-                yield Remark("ok", f"queue {model}", f"{_jobs(first)}; {_workers(first)} at work")
+                yield CheckResult("ok", f"queue {model}", f"{_jobs(first)}; {_workers(first)} at work")
             if first.is_full:
                 yield _full(first)
     except RedisRefused:
@@ -45,25 +45,25 @@ def look_for_standstills(address: Address, models: Mapping[str, Mapping[str, Any
         glances.close()
 
 
-def _remark(first: Glance, then: Glance, described: Mapping[str, Any], lately_s: float | None) -> Remark:
+def _remark(first: Glance, then: Glance, described: Mapping[str, Any], lately_s: float | None) -> CheckResult:
     """On a queue that seemed to stand still at the first look. `lately_s`: since a worker asked, with a lease or without one."""
     check, quiet_s, longest_s = f"queue {then.model}", _quiet_s(then), _longest_s(described)
     if not then.jobs or then.answered != first.answered or (then.alive and quiet_s <= QUIET_S):
-        return Remark("ok", check, f"{_jobs(then)}; {_workers(then)} at work")
+        return CheckResult("ok", check, f"{_jobs(then)}; {_workers(then)} at work")
     if (
         not then.alive and lately_s is not None and lately_s <= MOMENT_S
     ):  # since the first look: no worker that is stopped
-        return Remark("problem", check, f"{_jobs(then)}; {leases_ran_out(lately_s)}", LOOK_AGAIN)
+        return CheckResult("problem", check, f"{_jobs(then)}; {leases_ran_out(lately_s)}", LOOK_AGAIN)
     if not then.alive:
         mend = (
             "start convq serve; where one runs, its workers are stopped or starting: its /readyz and its log say which"
         )
-        return Remark("problem", check, f"{_jobs(then)}, and no worker is alive", mend)
+        return CheckResult("problem", check, f"{_jobs(then)}, and no worker is alive", mend)
     if quiet_s > longest_s:
         found = f"{_jobs(then)}; {_workers(then)} alive, and none has asked for a job for {quiet_s:.0f} s"
-        return Remark("problem", check, found, "/readyz and the log of the service say more; start it anew")
+        return CheckResult("problem", check, found, "/readyz and the log of the service say more; start it anew")
     found = f"{_jobs(then)}; no worker has asked for a job for {quiet_s:.0f} s: a batch may take that long"
-    return Remark("warning", check, found, f"look again: more than {longest_s:.0f} s are too long")
+    return CheckResult("warning", check, found, f"look again: more than {longest_s:.0f} s are too long")
 
 
 def _longest_s(described: Mapping[str, Any]) -> float:
@@ -91,10 +91,10 @@ def _workers(glance: Glance) -> str:
     return "1 worker is" if len(glance.alive) == 1 else f"{len(glance.alive)} workers are"
 
 
-def _full(glance: Glance) -> Remark:
+def _full(glance: Glance) -> CheckResult:
     if glance.limit_jobs is not None and glance.jobs >= glance.limit_jobs:
         limit = f"{glance.jobs:,} of {glance.limit_jobs:,} jobs"
     else:
         limit = f"{(glance.held_bytes or 0) / 2**20:,.0f} of {(glance.limit_bytes or 0) / 2**20:,.0f} MiB"
     mend = "start more workers, or raise --max-jobs and --max-bytes; convq top shows who fills it"
-    return Remark("warning", f"queue {glance.model}", f"it is full: {limit}, and submit refuses more", mend)
+    return CheckResult("warning", f"queue {glance.model}", f"it is full: {limit}, and submit refuses more", mend)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from convq.errors import RedisRefused
-from convq.queue.diagnosis.health import CLOCK_SLACK_S, Remark
+from convq.queue.diagnosis.health import CLOCK_SLACK_S, CheckResult
 from convq.queue.diagnosis.lately import LOOK_AGAIN, asked_lately_s, leases_ran_out
 from convq.queue.diagnosis.mending import Rights, caller
 from convq.queue.diagnosis.unserved import Unserved, look_once
@@ -32,7 +32,7 @@ _BY_DIGEST = (
 """Takes out a field by the digest of its name, which may be of any length."""
 
 
-def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Remark]:
+def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[CheckResult]:
     """Remarks on the list of models and on the keys of these models; nothing where all is as convq writes it.
 
     What the user may not read is passed over. Raises RedisUnavailable.
@@ -49,29 +49,29 @@ def look_for_strangers(address: Address, models: Iterable[str]) -> Iterator[Rema
         link.close()
 
 
-def look_for_unserved(address: Address) -> Iterator[Remark]:
+def look_for_unserved(address: Address) -> Iterator[CheckResult]:
     """Remarks on streams that hold jobs and that nobody serves, the fullest first. Raises RedisUnavailable."""
     link = Link(address)
     try:
         found = look_once(link)
         lately = {one.model: asked_lately_s(link, Shard(one.model)) for one in (found or ()) if one.model is not None}
     except RedisRefused as refused:
-        yield Remark("warning", UNSERVED, f"not looked for: {refused}", "name a user that has the right +scan")
+        yield CheckResult("warning", UNSERVED, f"not looked for: {refused}", "name a user that has the right +scan")
         return
     finally:
         link.close()
     if found is None:
-        yield Remark("warning", UNSERVED, "not looked for in all keys: there are too many", None)
+        yield CheckResult("warning", UNSERVED, "not looked for in all keys: there are too many", None)
     for one in (found or ())[:MOST_UNSERVED]:
         last_s = None if one.model is None else lately.get(one.model)
         if last_s is not None:
-            yield Remark(
+            yield CheckResult(
                 "warning", UNSERVED, f"{one.key} holds jobs ({one.jobs}): {leases_ran_out(last_s)}", LOOK_AGAIN
             )
         else:
-            yield Remark("warning", UNSERVED, f"{one} ({one.jobs} jobs)", _remedy(one))
+            yield CheckResult("warning", UNSERVED, f"{one} ({one.jobs} jobs)", _remedy(one))
     if len(found or ()) > MOST_UNSERVED:
-        yield Remark("warning", UNSERVED, f"{len(found or ()) - MOST_UNSERVED} more streams like these", None)
+        yield CheckResult("warning", UNSERVED, f"{len(found or ()) - MOST_UNSERVED} more streams like these", None)
 
 
 def _remedy(one: Unserved) -> str:
@@ -83,7 +83,7 @@ def _remedy(one: Unserved) -> str:
     return "start a service for it, or submit its jobs again elsewhere and delete the stream"
 
 
-def wrong_types(address: Address, model: str | None) -> list[Remark]:
+def wrong_types(address: Address, model: str | None) -> list[CheckResult]:
     """Remarks on keys of another type alone: the list of models, and what that model (None: each that is listed) has.
 
     Raises RedisUnavailable.
@@ -107,7 +107,7 @@ def take_out(name: bytes, cli: str) -> str:
     return f"{cli} --quoted-input HDEL {MODELS} '\"{quoted}\"'"
 
 
-def _list(kind: Any, served: Any, cli: Cli) -> Iterator[Remark]:
+def _list(kind: Any, served: Any, cli: Cli) -> Iterator[CheckResult]:
     if isinstance(kind, bytes) and kind not in (b"hash", b"none"):
         yield _wrong_type(MODELS, kind, "hash", cli)
     elif isinstance(served, Exception) and "WRONGTYPE" in str(served):  # a client may read it, and not ask for its type
@@ -115,10 +115,10 @@ def _list(kind: Any, served: Any, cli: Cli) -> Iterator[Remark]:
     for name in served[::2] if isinstance(served, list) else ():
         if not is_model_name(name):
             found = f"{MODELS} has a field that names no model: {repr(name[:SHOWN_BYTES])[1:]}"
-            yield Remark("warning", CHECK, found, take_out(name, cli("HDEL")))
+            yield CheckResult("warning", CHECK, found, take_out(name, cli("HDEL")))
 
 
-def _shard(link: Link, shard: Shard, now_s: int, cli: Cli) -> Iterator[Remark]:
+def _shard(link: Link, shard: Shard, now_s: int, cli: Cli) -> Iterator[CheckResult]:
     wanted = shard.types
     kinds = link.flush([("TYPE", key) for key in wanted])
     for (key, good), kind in zip(wanted.items(), kinds, strict=True):
@@ -140,16 +140,16 @@ def _last_ms(facts: Any) -> int:
     return int(ms) if ms.isascii() and ms.isdigit() else 0
 
 
-def _wrong_type(key: str, kind: bytes, good: str, cli: Cli) -> Remark:
+def _wrong_type(key: str, kind: bytes, good: str, cli: Cli) -> CheckResult:
     found = f"{key} holds a {text_of(kind)}, and must hold a {good}"
     then = "RENAME it instead where somebody wants it; its model is served again within seconds"
-    return Remark("problem", CHECK, found, f"{cli('DEL')} DEL '{key}'", then)
+    return CheckResult("problem", CHECK, found, f"{cli('DEL')} DEL '{key}'", then)
 
 
-def _ahead(stream: str, ahead_s: float) -> Remark:
+def _ahead(stream: str, ahead_s: float) -> CheckResult:
     found = f"{stream} has an entry id {ahead_s:,.0f} s ahead of the server's clock, and so has every later one: their age is unknown"
     if ahead_s > FAR_AHEAD_S:
-        return Remark(
+        return CheckResult(
             "warning", "entry ids", found, "a running service puts a new stream in its place once it is empty"
         )
-    return Remark("warning", "entry ids", found, "nothing: in so many seconds the clock has passed it")
+    return CheckResult("warning", "entry ids", found, "nothing: in so many seconds the clock has passed it")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import starmap
 
 from convq.importer.dry_run import WITHIN_S as LOAD_WITHIN_S
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.logs import event
 from convq.queue.transport.link import SOCKET_TIMEOUT_S
 from convq.supervisor.slots import Slot
@@ -53,7 +53,7 @@ class ProgressWatch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board, self._workers = board, workers
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int], StatsRow] = {}
         self._models = models
         self._lease_s = lease_s
         self._clock = clock
@@ -115,7 +115,7 @@ class ProgressWatch:
                 self._queues[model], self._moved_s[model] = _Queue(), [now_s] * self._workers
         return places
 
-    def _row(self, worker: int, index: int) -> Row:
+    def _row(self, worker: int, index: int) -> StatsRow:
         known = self._rows.get((worker, index))
         if known is None:
             known = self._rows[worker, index] = self._board.row(worker, index)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from convq.supervisor.beat.heartbeat import Heartbeat
 from convq.supervisor.exposition.progress import ProgressWatch
 from convq.supervisor.long_loads import LongLoads
-from convq.supervisor.rollout.version_keeper import VersionKeeper
+from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.slots import Slot
 
 
 def readiness(
     slots: Sequence[Slot],
     heartbeat: Heartbeat,
-    versions: VersionKeeper,
+    versions: RolloutController,
     progress: ProgressWatch,
     long_loads: LongLoads,
 ) -> tuple[bool, str]:
@@ -35,7 +35,7 @@ def readiness(
 
 
 def _problem(
-    slots: Sequence[Slot], heartbeat: Heartbeat, versions: VersionKeeper, progress: ProgressWatch
+    slots: Sequence[Slot], heartbeat: Heartbeat, versions: RolloutController, progress: ProgressWatch
 ) -> str | None:
     """What keeps the whole service from answering jobs; None where it does what it can."""
     missing = [slot.number for slot in slots if slot.ready_since_s is None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.supervisor.rollout.records import records
 from convq.supervisor.rollout.served_models import ServedModel
 
@@ -16,7 +16,7 @@ PATIENCE = 10
 """Where they do not come, a candidate is judged by itself once it has run so many times `min_jobs`."""
 
 
-def verdict(model: ServedModel, rows: Sequence[Row]) -> str:
+def verdict(model: ServedModel, rows: Sequence[StatsRow]) -> str:
     """Why the candidate of a model is taken back, by what its workers' rows say; empty where it is not.
 
     Its failed share must be above that of the version that serves by more than `max_failure_ratio`, in the same time: jobs
@@ -35,13 +35,13 @@ def verdict(model: ServedModel, rows: Sequence[Row]) -> str:
     return said + (f", of version {model.plan.serve} {serving.failed:.0f} of {serving.jobs:.0f}" if beside else "")
 
 
-def bar(rows: Sequence[Row], version: int) -> None:
+def bar(rows: Sequence[StatsRow], version: int) -> None:
     """No worker runs this candidate from now on; they need not have followed for that."""
     for row in rows:
         row.set("pulse_barred_version", version)
 
 
-def unbar(rows: Sequence[Row], version: int | None) -> None:
+def unbar(rows: Sequence[StatsRow], version: int | None) -> None:
     """It is a candidate again."""
     for row in rows:
         if version is not None and row.get("pulse_barred_version") == version:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from convq.ipc.messages import Change
+from convq.ipc.messages import PlanUpdate
 from convq.supervisor.rollout.served_models import ServedModel
 from convq.supervisor.slots import Slot
 
@@ -33,7 +33,7 @@ class Leader:
 
     def lead(self, model: ServedModel) -> None:
         """Tell workers the plan: all at once where nothing is to be loaded, else one after the other."""
-        change = Change(
+        change = PlanUpdate(
             model=model.name,
             place=model.index or 0,
             plan=model.plan,
@@ -80,5 +80,5 @@ class Leader:
         for slot in self._slots:
             told = slot.told.get(model.name, (model.plan, 0.0))[0]
             if slot.follows and slot.may_have(model.name) and told is not None:
-                slot.tell(Change(model=model.name, place=model.index or 0, plan=None))
+                slot.tell(PlanUpdate(model=model.name, place=model.index or 0, plan=None))
         return not any(slot.may_have(model.name) for slot in self._slots)

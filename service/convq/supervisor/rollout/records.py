@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 
 TRIED, SERVING = ("candidate", "shadow"), ("serving",)
 
@@ -18,7 +18,7 @@ class Record:
     failed: float = 0.0
 
     @classmethod
-    def of(cls, rows: Iterable[Row], roles: Sequence[str]) -> Record:
+    def of(cls, rows: Iterable[StatsRow], roles: Sequence[str]) -> Record:
         """What the rows of all workers say."""
         failed = fine = 0.0
         for row in rows:
@@ -37,6 +37,6 @@ class Record:
         return self.failed / self.jobs if self.jobs else 0.0
 
 
-def records(rows: Sequence[Row]) -> tuple[Record, Record]:
+def records(rows: Sequence[StatsRow]) -> tuple[Record, Record]:
     """Of candidates and shadows, and of what served beside them, since the service began."""
     return Record.of(rows, TRIED), Record.of(rows, SERVING)

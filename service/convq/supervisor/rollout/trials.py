@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convq.host.procfs import usage_of
-from convq.importer.dry_run import Rehearsal, rehearse
+from convq.importer.dry_run import DryRun, dry_run
 from convq.supervisor.slots import Slot
 from convq.threads import Watch
 
@@ -23,7 +23,7 @@ class Verdict:
 
     version: int
     stamp: Any
-    tried: Rehearsal
+    tried: DryRun
 
 
 class Trials:
@@ -67,7 +67,7 @@ class Trials:
             return self._over.pop(model, [])
 
     def _try(self, folder: Path, version: int, stamp: Any) -> None:
-        tried = rehearse(
+        tried = dry_run(
             folder,
             version,
             device=self._device,

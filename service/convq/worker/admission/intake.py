@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 
 from convq.errors import ConvqError
 from convq.ipc.crash_marks import Gate, stays_unread
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.protocol import Status
 from convq.queue import Delivery, Lease, WorkQueue
 from convq.worker.admission.batcher import Batcher
 from convq.worker.admission.memory import Memory
-from convq.worker.admission.preprocessor import PIXELS_ALIKE, Admission
+from convq.worker.admission.preprocessor import PIXELS_ALIKE, Preprocessor
 from convq.worker.admission.slow_lane import SlowLane
 from convq.worker.admission.suspects import TURN_S, Suspects
-from convq.worker.answerer import Answers
+from convq.worker.postprocessor import BatchResult
 from convq.worker.runner import Runner
 from convq.worker.ticket import Ticket
 
@@ -41,11 +41,11 @@ class Intake:
     def __init__(
         self,
         work: WorkQueue,
-        admission: Admission,
+        admission: Preprocessor,
         runner: Runner,
         batcher: Batcher[Ticket],
-        handover: queue.Queue[Answers | None],
-        row: Row,
+        handover: queue.Queue[BatchResult | None],
+        row: StatsRow,
         gate: Gate,
         memory: Memory,
         thread: Callable[[Callable[[], None]], threading.Thread],
@@ -107,7 +107,7 @@ class Intake:
         self._suspects.add(admitted.suspects)
         self._slow.put(admitted.slow)
         if ended:
-            self._handover.put(Answers(ended))
+            self._handover.put(BatchResult(ended))
             expired = sum(ticket.status is Status.EXPIRED for ticket in ended)
             self.mostly_expired = expired >= EXPIRED_BACKLOG and expired > ran
 
@@ -145,7 +145,7 @@ class Intake:
         if ticket.status is Status.OK:
             self._batcher.put([ticket])
         else:
-            self._handover.put(Answers([ticket]))
+            self._handover.put(BatchResult([ticket]))
 
     # -- what was set apart ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from convq.engine.formats import estimate
 from convq.errors import ImageTooLarge
 from convq.ipc.allowance import DECODE_BYTES, MIB, Allowance
 from convq.queue import Bounds
-from convq.worker.loaded_model import Serving
+from convq.worker.loaded_model import LoadedModel
 
 CLAIM_SHARE, WAITING_SHARE = 10, 8
 """These parts of what is left beside the networks, divided among the models."""
@@ -56,7 +56,7 @@ class Memory:
         limit_bytes = self._allowance.limit_bytes
         self._most_bytes = DECODE_BYTES if limit_bytes is None else max(0, limit_bytes - base_bytes)
 
-    def bounds(self, serving: Serving) -> Bounds:
+    def bounds(self, serving: LoadedModel) -> Bounds:
         """What a worker may claim for a model, and how large its jobs may be."""
         engines = serving.engines.values()
         return Bounds(

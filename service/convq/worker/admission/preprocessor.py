@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from convq.engine.formats import estimate
 from convq.engine.postprocess import MAX_ANSWER_BYTES
 from convq.errors import BadField, InternalFault, JobError, UnknownOutput
-from convq.ipc.crash_marks import Mark, is_condemned, runs_alone
+from convq.ipc.crash_marks import CrashMark, is_condemned, runs_alone
 from convq.logs import Limit, defect
 from convq.protocol import PREPARED, Status
 from convq.queue import Delivery, Lease
 from convq.worker.admission.memory import Memory
-from convq.worker.loaded_model import Serving
+from convq.worker.loaded_model import LoadedModel
 from convq.worker.ticket import Ticket
 
 log = logging.getLogger("convq.worker")
@@ -42,10 +42,10 @@ class Admitted:
     ended: list[Ticket] = field(default_factory=list)
 
 
-class Admission:
+class Preprocessor:
     """The first phase: decode and prepare each job, or say why it cannot run. One bad job never reaches a batch."""
 
-    def __init__(self, serving: Serving, memory: Memory) -> None:
+    def __init__(self, serving: LoadedModel, memory: Memory) -> None:
         self.serving = serving
         """What new jobs are admitted for; may be replaced by another thread at any time."""
         self._memory = memory
@@ -96,7 +96,7 @@ class Admission:
             admitted.suspects.append(ticket)
         return ticket.alone
 
-    def prepare(self, ticket: Ticket, mark: Mark) -> None:
+    def prepare(self, ticket: Ticket, mark: CrashMark) -> None:
         """Decode and prepare one job, or refuse it; `mark` says so on the board. Never raises: the neighbours go on."""
         if ticket.expires_s <= time.perf_counter():
             ticket.status = Status.EXPIRED
@@ -115,7 +115,7 @@ class Admission:
                 defect(log, "a job could not be prepared", error, **facts)
             ticket.refuse(InternalFault("the service failed on this job; its log says why"))
 
-    def _prepare(self, ticket: Ticket, mark: Mark) -> None:
+    def _prepare(self, ticket: Ticket, mark: CrashMark) -> None:
         job = ticket.job
         ticket.engine = engine = self.serving.engine_for(job)
         for name in job.outputs:

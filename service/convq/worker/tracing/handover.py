@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
-from convq.ipc.shared_memory import Row
+from convq.ipc.shared_memory import StatsRow
 from convq.logs import defect, event
 from convq.threads import Watch
-from convq.worker.answerer import Answers
+from convq.worker.postprocessor import BatchResult
 from convq.worker.tracing.collector import check, is_wanted, own_ratio
+from convq.worker.tracing.span_records import SpanBatch, SpanRecord
 from convq.worker.tracing.trace_context import trace_context
-from convq.worker.tracing.trails import Track, Trail
 
 if TYPE_CHECKING:
     from convq.worker.tracing.spans import Spans
@@ -44,11 +44,11 @@ COMPLAIN_EVERY_S = 10.0
 class Tracing:
     """The traces of one worker. `published` may be called by many threads."""
 
-    def __init__(self, spans: Spans, ratio: float, rows: Mapping[str, Row], watch: Watch | None = None) -> None:
+    def __init__(self, spans: Spans, ratio: float, rows: Mapping[str, StatsRow], watch: Watch | None = None) -> None:
         self._spans = spans
         self._ratio = ratio
         self._rows = rows
-        self._queue: queue.SimpleQueue[Track | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[SpanBatch | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
         self._dropped: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class Tracing:
         self._thread = (watch or Watch(log)).thread("tracing", self._run)
 
     @classmethod
-    def start(cls, url: str | None, worker: str, rows: Mapping[str, Row], watch: Watch) -> Self | None:
+    def start(cls, url: str | None, worker: str, rows: Mapping[str, StatsRow], watch: Watch) -> Self | None:
         """Begin to send spans to `url`, in the name of that worker; None where no traces are wanted.
 
         `rows` are those of the board, by model. Raises SettingsError as `check` does.
@@ -72,14 +72,14 @@ class Tracing:
         tracing._thread.start()
         return tracing
 
-    def published(self, model: str, answers: Answers, began_s: float, done_s: float) -> None:
+    def published(self, model: str, answers: BatchResult, began_s: float, done_s: float) -> None:
         """Keep what is to be traced of these jobs. Never blocks."""
         trails = []
         for ticket in answers.tickets:
             given = ticket.job.traceparent
             context = trace_context(given) if given is not None else None
             if context.sampled if context is not None else random.random() < self._ratio:  # noqa: S311 - no secret
-                trails.append(Trail.of(ticket, context))
+                trails.append(SpanRecord.of(ticket, context))
         if not trails:
             return
         with self._lock:
@@ -90,7 +90,7 @@ class Tracing:
             return
         epoch_s = time.time() - time.perf_counter()
         reason = str(answers.batch.reason) if answers.batch is not None else None
-        self._queue.put(Track(model, trails, reason, len(answers.tickets), began_s, done_s, epoch_s))
+        self._queue.put(SpanBatch(model, trails, reason, len(answers.tickets), began_s, done_s, epoch_s))
 
     def close(self, within_s: float) -> None:
         """Send what is left, as far as that is done in so many seconds. Nothing may be published after this."""
@@ -113,9 +113,9 @@ class Tracing:
             self._complain()
             self._closing.wait((time.thread_time() - began_s) * (1 / SHARE - 1))
 
-    def _gather(self) -> tuple[list[Track], bool]:
+    def _gather(self) -> tuple[list[SpanBatch], bool]:
         """What there is to send, and whether there will be more. One request for many jobs: waits a little for others."""
-        tracks: list[Track] = []
+        tracks: list[SpanBatch] = []
         jobs, give_up_s = 0, float("inf")
         while jobs < JOBS_PER_SEND:
             try:
@@ -130,7 +130,7 @@ class Tracing:
             jobs += len(track.trails)
         return tracks, True
 
-    def _send(self, tracks: list[Track]) -> None:
+    def _send(self, tracks: list[SpanBatch]) -> None:
         for track in tracks:
             self._spans.draw(track)
         delivered = self._spans.send()
@@ -140,7 +140,7 @@ class Tracing:
         with self._lock:
             self._waiting -= sum(len(track.trails) for track in tracks)
 
-    def _note_defect(self, tracks: list[Track], error: Exception) -> None:
+    def _note_defect(self, tracks: list[SpanBatch], error: Exception) -> None:
         """These jobs have no trace; said once, and counted as those that a collector did not take."""
         if not self._broke:
             self._broke = True

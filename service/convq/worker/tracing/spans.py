@@ -30,8 +30,8 @@ from opentelemetry.trace import (
 import convq
 from convq.queue import Shard
 from convq.queue.keys import GROUP
+from convq.worker.tracing.span_records import SpanBatch, SpanRecord
 from convq.worker.tracing.trace_context import TraceContext
-from convq.worker.tracing.trails import Track, Trail
 
 PATH = "/v1/traces"
 """Of the collector's traces, below the URL that the standard calls its endpoint."""
@@ -83,7 +83,7 @@ class Spans:
         """Why the last spans were not sent."""
         return self._last_words.words
 
-    def draw(self, track: Track) -> None:
+    def draw(self, track: SpanBatch) -> None:
         """Make spans of the traced jobs of one batch."""
         batch = self._begin_batch(track) if track.reason is not None else None
         for trail in track.trails:
@@ -106,7 +106,7 @@ class Spans:
         """Send nothing more, not even what is being sent."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
-    def _begin_batch(self, track: Track) -> Span:
+    def _begin_batch(self, track: SpanBatch) -> Span:
         first = track.trails[0]
         began_s = first.arrived_s + first.decode_s + first.wait_s
         attributes: dict[str, str | int] = {
@@ -119,7 +119,7 @@ class Spans:
             f"run {track.model}", Context(), attributes=attributes, start_time=_ns(track, began_s)
         )
 
-    def _draw_job(self, track: Track, trail: Trail, batch: Span | None) -> Span:
+    def _draw_job(self, track: SpanBatch, trail: SpanRecord, batch: Span | None) -> Span:
         stream = Shard(track.model).streams[trail.lane]
         job = self._tracer.start_span(
             f"process {stream}",
@@ -136,7 +136,7 @@ class Spans:
         job.end(_ns(track, track.done_s))
         return job
 
-    def _draw_phases(self, track: Track, trail: Trail, job: Context, batch: Span | None) -> None:
+    def _draw_phases(self, track: SpanBatch, trail: SpanRecord, job: Context, batch: Span | None) -> None:
         """The phases, one after the other as in `timing_ms`; the answer's way out is the same for a whole batch."""
         at_s = trail.arrived_s - trail.queue_s
         links = [Link(batch.get_span_context())] if batch is not None else []
@@ -160,7 +160,7 @@ def _endpoint(url: str) -> str:
     return base if base.endswith(PATH) else base + PATH
 
 
-def _ns(track: Track, moment_s: float) -> int:
+def _ns(track: SpanBatch, moment_s: float) -> int:
     """A moment of `time.perf_counter` as OpenTelemetry writes it: nanoseconds of the wall clock."""
     return int((moment_s + track.epoch_s) * 1e9)
 
@@ -174,7 +174,7 @@ def _parent(context: TraceContext | None) -> Context:
     return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
-def _attributes(track: Track, trail: Trail, stream: str) -> dict[str, str | int]:
+def _attributes(track: SpanBatch, trail: SpanRecord, stream: str) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         "messaging.system": "redis",
         "messaging.operation.name": "process",

@@ -12,12 +12,12 @@ import numpy as np
 from convq.engine.engine import Engine, Prepared
 from convq.engine.postprocess import answer_bytes, finite, rank, too_large
 from convq.errors import JobError, NonFinite, NoRoom
-from convq.ipc.crash_marks import Mark, listed
+from convq.ipc.crash_marks import CrashMark, listed
 from convq.protocol import PREPARED, Status
 from convq.queue import PORTION_BYTES, Completion
 from convq.worker.admission.batcher import Batch
 from convq.worker.loaded_model import Role
-from convq.worker.results import Documents
+from convq.worker.results import ResultEncoder
 from convq.worker.ticket import Ticket
 
 OUTPUT_BYTES = 1024
@@ -25,7 +25,7 @@ OUTPUT_BYTES = 1024
 
 
 @dataclass(slots=True)
-class Answers:
+class BatchResult:
     """Tickets that end now, and what the network said where it ran."""
 
     tickets: list[Ticket]
@@ -49,24 +49,24 @@ class Answers:
     """The moment, of `time.perf_counter`, at which the network was done with them, or it was clear that they do not run."""
 
 
-class Answerer:
+class Postprocessor:
     """The last phase before publishing: rank what the network said and write the documents."""
 
-    def __init__(self, model: str, worker: str, mark: Mark) -> None:
+    def __init__(self, model: str, worker: str, mark: CrashMark) -> None:
         self._model, self._worker = model, worker
         self._mark = mark
-        self._documents: WeakKeyDictionary[Engine, Documents] = WeakKeyDictionary()
-        self._refusals = Documents(model, 0, (), worker)
+        self._documents: WeakKeyDictionary[Engine, ResultEncoder] = WeakKeyDictionary()
+        self._refusals = ResultEncoder(model, 0, (), worker)
 
-    def _documents_of(self, engine: Engine) -> Documents:
+    def _documents_of(self, engine: Engine) -> ResultEncoder:
         """The writer for one version; gone with it."""
         found = self._documents.get(engine)
         if found is None:
-            found = Documents(self._model, engine.version, engine.labels, self._worker, engine.pictures)
+            found = ResultEncoder(self._model, engine.version, engine.labels, self._worker, engine.pictures)
             self._documents[engine] = found
         return found
 
-    def portions(self, answers: Answers) -> Iterator[Answers]:
+    def portions(self, answers: BatchResult) -> Iterator[BatchResult]:
         """The same in parts, in order, whose documents have at most `PORTION_BYTES` together; a larger one is by itself."""
         tickets, sizes = answers.tickets, self._sizes(answers)
         first, portion_bytes = 0, 0
@@ -77,7 +77,7 @@ class Answerer:
             portion_bytes += size
         yield answers if first == 0 else _part(answers, first, len(tickets))
 
-    def _sizes(self, answers: Answers) -> Sequence[int]:
+    def _sizes(self, answers: BatchResult) -> Sequence[int]:
         """At most how long the document of each job will be, in bytes; nothing where all of them are short."""
         outputs, engine, tickets = answers.outputs, answers.engine, answers.tickets
         if outputs is None or engine is None:
@@ -95,7 +95,7 @@ class Answerer:
             sizes.append(sum(text_bytes[name] for name in names) + predictions)
         return sizes
 
-    def answer(self, answers: Answers) -> list[Completion]:
+    def answer(self, answers: BatchResult) -> list[Completion]:
         """One completion per ticket, in order. While the outputs of a network are looked at, the board says so."""
         if answers.outputs is None or answers.engine is None:
             return [self.refusal(ticket) for ticket in answers.tickets]
@@ -104,7 +104,7 @@ class Answerer:
         self._mark.clear()
         return completions
 
-    def _answer(self, answers: Answers, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
+    def _answer(self, answers: BatchResult, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
         size, now_s, documents = answers.size or len(answers.tickets), time.perf_counter(), self._documents_of(engine)
         asked = [ticket.job.outputs for ticket in answers.tickets]
         usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
@@ -164,7 +164,7 @@ def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarra
     return {name: raw for name, raw in outputs.items() if name != PREPARED}
 
 
-def _part(answers: Answers, first: int, end: int) -> Answers:
+def _part(answers: BatchResult, first: int, end: int) -> BatchResult:
     """These of its tickets, and what the network said of them."""
     tickets = answers.tickets[first:end]
     outputs = {name: raw[first:end] for name, raw in (answers.outputs or {}).items()}

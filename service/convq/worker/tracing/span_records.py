@@ -10,7 +10,7 @@ from convq.worker.tracing.trace_context import TraceContext
 
 
 @dataclass(slots=True)
-class Trail:
+class SpanRecord:
     """One traced job: what its ticket said when it was answered. Moments are of `time.perf_counter`, all in seconds."""
 
     job: str
@@ -30,7 +30,7 @@ class Trail:
     """The trace that it continues; None: it has one of its own."""
 
     @classmethod
-    def of(cls, ticket: Ticket, context: TraceContext | None) -> Trail:
+    def of(cls, ticket: Ticket, context: TraceContext | None) -> SpanRecord:
         """What is worth keeping of a ticket; not its payload."""
         job, problem = ticket.job, ticket.job.problem
         error = None if problem is None else (problem.code, problem.public)
@@ -46,11 +46,11 @@ class Trail:
 
 
 @dataclass(slots=True)
-class Track:
+class SpanBatch:
     """The traced jobs of one batch, or of several that ended together without one."""
 
     model: str
-    trails: list[Trail]
+    trails: list[SpanRecord]
     reason: str | None
     """Why the batch was closed; None: the network did not run."""
     size: int

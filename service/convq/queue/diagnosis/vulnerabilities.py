@@ -12,7 +12,7 @@ Version = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Vulnerability:
     """What is wrong, and in which versions: from the first of each pair on, until before the second, which has it mended."""
 
     reason: str
@@ -27,18 +27,18 @@ class Hole:
 
 
 HOLES = (
-    Hole("XAUTOCLAIM may crash it (#10968)", (((7, 0, 3), (7, 0, 4)),)),
-    Hole("XADD and XTRIM may crash it after an RDB file was loaded (#14276)", (((8, 2, 0), (8, 2, 1)),)),
-    Hole("defragmentation of streams may crash it (#14323)", (((8, 2, 0), (8, 2, 2)),)),
-    Hole(
+    Vulnerability("XAUTOCLAIM may crash it (#10968)", (((7, 0, 3), (7, 0, 4)),)),
+    Vulnerability("XADD and XTRIM may crash it after an RDB file was loaded (#14276)", (((8, 2, 0), (8, 2, 1)),)),
+    Vulnerability("defragmentation of streams may crash it (#14323)", (((8, 2, 0), (8, 2, 2)),)),
+    Vulnerability(
         "a Lua script may run code of its own (CVE-2025-49844)",
         (((7, 4, 0), (7, 4, 6)), ((8, 0, 0), (8, 0, 4)), ((8, 2, 0), (8, 2, 2))),
     ),
-    Hole(
+    Vulnerability(
         "XACKDEL, which convq does not use, may run foreign code (CVE-2025-62507)",
         (((8, 2, 0), (8, 2, 3)),),
     ),
-    Hole(
+    Vulnerability(
         "memory is used after it was freed when a blocked client goes on (CVE-2026-23479)",
         (
             ((7, 2, 0), (7, 4, 9)),

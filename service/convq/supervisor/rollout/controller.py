@@ -18,7 +18,7 @@ from typing import Any
 from convq.errors import ModelBroken
 from convq.ipc.allowance import Allowance
 from convq.ipc.plans import Plan, next_step, plan_of
-from convq.ipc.shared_memory import Board, Row
+from convq.ipc.shared_memory import Board, StatsRow
 from convq.logs import event
 from convq.repository.model_folders import versions_in
 from convq.settings import Settings
@@ -51,7 +51,7 @@ FOUND = "a model that was passed over can be served now"
 REFUSED = "a version is refused; what was served goes on"
 
 
-class VersionKeeper:
+class RolloutController:
     """The thread. `plan_of` is read by the supervisor's loop; `note_…` may be called by any thread."""
 
     def __init__(
@@ -304,7 +304,7 @@ class VersionKeeper:
             usable.remove(new[-1])  # until that is known
         return None
 
-    def _rows(self, model: ServedModel) -> list[Row]:
+    def _rows(self, model: ServedModel) -> list[StatsRow]:
         return [self._board.row(slot.number, model.index) for slot in self._slots if model.index is not None]
 
     def _refuse(self, model: ServedModel, version: int, reason: str) -> None:

@@ -103,5 +103,5 @@ def test_an_older_version_answers_where_the_newest_broke(fresh_server: OwnServer
         lose_workers(service)
 
         assert 1 == answered(plain, "a")
-        wait_until(lambda: "2" in models_served(plain)["a"].get("refused", {}), 30, every_s=0.1)
+        wait_until(lambda: "2" in models_served(plain).get("a", {}).get("refused", {}), 30, every_s=0.1)
         assert "a/2/model.onnx" in models_served(plain)["a"]["refused"]["2"]

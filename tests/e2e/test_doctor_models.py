@@ -74,7 +74,9 @@ def test_one_that_hangs_is_named_after_redis_and_within_its_time(models: Path) -
     assert checks.index("redis") < checks.index("model lenet")
     warning, served = (one for one in found if one["check"] == "model lenet")
     assert "version 2 is passed over, version 1 is served" in warning["found"]
-    assert "did not end within 15 s; --within gives it longer" in warning["found"]
+    assert (
+        "did not end within 15 s: its network hangs, on 1 job in a batch; --within gives it longer" in warning["found"]
+    )
     assert "version 1, 10 labels" in served["found"]
 
 

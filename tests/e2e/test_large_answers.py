@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from watcher import Watcher
 
+from convq.ipc.allowance import DEFAULT_BYTES
 from convq.protocol import Result, Status, decode_result
 from onnx_models import FLOAT, graph, model_folder
 from servers import OwnServer, wait_until
@@ -125,7 +126,7 @@ def test_an_answer_larger_than_a_result_may_be_is_refused_and_its_neighbours_are
     assert Counter({"ok": 2, "model_error": 2}) == Counter(map(end, found))
     message = next(answer.error.message for answer in found if answer.error)
     assert "have 37,945,600 bytes; a result holds at most 37,748,736: ask for fewer outputs" in message
-    assert watcher.peak_bytes < 512 * MIB
+    assert watcher.peak_bytes < DEFAULT_BYTES + 160 * MIB, "what it plans with, and Python with its libraries"
 
 
 def test_a_server_without_room_answers_large_jobs_in_few_words_and_goes_on_with_small_ones(

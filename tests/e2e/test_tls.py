@@ -77,7 +77,7 @@ def test_every_command_takes_the_flags(
         (["dead", "purge", "--all", "--model", "lenet"], {"model": "lenet", "purged": 0}),
     ):
         assert 0 == main([*line, "--redis", address.url, *flags(certificates)])
-        assert expected == json.loads(capsys.readouterr().out)
+        assert expected.items() <= json.loads(capsys.readouterr().out).items()
     for line in (["doctor"], ["models", "list"]):
         assert 0 == main([*line, "--redis", address.url, *flags(certificates)])
         assert "lenet" in capsys.readouterr().out

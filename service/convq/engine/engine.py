@@ -315,8 +315,7 @@ class Engine:
 
     def _check_independence(self, inputs: Sequence[Prepared], spare_s: float, together_bytes: int) -> None:
         """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
-        odd = wild(self._example, self._dtype_text) if self.max_batch > 1 else {}
-        strange = dict(list(odd.items())[: len(odd) if spare_s > SPARE_S else 1])
+        strange = wild(self._example, self._dtype_text) if self.max_batch > 1 else {}
         tried = {self._file: None if self.feature_maps else ()}
         if self._featured is not self._plain:
             tried = {self._file: (), self._file.with_name(FEATURES): None}

@@ -8,7 +8,7 @@ of them share batches with an input of quite other magnitude, as a job's tensor 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,8 +86,10 @@ def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0, beside
     wrong = proof.repeat(spare_s) or next(filter(None, map(proof.attempt, _sizes(largest, spare_s))), None)
     if wrong is not None or largest == 1:
         return wrong
-    strangers = enumerate(beside, start=inputs)
-    return next(filter(None, (proof.attempt_beside(number, held, largest) for number, held in strangers)), None)
+    strangers = dict(enumerate(beside, start=inputs))
+    if proof.stands_beside(list(strangers), largest):
+        return None
+    return next(filter(None, (proof.attempt_beside(one, held, largest) for one, held in strangers.items())), None)
 
 
 def check_independence(
@@ -147,6 +149,14 @@ def _sizes(largest: int, spare_s: float) -> Iterable[int]:
             yield int(size)
 
 
+def _beside(strangers: Sequence[int], others: Sequence[int], largest: int) -> Iterator[list[int]]:
+    """Batches in which each of the others has the strangers beside it: before it and behind it in turns."""
+    room = largest - len(strangers)
+    for turn, first in enumerate(range(0, len(others), room)):
+        some = others[first : first + room]
+        yield [*some, *strangers] if turn % 2 else [*strangers, *some]
+
+
 class _Proof:
     """The answers of single inputs, against which batches are held."""
 
@@ -194,25 +204,38 @@ class _Proof:
         output, place = next(iter(wrong.values()))
         return self._random(order) or Fault(output, size, place)
 
+    def stands_beside(self, strangers: Sequence[int], largest: int) -> bool:
+        """Whether a few others are answered as alone beside all of these, as many at once as a batch holds beside two of them."""
+        at_once = max(1, min(len(strangers), largest - 2))
+        for first in range(0, len(strangers), at_once):
+            some = strangers[first : first + at_once]
+            others = self._rng.permutation(self._usable).tolist()[:FEW]
+            try:
+                if any(
+                    self._wrong(order, self._run(order), apart_from=some) for order in _beside(some, others, largest)
+                ):
+                    return False
+            except ModelFault:
+                return False
+        return True
+
     def attempt_beside(self, stranger: int, held: str, largest: int) -> Fault | None:
         """The others are answered beside the input `stranger` as alone; nothing is said of its own answer.
 
         A few of them may be on an edge, as in `attempt`. A batch that the graph refuses is no fault: a worker runs its jobs
         one by one then.
         """
-        size = min(FEW + 1, largest)
         edges: dict[int, tuple[str, int]] = {}
         order: list[int] = []
         for _ in range(2):
             usable = self._rng.permutation([one for one in self._usable if one not in edges]).tolist()[:FEW]
             found: dict[int, tuple[str, int]] = {}
-            for first in range(0, len(usable), size - 1):
-                order = self._beside(stranger, usable[first : first + size - 1])
+            for order in _beside([stranger], usable, largest):
                 try:
                     made = self._run(order)
                 except ModelFault:
                     return None
-                found |= self._wrong(order, made, apart_from=stranger)
+                found |= self._wrong(order, made, apart_from=[stranger])
             if not found:
                 return None
             if edges or len(found) > self._most_edges:
@@ -220,11 +243,6 @@ class _Proof:
                 return self._random(order) or Fault(output, len(order), place, held)
             edges = found
         return None
-
-    def _beside(self, stranger: int, others: Sequence[int]) -> list[int]:
-        """A batch of some inputs, with a stranger anywhere among them."""
-        place = int(self._rng.integers(len(others) + 1))
-        return [*others[:place], stranger, *others[place:]]
 
     def _order(self, size: int) -> list[int]:
         """Inputs for a batch: all of them as often as they fit, in any order; neighbours differ, and so do first and last."""
@@ -244,14 +262,14 @@ class _Proof:
         made: Mapping[str, NDArray[Any]],
         *,
         strict: bool = False,
-        apart_from: int | None = None,
+        apart_from: Collection[int] = (),
     ) -> dict[int, tuple[str, int]]:
         """Inputs that were answered otherwise than alone -> the output and the place where that showed.
 
-        Nothing is said of the input `apart_from`.
+        Nothing is said of the inputs `apart_from`.
         """
         found: dict[int, tuple[str, int]] = {}
-        places = [place for place, one in enumerate(order) if one != apart_from]
+        places = [place for place, one in enumerate(order) if one not in apart_from]
         for name, answers in self._answers.items():
             rows = made[name]
             if len(places) < len(order) == len(rows):

@@ -118,7 +118,11 @@ def test_what_only_deserves_a_warning_is_not_refused(patient: Any, keeper: Lease
 def test_a_server_that_refuses_jobs_or_answers_is_named(
     patient: Any, keeper: LeaseKeeper, filled: float, who: str
 ) -> None:
-    patient.set("ballast", bytes(32 << 20))  # beside it, what clients take does not matter
+    ballast_bytes = (
+        32 << 20
+    )  # beside it, what clients take does not matter; what the command took goes back a little later
+    patient.set("ballast", bytes(ballast_bytes))
+    wait_until(lambda: patient.info("memory")["used_memory"] < 1.2 * ballast_bytes)
     patient.config_set("maxmemory", int(patient.info("memory")["used_memory"] / filled))
     full = keeper.inspect()
     patient.config_set("maxmemory", "256mb")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,10 +132,17 @@ def tiles_in(grid: NDArray[np.uint8], maps: NDArray[np.float32]) -> int:
 def test_submit_on_a_terminal_says_what_came_and_where_it_went(url: str, tmp_path: Path) -> None:
     screen = on_terminal(url, SEVEN.name, "--outputs", "conv1,logits")
 
-    header, row, second = screen.splitlines()[:3]
+    (document,) = map(json.loads, submit(url, SEVEN, "--outputs", "logits").stdout.splitlines())
+    document.pop("file")
+    numbers = decode_result(json.dumps(document)).output("logits").array()
+    header, row, second, *more = screen.splitlines()
     assert ["file", "class", "score", "outputs", "ms"] == header.split()
     assert ["7", "100.0%", "conv1", "float32", "6x30x30"] == row.split()[-6:-1]
-    assert ["logits", "float32", "10:"] == second.split()[:3], "and the first of its numbers"
+    kind, _, first = " ".join(line.strip() for line in (second, *more)).partition(": ")
+    assert ["logits", "float32", "10"] == kind.split()
+    shown = [float(word) for word in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", first)]
+    assert numbers[: len(shown)].tolist() == pytest.approx(shown, rel=1e-4)
+    assert shown
 
     saved = on_terminal(url, SEVEN.name, "--outputs", "conv1", "--save-maps", tmp_path / "maps")
     assert f"1 file written to {tmp_path / 'maps'}" in saved.replace("\n", " ")

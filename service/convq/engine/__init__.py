@@ -3,9 +3,9 @@
 Knows neither Redis nor asyncio: without a queue this package is a plain library, and the trainer and the exporter in
 `models/` use it as one, so that all three see an image the same way.
 
-Import what you need from its modules: `session.Engine`, `repository.ModelRepository`, `manifest.Manifest`,
-`image.decode` and `image.prepare`, `outputs.rank`. Nothing is offered here, because only `session` needs onnxruntime, whose
-import takes longer than everything else together: who asks for a model's name must not wait for it.
+Import what you need from its modules: `engine.Engine`, `image.decode` and `image.prepare`, `postprocess.rank`. Nothing is
+offered here, because only `onnx_session` needs onnxruntime, whose import takes longer than everything else together: who asks
+for a picture's size must not wait for it.
 """
 
 import os

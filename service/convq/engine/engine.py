@@ -1,6 +1,6 @@
 """One loaded version of one model: decode and prepare its images, admit its tensors, run its batches.
 
-It knows nothing of jobs, queues or time limits. onnxruntime is imported by `opening` alone.
+It knows nothing of jobs, queues or time limits. onnxruntime is imported by `onnx_session` alone.
 """
 
 from __future__ import annotations

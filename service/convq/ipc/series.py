@@ -1,6 +1,6 @@
 """What is counted and measured by workers: each series with its name, help, labels and buckets, and where it lies on the board.
 
-Workers write their numbers to the board (see `board`), once per batch; `collectors` makes samples of them. Names and labels
+Workers write their numbers to the board (see `shared_memory`), once per batch; `collectors` makes samples of them. Names and labels
 follow Prometheus: base units, `_total` for counters, bounded labels, never a job id.
 """
 

@@ -1,6 +1,6 @@
 """`manifest.toml` as a type: everything that serving needs to know about a model besides its graph.
 
-It knows nothing of onnxruntime: what the manifest claims is held against the graph in `graph.py`.
+It knows nothing of onnxruntime: what the manifest claims is held against the graph in `signature.py`.
 """
 
 from __future__ import annotations

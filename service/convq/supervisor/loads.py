@@ -16,7 +16,7 @@ from convq.supervisor.crashes import points_of
 from convq.supervisor.slots import Slot
 
 POINTS, WITHIN_S = 4, 120.0
-"""As much suspicion (see `native`) within so long condemns: two crashes, two kills of a worker that had grown, four others."""
+"""As much suspicion (see `crash_marks`) within so long condemns: two crashes, two kills of a worker that had grown, four others."""
 RECENT_S = 1.0
 """A worker may be killed for its memory just after it has loaded something."""
 

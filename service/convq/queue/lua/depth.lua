@@ -19,7 +19,7 @@
 -- the future means that the clock went back: it counts for nothing, or nobody would export until the clock is there again.
 -- allow-oom: at maxmemory the numbers are needed most.
 
-local LONGEST_TERM_MS = 4000 -- as in leases.py: a longer one was granted by nobody
+local LONGEST_TERM_MS = 4000 -- as in supervision.py: a longer one was granted by nobody
 local RATE_LASTS_MS = 10000 -- as in door.lua: an older drain rate says nothing
 
 local now = now_ms()

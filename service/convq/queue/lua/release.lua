@@ -14,7 +14,7 @@
 --   alone    its points instead of those that alone.lua wrote down when it began; none takes those back
 --   slow     once more over the time that decoding may take, in a field of its own
 
-local COMPANY_POINTS = 3 -- as native.py says
+local COMPANY_POINTS = 3 -- as crash_marks.py says
 local BEGUN_POINTS = 2 -- as alone.lua writes down
 
 local function add(field, points)

@@ -153,13 +153,13 @@ SERVICE_FAMILIES: dict[str, Family] = {
 
 
 def documented_metrics() -> dict[str, str]:
-    """Every metric on /metrics with its help, as the README must list them."""
+    """Every metric on /metrics with its help, as deploy/METRICS.md must list them."""
     names = {f"{s.name}_total" if s.kind == "counter" else s.name: s.help for s in WORKER_SERIES}
     return names | {name: family.help for name, family in (QUEUE_FAMILIES | SERVICE_FAMILIES).items()}
 
 
 def documented_labels() -> dict[str, tuple[str, ...]]:
-    """Metric -> its labels, as the README must list them. One label's values come from clients, `client`, and are bounded: see `clients`."""
+    """Metric -> its labels, as deploy/METRICS.md must list them. The values of one, `client`, come from clients and are bounded: see `census`."""
     found = {}
     for series in WORKER_SERIES:
         name = f"{series.name}_total" if series.kind == "counter" else series.name

@@ -78,6 +78,18 @@ def serving(plain: Plain) -> int:
     return int(models_served(plain).get("lenet", {}).get("serving", 0))
 
 
+def add_until_refused(plain: Plain, model: Path, change: Callable[[Any, Any], None], why: str) -> None:
+    """As version 2; again where a trial did not come so far in its time, on a machine that has other things to do."""
+    for _ in range(5):
+        add(model, 2, change)
+        wait_until(lambda: "2" in refused(plain), 90, every_s=0.1)
+        if why in refused(plain)["2"] or "did not end within" not in refused(plain)["2"]:
+            break
+        shutil.rmtree(model / "2")
+        wait_until(lambda: "2" not in refused(plain), 90, every_s=0.1)
+    assert why in refused(plain)["2"]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [(hangs_at_eleven, "its network hangs, on 11 jobs in a batch"), (leaks_at_eleven, "depends on the other jobs")],
@@ -85,11 +97,10 @@ def serving(plain: Plain) -> int:
 def test_a_version_that_its_trial_refused_is_not_served_after_a_restart(
     fresh_server: OwnServer, model: Path, tmp_path: Path, change: Callable[[Any, Any], None], why: str
 ) -> None:
-    options = ("--models", str(model.parent), "--load-within", "12")
+    options = ("--models", str(model.parent), "--load-within", "20")
     with Plain(fresh_server.url) as plain:
         with RunningService(fresh_server.url, *options, workers=1):
-            add(model, 2, change)
-            wait_until(lambda: why in refused(plain).get("2", ""), 90, every_s=0.1)
+            add_until_refused(plain, model, change, why)
             wait_until(lambda: 1 == plain.redis.hlen(REFUSED), 30, every_s=0.1)
         with RunningService(fresh_server.url, *options, workers=1) as service:
             line = service.wait_for("a version is passed over")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -191,6 +192,19 @@ def tried(compute: Callable[[Array], Array], largest: int = 16, spare_s: float =
 def linear(batch: Array) -> Array:
     weights = np.random.default_rng(5).normal(0, 1, (36, 7)).astype(np.float32)
     return np.asarray(batch.reshape(len(batch), -1) @ weights)
+
+
+def test_a_machine_that_has_other_things_to_do_tries_no_fewer_sizes() -> None:
+    """Another program has the processor meanwhile: as a wait, which takes time and no work."""
+    sizes: set[int] = set()
+
+    def starved(batch: Array) -> Array:
+        sizes.add(len(batch))
+        threading.Event().wait(0.06)
+        return linear(batch)
+
+    assert "" == tried(starved, spare_s=0.25)
+    assert set(range(1, 17)) == sizes
 
 
 @pytest.mark.parametrize("wrong_at", range(2, 17))

@@ -46,7 +46,7 @@ __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
 _TENSOR_SAMPLE = ".npy"
 _SEED = 7
 SPARE_S: Final = 0.015
-"""At the start of a worker, for batches of sizes that are not always tried: a small part of what the start takes."""
+"""Of the processor, at the start of a worker, for batches of sizes that are not always tried: a small part of what the start takes."""
 _new_tuple = tuple.__new__
 
 
@@ -165,7 +165,7 @@ class Engine:
         A `features.onnx` runs too, and must say the same as `model.onnx`. Where the largest batch comes near `max_batch_s`,
         `max_batch` becomes smaller, and `remark` says so; and where the outputs of so many jobs, and what is written of
         them, take more than `together_bytes`. In the end each job must be answered in batches as it is alone:
-        see `independence`, which may take `spare_s` seconds for sizes that it does not always try.
+        see `independence`, which may take `spare_s` seconds of the processor for sizes that it does not always try.
         """
         try:
             sample = self._read_sample()

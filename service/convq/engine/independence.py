@@ -1,8 +1,8 @@
 """Whether jobs may share a batch: each must be answered as it is alone, in every place of batches of several sizes.
 
 A graph can be wrong in any row and at any size. So all rows are compared, with those of distinct inputs alone, in an order
-drawn anew each time: at 1, 2, 3, 7 and the largest size always, and at as many others, drawn too, as there is time for. Then some
-of them share batches with an input of quite other magnitude, as a job's tensor may hold any numbers.
+drawn anew each time: at 1, 2, 3, 7 and the largest size always, and at as many others, drawn too, as there is time for. That is
+the processor's time, so that a busy machine tries no fewer. Then some of them share batches with an input of quite other magnitude, as a job's tensor may hold any numbers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def dependence(run: Run, inputs: int, largest: int, spare_s: float = 0.0, beside
 
     `run` knows `inputs` distinct inputs; those that the graph refuses alone are left out. After them it knows one for each
     of `beside`, which says what that holds: others are to be answered beside it as they are alone. Sizes that are not always
-    tried get `spare_s` seconds. Raises ModelFault where the graph refuses a batch.
+    tried get `spare_s` seconds of this process's processor time. Raises ModelFault where the graph refuses a batch.
     """
     alone: dict[int, Mapping[str, NDArray[Any]]] = {}
     problem: ModelFault | None = None
@@ -141,9 +141,9 @@ def _sizes(largest: int, spare_s: float) -> Iterable[int]:
     """The sizes to try: small ones, the largest, then others until the time is over."""
     always = sorted({size for size in SIZES if size < largest} | {largest}) if largest > 1 else []
     yield from always
-    give_up_at = time.monotonic() + spare_s
+    give_up_at = time.process_time() + spare_s
     for size in np.random.default_rng().permutation(np.arange(2, largest)):
-        if time.monotonic() >= give_up_at:
+        if time.process_time() >= give_up_at:
             return
         if size not in always:
             yield int(size)
@@ -174,11 +174,11 @@ class _Proof:
 
     def repeat(self, spare_s: float) -> Fault | None:
         """The same input twice gives the same answer: tried with one, and with others while there is time."""
-        give_up_at = time.monotonic() + spare_s
+        give_up_at = time.process_time() + spare_s
         for number in self._usable:
             if wrong := self._wrong([number], self._run([number]), strict=True):
                 return Fault(wrong[number][0], 1, None)
-            if time.monotonic() >= give_up_at:
+            if time.process_time() >= give_up_at:
                 break
         return None
 

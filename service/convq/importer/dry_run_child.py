@@ -11,8 +11,8 @@ from convq.importer.sandbox import answer_once, leave_room
 if TYPE_CHECKING:
     from convq.engine.engine import Engine
 
-SPARE_S = 1.0
-"""For batches of sizes that are not always tried; a worker that starts takes less time for them."""
+SPARE_S = 10.0
+"""Of the processor, for batches of sizes that are not always tried: all of them, for most networks. A worker that starts takes less."""
 PATIENCE = 15
 """How far behind the workers a trial stands in line for the processor; one that is timed stands beside them."""
 ENGINES: list[Engine] = []

@@ -1,0 +1,1 @@
+"""Detections: objects with boxes, scores and classes, and perhaps keypoints, mask weights or corners."""

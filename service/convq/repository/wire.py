@@ -53,6 +53,11 @@ def as_field(number: int, content: bytes) -> tuple[bytes, bytes, bytes]:
     return _as_varint(number << 3 | _BYTES), _as_varint(len(content)), content
 
 
+def as_number(number: int, value: int) -> bytes:
+    """A field that holds a number, 0 or above."""
+    return _as_varint(number << 3 | _VARINT) + _as_varint(value)
+
+
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """A number and where it ends."""
     value = 0

@@ -376,3 +376,20 @@ def test_an_angle_that_is_not_finite_fails_its_job() -> None:
     values = np.array([[[100, 50, 40, 20, 0.9, math.inf]]], np.float32)
 
     assert isinstance(detections_of(turned_spec(), {"out": values}, [Wanted(WHOLE)], SIZE)[0], NonFinite)
+
+
+def test_where_every_class_of_every_row_passes_the_best_are_looked_at() -> None:
+    random = np.random.default_rng(0)
+    rows = np.zeros((4000, 4 + 300), np.float32)
+    rows[:, :4] = np.stack(
+        [np.arange(4000) % 60 * 3, np.arange(4000) // 60, np.arange(4000) % 60 * 3 + 2, np.arange(4000) // 60 + 1],
+        axis=1,
+    )
+    rows[:, 4:] = random.permutation(4000 * 300).reshape(4000, 300) / (4000 * 300)
+    best = np.argsort(-rows[:, 4:], axis=None)[:1000]
+
+    answer = found({**DENSE, "multi_label": True, "nms": "none", "max_detections": 1000}, rows, 300, min_score=0)
+
+    assert (best % 300).tolist() == answer.classes.tolist()
+    assert rows[best // 300, :2].tolist() == answer.boxes[:, :2].tolist()
+    assert answer.truncated

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convq.answers.detections.nms import Suppress, averaged, groups, overlap, set_apart, suppress
-from convq.engine.kernels.suppression import fast_suppress
+from convq.engine.kernels.suppression import _graph, fast_suppress
 
 BOTH = pytest.mark.parametrize("method", [suppress, fast_suppress()], ids=["numpy", "onnxruntime"])
 
@@ -157,3 +157,9 @@ def test_a_group_without_any_score_stays_where_its_best_is() -> None:
     values: NDArray[Any] = np.array([[1.0], [3.0]])
 
     assert [[1.0]] == averaged(values, np.zeros(2, np.float32), np.zeros(2, np.intp), np.array([0])).tolist()
+
+
+def test_the_graph_of_one_operator_is_valid_by_the_standard() -> None:
+    onnx = pytest.importorskip("onnx")
+
+    onnx.checker.check_model(onnx.load_from_string(_graph()), full_check=True)

@@ -17,6 +17,8 @@ MOST_CANDIDATES: Final = 10_000
 """Of one job, the best ones: what is compared with each other grows with their number."""
 MOST_CLASSES: Final = 65_536
 """A class number from here on is none, and neither is one below 0: such rows are filled up with."""
+_SCORES_TOGETHER: Final = 2**20
+"""Scores of rows and classes that are looked through at once where every class counts."""
 _EXP_LIMIT: Final = 80.0
 """Where a sigmoid is 0 or 1 in float32, and exp is far from overflowing."""
 
@@ -81,11 +83,18 @@ def _by_best_class(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Can
 
 def _by_every_class(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Candidates:
     values, objectness, likely = _class_values(rows, spec, min_score)
-    scores = _activated(values, spec)
-    if objectness is not None:
-        scores = _combined(scores, objectness[:, None], spec)
-    chosen, classes = np.nonzero(scores >= min_score)
-    return Candidates(chosen if likely is None else likely[chosen], classes.astype(np.int64), scores[chosen, classes])
+    parts = []
+    # part by part, for where the threshold is 0 every score of every row passes
+    step = max(1, _SCORES_TOGETHER // max(1, values.shape[1]))
+    for start in range(0, max(1, len(values)), step):
+        scores = _activated(values[start : start + step], spec)
+        if objectness is not None:
+            scores = _combined(scores, objectness[start : start + step, None], spec)
+        chosen, classes = np.nonzero(scores >= min_score)
+        found = Candidates(chosen + start, classes.astype(np.int64), scores[chosen, classes])
+        parts.append(found.picked(_best_first(found.scores)))
+    chosen, classes, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Candidates(chosen if likely is None else likely[chosen], classes, scores)
 
 
 def _class_values(
@@ -98,7 +107,7 @@ def _class_values(
     values, objectness, likely = rows.block("classes"), None, None
     if "objectness" in rows:
         objectness = _objectness(rows, spec)
-        least = min_score**2 if spec.combine == "sqrt" else min_score
+        least = 0.999 * min_score**2 if spec.combine == "sqrt" else min_score  # roundings of a root are not to matter
         likely = np.flatnonzero(objectness >= least)
         values, objectness = values[likely], objectness[likely]
     values = _as_float(values)

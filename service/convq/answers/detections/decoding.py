@@ -60,7 +60,7 @@ def _of_job(rows: JobRows, spec: DetectionsSpec, job: Wanted, size: Size, suppre
         objects = objects_of(rows, choose(rows, spec, min_score, job.classes), spec, size)
         check_finite(boxes=objects.boxes, scores=objects.found.scores)
         if not (inside := in_picture(objects.boxes, job.placement)).all():
-            objects = objects.picked(inside)
+            objects = objects.picked(np.flatnonzero(inside))
         return _answer(rows, _kept(rows, objects, spec, job, size, suppress), job.placement)
     except NonFinite as err:
         return err.at_rest()

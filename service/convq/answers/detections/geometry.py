@@ -40,16 +40,18 @@ class Objects(NamedTuple):
     cells: Cells | None
     """Where a grid decodes them."""
 
-    def picked(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Objects:
+    def picked(self, which: NDArray[np.intp]) -> Objects:
         """Those of them."""
         corners = self.corners[which] if self.corners is not None else None
         cells = Cells(*(part[which] for part in self.cells)) if self.cells is not None else None
-        return Objects(self.found.picked(which), self.boxes[which], corners, cells)
+        return Objects(self.found.picked(which), self.boxes.T[:, which].T, corners, cells)
 
 
 def objects_of(rows: JobRows, found: Candidates, spec: DetectionsSpec, size: Size) -> Objects:
     """Where these candidates are."""
-    values = np.stack([rows.block(word)[found.rows] for word in spec.box], axis=1).astype(np.float64)
+    # column after column in memory, for that is how all that follows computes
+    columns = np.stack([rows.block(word)[found.rows] for word in spec.box], dtype=np.float64)
+    values = columns.swapaxes(0, 1)
     cells = cells_of(spec.grid, found.rows, *size) if spec.grid is not None else None
     if spec.grid is not None and cells is not None:
         boxes = boxes_on(spec.grid, cells, values if spec.grid.decode == "dfl" else values[:, :, 0])

@@ -91,8 +91,8 @@ def set_apart(boxes: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray
     down, right = np.divmod(np.cumsum(present) - 1, math.isqrt(count - 1) + 1)
     low = boxes[:, :2].min(axis=0)
     field = boxes[:, 2:].max(axis=0) - low + 1
-    shift = np.stack([right, down, right, down], axis=1) * np.tile(field, 2) - np.tile(low, 2)
-    return np.asarray(boxes + shift.astype(np.float32)[classes])
+    shift = np.stack([right, down]) * field[:, None] - low[:, None]
+    return np.asarray(boxes + np.tile(shift.astype(np.float32), (2, 1))[:, classes].T)
 
 
 def groups(boxes: NDArray[np.float32], kept: NDArray[np.intp], iou: float) -> NDArray[np.intp]:

@@ -26,27 +26,28 @@ class Hulls(NamedTuple):
     starts: NDArray[np.int64]
     """[k + 1]: the first corner of each hull, and how many there are."""
     edges: NDArray[np.float64]
-    """[e, 2]: the directions of their edges, of length 1."""
+    """[e, 2]: the directions of their edges, of length 1, and that of the x axis."""
     edge_starts: NDArray[np.int64]
     """[k + 1]: as `starts`."""
 
 
 def hulls_of(runs: Runs) -> Hulls:
-    """The hull of each region. Cells are squares: that of row 2 and column 3 reaches from (3, 2) to (4, 3)."""
+    """The hull of each region, the cell of row 2 and column 3 being the point (3, 2).
+
+    So it is with the makers of such maps, who fill polygons with all cells from that of one corner to that of the other:
+    what reaches from 3 to 5 fills the cells 3, 4 and 5.
+    """
     regions = int(runs.region.max(initial=-1)) + 1
     top, bottom = np.full(regions, _FAR), np.full(regions, -1)
     np.minimum.at(top, runs.region, runs.row)
     np.maximum.at(bottom, runs.region, runs.row)
-    # On each line between two rows of cells: what lies farthest to the left and to the right. A region has cells in every
-    # row from its top to its bottom.
-    lines = bottom - top + 2
-    first_line = np.cumsum(lines) - lines
-    left, right = np.full(lines.sum(), _FAR), np.full(lines.sum(), -1)
-    for below in (0, 1):
-        line = first_line[runs.region] + runs.row - top[runs.region] + below
-        np.minimum.at(left, line, runs.start)
-        np.maximum.at(right, line, runs.end)
-    region, y = np.repeat(np.arange(regions), lines), ranges(top, lines)
+    # In each row of a region, of which it has all from its top to its bottom: the first and the last of its cells.
+    rows = bottom - top + 1
+    place = (np.cumsum(rows) - rows)[runs.region] + runs.row - top[runs.region]
+    left, right = np.full(rows.sum(), _FAR), np.full(rows.sum(), -1)
+    np.minimum.at(left, place, runs.start)
+    np.maximum.at(right, place, runs.end - 1)
+    region, y = np.repeat(np.arange(regions), rows), ranges(top, rows)
     owners, points, edge_owners, edges = [], [], [np.arange(regions)], [np.tile([[1.0, 0.0]], (regions, 1))]
     for x, sign in ((left, 1), (right, -1)):
         chain = _chain(region, y, x * sign)

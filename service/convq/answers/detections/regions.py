@@ -1,7 +1,8 @@
 """Objects that are regions of a map, as DB text detectors have them: the connected cells above a threshold.
 
-Each becomes the smallest rectangle around it; its score is the mean of the map inside. It grows by
-area * 1.5 / perimeter on each side, as the network was trained to see it shrunk by about that.
+Each becomes the smallest rectangle around it; its score is the mean of the map in it and half a cell around, for so
+many cells does OpenCV fill that makers of such networks chose their thresholds with. It grows by area * 1.5 / perimeter
+on each side, as the network was trained to see it shrunk by about that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from convq.errors import ModelFault, NonFinite
 
 MOST_REGIONS: Final = 1000
 """Of one job, those with the most cells: a map of noise has hundreds of thousands."""
+
+
+_SLACK: Final = 1e-6
+"""In cells: points that lie on a side of a rectangle are inside, whatever was rounded."""
 
 
 def regions_of(
@@ -49,7 +54,7 @@ def _of_job(
     found = smallest_rectangles(hulls_of(runs))
     wide = found.half.min(axis=1) * 2 >= regions.min_side
     found = Rectangles(*(part[wide] for part in found))
-    scores = means_inside(values, found)
+    scores = means_inside(values, found._replace(half=found.half + 0.5))
     chosen = np.flatnonzero(scores >= (spec.min_score if job.min_score is None else job.min_score))
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     grown = _grown(Rectangles(*(part[chosen] for part in found)), regions.grow)
@@ -81,16 +86,16 @@ def _grown(rectangles: Rectangles, factor: float) -> Rectangles:
 
 
 def means_inside(values: NDArray[np.float32], rectangles: Rectangles) -> NDArray[np.float64]:
-    """[k]: the mean of a map [h, w] over the cells whose centres lie in each rectangle; 0 where there is none."""
+    """[k]: the mean of a map [h, w] over the cells that lie in each rectangle, as points; 0 where there is none."""
     height, width = values.shape
     corners = rectangles.corners()
     top = np.clip(np.floor(corners[:, :, 1].min(axis=1)), 0, height).astype(np.int64)
-    bottom = np.clip(np.ceil(corners[:, :, 1].max(axis=1)), 0, height).astype(np.int64)
+    bottom = np.clip(np.ceil(corners[:, :, 1].max(axis=1)) + 1, 0, height).astype(np.int64)
     lines = np.maximum(bottom - top, 0)
     owner, row = np.repeat(np.arange(len(lines)), lines), ranges(top, lines)
-    low, high = _spans(rectangles, owner, row.astype(np.float64) + 0.5)
-    first = np.clip(np.ceil(low - 0.5), 0, width).astype(np.int64)
-    last = np.maximum(np.clip(np.floor(high - 0.5) + 1, 0, width).astype(np.int64), first)
+    low, high = _spans(rectangles, owner, row.astype(np.float64))
+    first = np.clip(np.ceil(low - _SLACK), 0, width).astype(np.int64)
+    last = np.maximum(np.clip(np.floor(high + _SLACK) + 1, 0, width).astype(np.int64), first)
     sums = np.zeros((height, width + 1))
     np.cumsum(values, axis=1, dtype=np.float64, out=sums[:, 1:])
     total = np.bincount(owner, sums[row, last] - sums[row, first], minlength=len(lines))
@@ -113,7 +118,7 @@ def _spans(
         slanted = np.abs(along) > 1e-12  # noqa: PLR2004 - else the line runs along this side, inside or outside as a whole
         safe = np.where(slanted, along, 1.0)
         one, other = (-side - from_centre) / safe, (side - from_centre) / safe
-        outside = np.abs(from_centre) > side
+        outside = np.abs(from_centre) > side + _SLACK
         low = np.maximum(low, np.where(slanted, np.minimum(one, other), np.where(outside, np.inf, -np.inf)))
         high = np.minimum(high, np.where(slanted, np.maximum(one, other), np.where(outside, -np.inf, np.inf)))
     return centre[:, 0] + low, centre[:, 0] + high

@@ -40,7 +40,7 @@ class RegionsSpec:
     grow: float = 1.5
     """A region's rectangle grows on each side by area * grow / perimeter: networks are trained to see it shrunk."""
     min_side: float = 3.0
-    """Cells of the map: what is thinner is none."""
+    """Cells of the map, from the first to the last one: what is thinner is none."""
 
 
 @dataclass(frozen=True, slots=True)

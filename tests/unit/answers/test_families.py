@@ -12,6 +12,7 @@ import pytest
 from convq.answers.coordinates import Placement
 from convq.answers.detections import Detections, DetectionsSpec, Size, Wanted, describe, detections_of
 from convq.answers.detections.families import FAMILIES as PRESETS
+from convq.engine.kernels.suppression import fast_suppress
 from plain_detections import FAMILIES, HEIGHT, WIDTH, Outputs, Thing, suppressed
 
 CLASSES = 5
@@ -158,3 +159,47 @@ def test_other_floating_point_types_are_read_too(family: str, dtype: type) -> No
     assert [thing.kind for thing in truth] == found.classes.tolist()
     assert found.boxes == pytest.approx(np.array([thing.box for thing in truth]), abs=0.1)
     assert found.scores == pytest.approx(np.array([thing.score for thing in truth]), abs=0.005)
+
+
+def test_rtdetr_that_was_exported_with_its_sizes_is_read_by_other_tables() -> None:
+    names = {"labels": "class", "boxes": "x1 y1 x2 y2", "scores": "score"}
+    tables = [{"output": output, "columns": columns, "axis": 2} for output, columns in names.items()]
+    spec = spec_of("rtdetr", tables=tables, activation="none", multi_label=False, units="pixels")
+    truth = things("rtdetr", np.random.default_rng(2), 4)
+    outputs = {
+        "labels": np.array([[thing.kind for thing in truth]]),
+        "boxes": np.array([[thing.box for thing in truth]], np.float32),
+        "scores": np.array([[thing.score for thing in truth]], np.float32),
+    }
+
+    (found,) = detections_of(spec, outputs, [Wanted(LETTERBOX)], SIZE)
+
+    assert_same(truth, found, LETTERBOX, "rtdetr")
+
+
+def test_a_yolox_graph_that_decodes_its_boxes_is_read_without_a_grid() -> None:
+    truth = things("yolox", np.random.default_rng(2), 4)
+    decoded = FAMILIES["yolo5"].blank(1, CLASSES)
+    for row, thing in enumerate(truth):
+        FAMILIES["yolo5"].write(decoded, 0, row * 9, thing)
+
+    (found,) = detections_of(
+        spec_of("yolox", units="pixels"), {"output": decoded["output0"]}, [Wanted(LETTERBOX)], SIZE, fast_suppress()
+    )
+
+    assert_same(truth, found, LETTERBOX, "yolox")
+
+
+@pytest.mark.parametrize("family", ["yolo5", "yolo8"])
+def test_rows_and_columns_may_be_the_other_way_round(family: str) -> None:
+    outputs = noise(family, np.random.default_rng(4), 2)
+    turned = {"output0": np.ascontiguousarray(outputs["output0"].swapaxes(1, 2))}
+
+    one, other = (detections_of(spec_of(family), given, [Wanted(WHOLE)] * 2, SIZE) for given in (outputs, turned))
+
+    for first, second in zip(one, other, strict=True):
+        assert isinstance(first, Detections)
+        assert isinstance(second, Detections)
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+        np.testing.assert_array_equal(first.scores, second.scores)
+        np.testing.assert_array_equal(first.classes, second.classes)

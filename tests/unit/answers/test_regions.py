@@ -100,6 +100,18 @@ def test_of_too_many_regions_the_largest_are_kept() -> None:
     assert {(0, 0, 3), (20, 10, 15)} <= set(zip(runs.row.tolist(), runs.start.tolist(), runs.end.tolist(), strict=True))
 
 
+def test_of_too_many_runs_the_shortest_are_left_out() -> None:
+    mask = np.zeros((9, 30), np.bool_)
+    mask[::2, ::3] = True
+    mask[3, 0:9] = mask[4, 4:20] = mask[5, 21:23] = True
+
+    found = {most: connected(mask, most) for most in (2, 3, 4, 60)}
+
+    ends = {most: sorted((runs.end - runs.start).tolist()) for most, runs in found.items()}
+    assert {2: [9, 17], 3: [2, 9, 17], 4: [2, 9, 17]} == {most: ends[most] for most in (2, 3, 4)}
+    assert len(ends[60]) > 40
+
+
 @pytest.mark.parametrize("degrees", [0, 17, 45, 90, 133, 180])
 def test_the_mean_of_a_rectangle_is_that_of_the_cells_that_lie_in_it(degrees: float) -> None:
     random = np.random.default_rng(int(degrees))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+MOST_RUNS: Final = 2**18
+"""Of one map: 5,000 words of 50 rows each have no more. Noise on 50 megapixels has 12 million."""
 
 
 class Runs(NamedTuple):
@@ -31,18 +34,33 @@ class Runs(NamedTuple):
         return Runs(self.row[kept], self.start[kept], self.end[kept], number[self.region[kept]])
 
 
-def connected(mask: NDArray[np.bool_]) -> Runs:
-    """The regions of a mask [h, w]: cells that touch each other by a side or a corner."""
+def connected(mask: NDArray[np.bool_], most_runs: int = MOST_RUNS) -> Runs:
+    """The regions of a mask [h, w]: cells that touch each other by a side or a corner.
+
+    Where there are more than `most_runs` runs, the shortest are as if they were not there.
+    """
     height, width = mask.shape
     padded = np.zeros((height, width + 2), dtype=np.int8)
     padded[:, 1:-1] = mask
     change = np.diff(padded, axis=1)
     row, start = np.nonzero(change == 1)
     end = np.nonzero(change == -1)[1]
+    if len(row) > most_runs:
+        row, start, end = _longest(row, start, end, most_runs)
     upper, lower = _touching(row, start, end, width + 1)
     root = _roots(len(row), upper, lower)
     is_first = root == np.arange(len(row))
     return Runs(row, start, end, (np.cumsum(is_first) - 1)[root])
+
+
+def _longest(
+    row: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """At most so many runs: all from that length on of which there are no more."""
+    length = end - start
+    at_least = np.cumsum(np.bincount(length)[::-1])[::-1]  # [i]: how many have i cells or more
+    kept = length >= np.count_nonzero(at_least > most)
+    return row[kept], start[kept], end[kept]
 
 
 def _touching(

@@ -36,7 +36,8 @@ def regions_of(
     """The regions of each job's map, as detections of class 0 with corners. Raises ModelFault where there is no map."""
     values = outputs.get(regions.output)
     shape = [] if values is None else list(values.shape)
-    if values is None or len(shape) not in (3, 4) or shape[0] < len(jobs) or (len(shape) == 4 and shape[1] != 1):  # noqa: PLR2004
+    fits = shape[1:2] == [1] if len(shape) == 4 else len(shape) == 3  # noqa: PLR2004 - [n, 1, h, w] or [n, h, w]
+    if values is None or values.dtype.kind not in "fiu" or not fits or shape[0] < len(jobs):
         raise ModelFault(f"output {regions.output} has shape {shape} for a batch of {len(jobs)}; expected [n, 1, h, w]")
     maps = values.reshape(shape[0], *shape[-2:])
     return [_of_job(one, spec, regions, job, size) for one, job in zip(maps, jobs, strict=False)]

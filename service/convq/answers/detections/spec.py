@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
@@ -100,6 +100,15 @@ class DetectionsSpec:
         return replace(self, tables=tuple(_bound(table, shapes, self.batch) for table in self.tables))
 
 
+_INNER: Final = {
+    "grid": ({field.name for field in fields(GridSpec)}, "decode"),
+    "masks": ({"prototypes"}, "prototypes"),
+    "regions": ({field.name for field in fields(RegionsSpec)}, "output"),
+}
+"""Tables within the table -> the keys that they may have, and the one that they must."""
+_TABLE_KEYS: Final = ("output", "outputs", "columns", "axis")
+
+
 def _bound(table: Table, shapes: Mapping[str, Sequence[int | None]], batch: BatchRule) -> Table:
     axis = table.axis
     for name in table.outputs:
@@ -116,13 +125,16 @@ def describe(given: Mapping[str, Any], classes: int) -> DetectionsSpec:
     ranges of single values are the manifest's affair.
     """
     table = filled(given)
-    grid = GridSpec(**_tuples(table.pop("grid"))) if table.get("grid") else None
-    table.pop("grid", None)
-    masks, regions, rows = table.pop("masks", None), table.pop("regions", None), table.pop("tables", ())
-    table.pop("labels", None)
-    known = {field.name for field in fields(DetectionsSpec)}
-    if strange := sorted(set(table) - known):
-        raise ValueError(f"[detections]: {', '.join(strange)} is not known")
+    inner = {name: table.pop(name, None) for name in ("grid", "masks", "regions")}
+    rows, _ = table.pop("tables", ()), table.pop("labels", None)
+    _check_keys(
+        "[detections]", table, {field.name for field in fields(DetectionsSpec)} - {"prototypes", "box", "classes"}
+    )
+    for name, (allowed, needed) in _INNER.items():
+        if inner[name]:
+            _check_keys(f"[detections.{name}]", inner[name], allowed, needed)
+    grid = GridSpec(**_tuples(inner["grid"])) if inner["grid"] else None
+    masks, regions = inner["masks"], inner["regions"]
     if grid is not None:
         grid.check()
     columns = classes + (table.get("background", "none") != "none") if classes else 0
@@ -148,6 +160,13 @@ def describe(given: Mapping[str, Any], classes: int) -> DetectionsSpec:
     return spec
 
 
+def _check_keys(where: str, given: Mapping[str, Any], allowed: Collection[str], needed: str = "") -> None:
+    if strange := sorted(set(given) - set(allowed)):
+        raise ValueError(f"{where}: {', '.join(strange)} is not known; expected some of {', '.join(sorted(allowed))}")
+    if needed and not given.get(needed):
+        raise ValueError(f"{where}: {needed} is missing")
+
+
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     """Lists, and lists in lists, as tuples: descriptions are frozen."""
     return {key: _tuple(value) if isinstance(value, list | tuple) else value for key, value in table.items()}
@@ -158,6 +177,7 @@ def _tuple(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _table(given: Mapping[str, Any], classes: int, bins: int) -> Table:
+    _check_keys("[[detections.tables]]", given, _TABLE_KEYS, "columns")
     names = given.get("outputs") or [given.get("output")]
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError("[[detections.tables]]: expected output = NAME, or outputs = [NAMES]")

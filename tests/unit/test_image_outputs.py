@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from convq.engine.png import Picture, png
+from convq.answers.png import png
+from convq.engine.png import Picture
 from convq.protocol import decode_result
 from convq.queue import Lease, Receiver
 from convq.worker.results import ResultEncoder

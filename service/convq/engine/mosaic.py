@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from convq.engine.png import png
+from convq.answers.png import png
 
 MOST_TILES = 4096
 

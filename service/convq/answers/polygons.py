@@ -57,9 +57,7 @@ class Rings(NamedTuple):
 
     def flat(self) -> list[list[int]]:
         """Each ring as a list x, y, x, y, ..., as results have it."""
-        return [
-            self.points[first:end].ravel().tolist() for first, end in zip(self.firsts, self.ends(), strict=True)
-        ]
+        return [self.points[first:end].ravel().tolist() for first, end in zip(self.firsts, self.ends(), strict=True)]
 
     def split(self, counts: Sequence[int]) -> list[Rings]:
         """Undoes `join`: the first so many rings, the next so many, and so on."""
@@ -86,38 +84,42 @@ def join(parts: Sequence[Rings]) -> Rings:
 
 
 class _Edges(NamedTuple):
-    """The horizontal edges between a filled and an empty pixel, joined where they go on straight; [n] each."""
+    """The vertical edges between a filled and an empty pixel, joined where they go on straight; [n] each."""
 
-    left: Points
-    right: Points
-    y: Points
-    heads_right: NDArray[np.bool_]
-    """The filled side is at the right hand of whoever walks: below."""
+    x: Points
+    top: Points
+    bottom: Points
+    heads_down: NDArray[np.bool_]
+    """The filled side is at the right hand of whoever walks: to the left of the edge."""
 
 
-def rings(mask: NDArray[np.bool_], *, max_corners: int = MAX_CORNERS) -> Rings:
-    """All rings of a mask [h, w] of bool, with nothing but corners in them; none of an empty one.
+def rings(columns: NDArray[np.bool_], *, max_corners: int = MAX_CORNERS) -> Rings:
+    """All rings of a mask, with nothing but corners in them; none of an empty one.
 
-    They come by the place of their uppermost, then leftmost edge. Needs four bytes for each pixel meanwhile. Raises
-    ValueError for more than `max_corners`, before any ring has been followed.
+    `columns` is the mask turned on its side, [w, h] of bool, column by column. Rings come by the place of their leftmost,
+    then uppermost edge. Needs four bytes for each pixel meanwhile. Raises ValueError for more than `max_corners`, before
+    any ring has been followed.
     """
-    edges = _edges(mask)
-    if 2 * len(edges.y) > max_corners:
-        raise ValueError(f"the rings of the mask have {2 * len(edges.y)} corners; at most {max_corners} are accepted")
-    following = _linked(edges, mask.shape[0]).tolist()
-    order, firsts, seen = [], [], bytearray(len(following))
-    for start in range(len(following)):
+    edges = _edges(columns)
+    if 2 * len(edges.x) > max_corners:
+        raise ValueError(f"the rings of the mask have {2 * len(edges.x)} corners; at most {max_corners} are accepted")
+    following = _linked(edges, columns.shape[0])
+    nexts = following.tolist()
+    order: list[int] = []
+    firsts: list[int] = []
+    seen = bytearray(len(nexts))
+    for start in range(len(nexts)):
         if not seen[start]:
             firsts.append(2 * len(order))
             edge = start
             while not seen[edge]:
                 seen[edge] = True
                 order.append(edge)
-                edge = following[edge]
-    begins = np.where(edges.heads_right, edges.left, edges.right)
-    ends = np.where(edges.heads_right, edges.right, edges.left)
-    points = np.stack((begins, edges.y, ends, edges.y), axis=1)[np.array(order, dtype=np.int64)]
-    return Rings(points.reshape(-1, 2), np.array(firsts, dtype=np.int64))
+                edge = nexts[edge]
+    begins = np.where(edges.heads_down, edges.top, edges.bottom)
+    ends = np.where(edges.heads_down, edges.bottom, edges.top)
+    points = np.stack((edges.x, ends, edges.x[following], begins[following]), axis=1)
+    return Rings(points[np.array(order, dtype=np.int64)].reshape(-1, 2), np.array(firsts, dtype=np.int64))
 
 
 def simplified(exact: Rings, tolerance: float = TOLERANCE) -> Rings:
@@ -136,37 +138,37 @@ def simplified(exact: Rings, tolerance: float = TOLERANCE) -> Rings:
     return _chosen(exact, kept | lost[of]) if lost.any() else fewer
 
 
-def _edges(mask: NDArray[np.bool_]) -> _Edges:
-    """In the order of lines, then from left to right."""
-    height, width = mask.shape
-    padded = np.zeros((height + 2, width + 2), dtype=np.int8)
-    padded[1:-1, 1:-1] = mask
-    steps = (padded[1:] - padded[:-1]).ravel()  # 1: filled below the line; -1: filled above
+def _edges(columns: NDArray[np.bool_]) -> _Edges:
+    """In the order of lines from left to right, then from the top."""
+    width, height = columns.shape
+    padded = np.zeros((width + 2, height + 2), dtype=np.int8)
+    padded[1:-1, 1:-1] = columns
+    steps = (padded[1:] - padded[:-1]).ravel()  # 1: filled to the right of the line; -1: filled to its left
     changes = np.flatnonzero(steps[1:] != steps[:-1])
-    y, x = np.divmod(changes, width + 2)
+    x, y = np.divmod(changes, height + 2)
     before, after = steps[changes], steps[changes + 1]
     begins, ends = after != 0, before != 0
-    return _Edges(x[begins], x[ends], y[begins], after[begins] > 0)
+    return _Edges(x[begins], y[begins], y[ends], after[begins] < 0)
 
 
-def _linked(edges: _Edges, height: int) -> Points:
-    """[n]: the edge that follows each in its ring: joined to it by the vertical edge at which it ends.
+def _linked(edges: _Edges, width: int) -> Points:
+    """[n]: the edge that follows each in its ring: joined to it by the horizontal edge at which it ends.
 
-    Vertical edges need no search of their own: on each vertical line, the ends of horizontal ones are theirs, in pairs from
-    the top. Where two filled pixels touch at a corner, four edges meet: those that head left belong to what is above.
+    Horizontal edges need no search of their own: on each horizontal line, the ends of vertical ones are theirs, in pairs
+    from the left. Where two filled pixels touch at a corner, four edges meet: those that head down belong to what is left.
     """
-    count = len(edges.y)
+    count = len(edges.x)
     if not count:
-        return edges.y
-    x = np.concatenate((edges.left, edges.right))
-    y = np.concatenate((edges.y, edges.y))
-    heads_right = np.concatenate((edges.heads_right, edges.heads_right))
-    ends_here = np.concatenate((~edges.heads_right, edges.heads_right))
-    pairs = np.argsort((x * (height + 1) + y) * 2 + heads_right, kind="stable").reshape(-1, 2)
-    upper, lower = pairs.T % count  # each edge stands in it twice, once with either end
-    upper_ends = ends_here[pairs[:, 0]]
+        return edges.x
+    x = np.concatenate((edges.x, edges.x))
+    y = np.concatenate((edges.top, edges.bottom))
+    heads_down = np.concatenate((edges.heads_down, edges.heads_down))
+    ends_here = np.concatenate((~edges.heads_down, edges.heads_down))
+    pairs = np.argsort((y * (width + 1) + x) * 2 + ~heads_down, kind="stable").reshape(-1, 2)
+    one, other = pairs.T % count  # each edge stands in it twice, once with either end
+    one_ends = ends_here[pairs[:, 0]]
     following = np.empty(count, dtype=np.int64)
-    following[np.where(upper_ends, upper, lower)] = np.where(upper_ends, lower, upper)
+    following[np.where(one_ends, one, other)] = np.where(one_ends, other, one)
     return following
 
 

@@ -94,4 +94,4 @@ def nearest_cells(cells: int, span: Span, new_cells: int) -> NDArray[np.int64]:
     """[new_cells]: along one axis, the cell in which the centre of each new one lies."""
     first, last = span
     centres = first + (np.arange(new_cells) + 0.5) * ((last - first) / new_cells)
-    return np.clip(np.floor(centres), 0, cells - 1).astype(np.int64)
+    return np.asarray(np.clip(np.floor(centres), 0, cells - 1), dtype=np.int64)

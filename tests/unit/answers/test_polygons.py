@@ -47,19 +47,19 @@ def blobs(height: int = 300, width: int = 400, seed: int = 1, sigma: float = 9.0
 @given(masks())
 @settings(max_examples=200, deadline=None)
 def test_all_rings_together_filled_by_even_and_odd_give_the_mask_back(mask: Mask) -> None:
-    assert mask.tolist() == filled(rings(mask).flat(), *mask.shape)
+    assert mask.tolist() == filled(rings(mask.T).flat(), *mask.shape)
 
 
 @given(masks())
 @settings(max_examples=200, deadline=None)
 def test_areas_with_their_signs_add_up_to_the_pixels(mask: Mask) -> None:
-    assert mask.sum() == rings(mask).areas().sum()
+    assert mask.sum() == rings(mask.T).areas().sum()
 
 
 @given(masks())
 @settings(max_examples=200, deadline=None)
 def test_rings_turn_at_each_of_their_points(mask: Mask) -> None:
-    found = rings(mask)
+    found = rings(mask.T)
     steps = found.points[found.following()] - found.points
 
     assert all((steps[:, 0] == 0) != (steps[:, 1] == 0))
@@ -71,8 +71,8 @@ def test_outer_rings_run_clockwise_and_holes_the_other_way() -> None:
     mask[1:6, 2:8] = True
     mask[2:4, 4:6] = False
 
-    assert [[2, 1, 8, 1, 8, 6, 2, 6], [6, 2, 4, 2, 4, 4, 6, 4]] == rings(mask).flat()
-    assert [30.0, -4.0] == rings(mask).areas().tolist()
+    assert [[2, 1, 8, 1, 8, 6, 2, 6], [4, 4, 6, 4, 6, 2, 4, 2]] == rings(mask.T).flat()
+    assert [30.0, -4.0] == rings(mask.T).areas().tolist()
 
 
 def test_an_island_in_a_hole_is_a_ring_of_its_own() -> None:
@@ -80,7 +80,7 @@ def test_an_island_in_a_hole_is_a_ring_of_its_own() -> None:
     mask[1:6, 1:6] = False
     mask[3, 3] = True
 
-    assert [49.0, -25.0, 1.0] == rings(mask).areas().tolist()
+    assert [49.0, -25.0, 1.0] == rings(mask.T).areas().tolist()
 
 
 def test_pixels_that_touch_at_a_corner_are_apart() -> None:
@@ -89,7 +89,7 @@ def test_pixels_that_touch_at_a_corner_are_apart() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (4, 0), (5, 6)])
 def test_an_empty_mask_has_no_rings(shape: tuple[int, int]) -> None:
-    found = rings(np.zeros(shape, dtype=bool))
+    found = rings(np.zeros(shape[::-1], dtype=bool))
 
     assert [] == found.flat() == simplified(found).flat()
     assert [] == found.areas().tolist()
@@ -98,9 +98,9 @@ def test_an_empty_mask_has_no_rings(shape: tuple[int, int]) -> None:
 def test_a_mask_of_more_corners_than_accepted_is_refused() -> None:
     mask = np.indices((8, 8)).sum(axis=0) % 2 > 0
 
-    assert 32 == len(rings(mask, max_corners=128).firsts)
+    assert 32 == len(rings(mask.T, max_corners=128).firsts)
     with pytest.raises(ValueError, match="128 corners; at most 127"):
-        rings(mask, max_corners=127)
+        rings(mask.T, max_corners=127)
 
 
 def test_moved_rings_lie_where_they_belong() -> None:
@@ -118,21 +118,25 @@ def distance(point: NDArray[np.int64], ring: list[list[int]]) -> float:
     return least
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_no_corner_is_farther_than_a_pixel_from_the_simplified_ring(seed: int) -> None:
-    exact = rings(blobs(120, 150, seed))
-    fewer = simplified(exact)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("tolerance", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("sigma", [1.5, 9.0])
+def test_no_corner_is_farther_from_the_simplified_ring_than_tolerated(
+    seed: int, tolerance: float, sigma: float
+) -> None:
+    exact = rings(blobs(90, 70, seed, sigma).T)
+    fewer = simplified(exact, tolerance)
 
-    assert len(fewer.points) < len(exact.points) / 3
+    assert len(fewer.points) < len(exact.points) / (3 if tolerance * sigma >= 9 else 1)
     for first, end, ring in zip(exact.firsts, exact.ends(), fewer.flat(), strict=True):
         corners = [ring[i : i + 2] for i in range(0, len(ring), 2)]
-        assert all(distance(point, corners) <= 1.0 + 1e-9 for point in exact.points[first:end])
+        assert all(distance(point, corners) <= tolerance + 1e-9 for point in exact.points[first:end])
 
 
 @given(masks(), st.sampled_from([0.5, 1.0, 3.0, 50.0]))
 @settings(max_examples=200, deadline=None)
 def test_a_simplified_ring_has_an_area_of_the_same_sign_and_points_of_the_mask(mask: Mask, tolerance: float) -> None:
-    exact = rings(mask)
+    exact = rings(mask.T)
     fewer = simplified(exact, tolerance)
 
     assert len(exact.firsts) == len(fewer.firsts)
@@ -145,7 +149,7 @@ def test_a_simplified_ring_has_an_area_of_the_same_sign_and_points_of_the_mask(m
 
 @pytest.mark.parametrize("mask", [np.ones((1, 1)), np.ones((1, 40)), np.ones((40, 1)), np.eye(20)])
 def test_what_is_one_pixel_wide_does_not_vanish(mask: NDArray[np.float64]) -> None:
-    exact = rings(mask > 0)
+    exact = rings(mask.T > 0)
 
     assert exact.flat() == simplified(exact).flat()
 
@@ -154,13 +158,19 @@ def test_opencv_fills_simplified_rings_to_nearly_the_same_mask() -> None:
     mask = blobs()
     canvas = np.zeros(mask.shape, dtype=np.uint8)
     # with 4 bits of fraction, corners move by half a pixel: OpenCV counts from the centres of pixels
-    polygons = [np.array(ring, dtype=np.int32).reshape(-1, 2) * 16 - 8 for ring in simplified(rings(mask)).flat()]
+    polygons = [np.array(ring, dtype=np.int32).reshape(-1, 2) * 16 - 8 for ring in simplified(rings(mask.T)).flat()]
     cv2.fillPoly(canvas, polygons, 1, cv2.LINE_8, 4)
     inner = cv2.erode(mask.astype(np.uint8), np.ones((5, 5)), borderValue=1)
     outer = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5)), borderValue=0)
 
     assert (canvas[inner > 0] == 1).all()
     assert (canvas[outer == 0] == 0).all()
+
+
+def test_a_point_on_the_line_of_a_chord_but_beyond_its_end_is_kept() -> None:
+    points = [[10, 0], [25, -20], [40, 0], [0, 1]]  # the last is 1 from the line through (40, 0) and (10, 0)
+
+    assert points == simplified(Rings(np.array(points), np.array([0]))).points.tolist()
 
 
 def test_a_spiral_keeps_its_corners_where_splitting_does_not_end() -> None:
@@ -175,7 +185,7 @@ def test_a_spiral_keeps_its_corners_where_splitting_does_not_end() -> None:
 @given(st.lists(masks(), max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_masks_that_are_simplified_together_become_what_each_becomes_alone(several: list[Mask]) -> None:
-    parts = [rings(mask) for mask in several]
+    parts = [rings(mask.T) for mask in several]
     together = simplified(join(parts)).split([len(part.firsts) for part in parts])
 
     assert [simplified(part).flat() for part in parts] == [part.flat() for part in together]

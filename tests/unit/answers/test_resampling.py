@@ -77,7 +77,11 @@ def test_bands_cover_all_rows_once_however_wide_they_are() -> None:
 def test_the_nearest_cell_is_the_one_in_which_the_centre_lies(
     data: st.DataObject, rows: int, columns: int, height: int, width: int
 ) -> None:
-    plane, across, down = np.arange(rows * columns).reshape(rows, columns), data.draw(spans(columns)), data.draw(spans(rows))
+    plane, across, down = (
+        np.arange(rows * columns).reshape(rows, columns),
+        data.draw(spans(columns)),
+        data.draw(spans(rows)),
+    )
     expected = [
         [
             plane[

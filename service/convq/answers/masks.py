@@ -117,7 +117,7 @@ def _outlined(drawn: Iterable[tuple[_Box, NDArray[np.bool_]]]) -> list[dict[str,
     left_corners = MAX_CORNERS
     for box, columns in drawn:
         try:
-            exact = rings(columns.T, max_corners=left_corners)
+            exact = rings(columns, max_corners=left_corners)
         except ValueError:
             break
         left_corners -= len(exact.points)

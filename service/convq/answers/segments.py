@@ -66,7 +66,7 @@ def segments(
 def class_map(values: NDArray[Any]) -> NDArray[Any]:
     """[h, w]: which of [C, h, w] is the largest, the first of equal ones: uint8 up to 255 classes, else uint16.
 
-    As `numpy.argmax`, but comparing whole planes, a piece at a time: [21, 520, 520] took 3 to 12 ms where that took 69.
+    As `numpy.argmax`, but comparing whole planes, a piece at a time: [21, 520, 520] took 3 ms where that took 15.
     """
     planes = values.reshape(len(values), -1)
     if planes.dtype == np.float16:

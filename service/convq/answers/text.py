@@ -48,9 +48,9 @@ def batch_first(values: NDArray[Any], *, time_first: bool) -> NDArray[Any]:
 def text(values: NDArray[Any], read: Sequence[str], *, collapse: bool = True) -> Text:
     """What one job's output reads, [T, C] of numbers, with what `characters` says of its classes.
 
-    Without `collapse` each step is a character of its own. Where the numbers of every step are probabilities (none below 0,
-    and 1 together), scores are as they are; else softmax makes some of them, of logits or logarithms of probabilities.
-    Costs one look at each number, and no more for the steps of a blank line.
+    Without `collapse` each step is a character of its own. Where the numbers of every step that begins a character are
+    probabilities (none below 0, and 1 together), scores are as they are; else softmax makes some of them, of logits or
+    logarithms of probabilities.
 
     Raises:
         NonFinite: any value is NaN or infinite.
@@ -62,21 +62,20 @@ def text(values: NDArray[Any], read: Sequence[str], *, collapse: bool = True) ->
     require_finite(values)
     steps = as_float32(values)
     best = steps.argmax(axis=1)
-    blank = np.array([not character for character in read], dtype=np.bool_)
-    kept = ~blank[best]
+    kept = np.array([bool(read[i]) for i in best.tolist()], dtype=np.bool_)
     if collapse:
         kept[1:] &= best[1:] != best[:-1]
     which = np.flatnonzero(kept)
     if not len(which):
         return Text("", 0.0)
-    score = float(_probabilities(steps, which, best[which]).mean(dtype=np.float64))
+    score = float(_probabilities(steps[which]).mean(dtype=np.float64))
     return Text("".join([read[i] for i in best[which].tolist()]), round(score, _SCORE_DECIMALS))
 
 
-def _probabilities(steps: NDArray[np.float32], which: NDArray[np.intp], best: NDArray[np.intp]) -> NDArray[np.float32]:
-    """[k]: of these steps of [T, C], the probability of their best class."""
-    values = steps[which, best]
+def _probabilities(steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[k]: of each of these steps [k, C], the probability of its best class."""
+    most = steps.max(axis=1)
     with np.errstate(over="ignore"):  # only of numbers that are no probabilities
         if steps.min() >= 0.0 and np.abs(steps.sum(axis=1) - 1.0).max() <= _SUM_TOLERANCE:
-            return values
-        return np.asarray(1.0 / np.exp(steps[which] - values[:, None]).sum(axis=1))
+            return np.asarray(most)
+        return np.asarray(1.0 / np.exp(steps - most[:, None]).sum(axis=1))

@@ -25,7 +25,9 @@
     ├── RedisRefused            the server answered, and the answer is no (version, rights, policy)
     ├── LeaseLost               another worker has taken over the jobs of this one
     ├── ModelBroken             a folder of the model repository cannot be served
+    ├── NotPlaced               a model was made and could not be put into its repository
     ├── SettingsError           a flag or CONVQ_* variable is unknown or malformed
+    │   └── RequestRefused      what somebody asks for a model contradicts itself, or the model that is there
     ├── BadDataset              pictures and classes that a model is to be evaluated on, and cannot be
     └── ServiceFailed           the service gave up (its log says why)
 
@@ -289,6 +291,34 @@ class SettingsError(ConvqError):
     code: ClassVar[str] = "bad_settings"
     fault: ClassVar[Fault] = "operator"
     exit_code: ClassVar[int] = 2
+
+
+class RequestRefused(SettingsError):
+    """A model or version cannot be made as it is asked for: that contradicts itself, or what is there; nothing was changed.
+
+    `field` is the one to blame, as the flag is called without its dashes: `version`, `color`.
+    """
+
+    code: ClassVar[str] = "request_refused"
+    fault: ClassVar[Fault] = "client"
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotPlaced(ConvqError):
+    """A model that is fit to be served could not be put into its repository, which is as it was.
+
+    `is_taken`: somebody else has put one there meanwhile; else the repository cannot be written.
+    """
+
+    code: ClassVar[str] = "not_placed"
+    fault: ClassVar[Fault] = "operator"
+
+    def __init__(self, message: str, *, is_taken: bool = False) -> None:
+        super().__init__(message)
+        self.is_taken = is_taken
 
 
 class BadDataset(ConvqError):

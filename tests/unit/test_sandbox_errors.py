@@ -8,8 +8,8 @@ import click
 import pytest
 
 from convq.cli import commands, main
-from convq.cli.models.check import noted
 from convq.errors import ModelBroken
+from convq.importer.dry_run import noted
 from convq.importer.sandbox import ask
 
 CHILD = """

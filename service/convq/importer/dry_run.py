@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convq.errors import ConvqError, ModelBroken, SettingsError
 from convq.importer.sandbox import ask
 
 CHILD = "convq.importer.dry_run_child"
 WITHIN_S = 60.0
+SLOW = "--within gives it longer; warm-up runs a whole batch, so a smaller limits.max_batch in its manifest makes that shorter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +88,32 @@ def dry_run(
         description=answer["description"],
         examination=answer["examination"],
     )
+
+
+def examined(
+    folder: Path, version: int, *, image: Path | None = None, within_s: float, slow: str = SLOW
+) -> dict[str, Any]:
+    """What a version is and answers, as one document; `slow` says what helps where its time is too short.
+
+    Raises ModelBroken, SettingsError.
+    """
+    tried = dry_run(folder, version, within_s=within_s, examine=True, image=image)
+    if not tried.ok:
+        kind = SettingsError if tried.exit_code == SettingsError.exit_code else ModelBroken
+        hint = f"; {slow}" if tried.timed_out else ""
+        raise noted(kind(f"{folder.name}, version {version}: {tried.reason}{hint}"), tried.traceback)
+    return {
+        "name": folder.name,
+        "version": version,
+        "ok": True,
+        "load_s": tried.load_s,
+        **tried.examination,
+        **{key: tried.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
+    }
+
+
+def noted(error: ConvqError, traceback: str) -> ConvqError:
+    """The error, with the traceback of a child process where there is one: `convq --debug` shows it."""
+    if traceback:
+        error.add_note(traceback)
+    return error

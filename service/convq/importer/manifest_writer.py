@@ -32,6 +32,11 @@ def manifest_text(description: str, findings: Sequence[Finding]) -> str:
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
+def place_of(finding: Finding) -> str:
+    """Where in the manifest a value stands: the name of its output, or its table, and its key."""
+    return f"{finding.of}: {finding.key}" if finding.of else f"{finding.table}.{finding.key}"
+
+
 def remark(finding: Finding) -> str:
     """Where a value comes from, as it stands in the comment."""
     return f"{finding.source}: {finding.why}" + ("; check" if finding.source == "assumed" else "")

@@ -7,14 +7,14 @@ messages call it, and the fields of `Overrides`) and answers with the findings, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from convq.engine.signature import Node
 from convq.errors import ModelBroken, ModelFault
 from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Overrides, as_json, look_at_batch, look_at_input
+from convq.importer.infer_input import Finding, Overrides, as_json, look_at_batch, look_at_input
 from convq.importer.infer_outputs import check_some_are_numbers, look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.sandbox import answer_once, ask
@@ -24,14 +24,43 @@ from convq.repository.operators import Operators, operators_of
 MODULE = "convq.importer.probing"
 
 
-def probe(file: Path, called: str, wishes: Overrides, *, within_s: float) -> dict[str, Any]:
-    """What a manifest for an ONNX file would hold, from a child process.
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a manifest for a graph would hold, or why there can be none."""
 
-    `{"ok": true, "findings": […], "manifest": text, "classes": number}`, or a reason as `ask` gives it. `file` holds all
-    its weights. The child may take `within_s` seconds, and the memory that is to spare.
+    ok: bool
+    findings: Sequence[Finding] = ()
+    manifest: str = ""
+    """The text of the file."""
+    classes: int = 0
+    """How many names of classes it needs; 0 for a model without."""
+    reason: str = ""
+    """Why it cannot be served; empty where it can."""
+    exit_code: int = 0
+    """What a command that needs this graph should end with: 2 where a wish contradicts it, else 3."""
+    timed_out: bool = False
+    """There is none because it did not end in time."""
+    traceback: str = ""
+    """Of an error in the child that nobody foresaw."""
+
+
+def probe(file: Path, called: str, wishes: Overrides, *, within_s: float) -> Probed:
+    """What a manifest for an ONNX file would hold, from a child process. Blocks; never raises for the graph's sake.
+
+    `file` holds all its weights. The child may take `within_s` seconds, and the memory that is to spare.
     """
     question = {"file": str(file.absolute()), "called": called, "wishes": asdict(wishes)}
-    return ask(MODULE, question, within_s=within_s)
+    answer = ask(MODULE, question, within_s=within_s)
+    if not answer["ok"]:
+        return Probed(
+            ok=False,
+            reason=answer["reason"],
+            exit_code=answer["exit_code"],
+            timed_out=answer.get("timed_out", False),
+            traceback=answer.get("traceback", ""),
+        )
+    findings = [Finding(**_with_tuples(one)) for one in answer["findings"]]
+    return Probed(ok=True, findings=findings, manifest=answer["manifest"], classes=answer["classes"])
 
 
 class _Session:
@@ -58,11 +87,14 @@ class _Session:
 def _probe(question: dict[str, Any]) -> dict[str, Any]:
     """In the child. Raises ModelBroken, SettingsError."""
     content = read_given(Path(question["file"]), MOST_BYTES["model.onnx"])
-    return look(content, question["called"], _as_wishes(question["wishes"]))
+    return look(content, question["called"], Overrides(**_with_tuples(question["wishes"])))
 
 
 def look(content: bytes, called: str, wishes: Overrides) -> dict[str, Any]:
-    """What `probe` answers, in this process: for graphs that are known to behave. Raises ModelBroken, SettingsError."""
+    """What the child of `probe` answers, in this process: for graphs that are known to behave.
+
+    `{"findings": […], "manifest": text, "classes": number}`. Raises ModelBroken, SettingsError.
+    """
     operators = _operators(content)
     graph = _Session(content, Path(called))
     check_some_are_numbers(graph)
@@ -84,10 +116,9 @@ def _operators(content: bytes) -> Operators:
     return found
 
 
-def _as_wishes(said: Mapping[str, Any]) -> Overrides:
-    """From JSON, which knows no tuples."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-    return Overrides(**fields)
+def _with_tuples(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from JSON, which knows no tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
 
 
 if __name__ == "__main__":

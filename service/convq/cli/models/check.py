@@ -11,13 +11,10 @@ import click
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.versions import version_option
-from convq.errors import ConvqError, ModelBroken, SettingsError
 
 MIB = 1 << 20
 ROUNDING = 1e-3
 """Relative difference of answers that is no matter of the order of sums any more."""
-
-SLOW = "--within gives it longer; warm-up runs a whole batch, so a smaller limits.max_batch in its manifest makes that shorter"
 
 
 def within_option(
@@ -52,6 +49,7 @@ def check(
     convq models check lenet
     convq models check lenet --image seven.png --version 1
     """
+    from convq.importer.dry_run import examined  # noqa: PLC0415 - brings the child's parts
     from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
 
     folder = ModelRepository.open(root or default_root(), [name])[name]
@@ -66,37 +64,6 @@ def check(
         print_json([document])
     else:
         show_examination(document)
-
-
-def examined(
-    folder: Path, version: int, *, image: Path | None = None, within_s: float, slow: str = SLOW
-) -> dict[str, Any]:
-    """What a version is and answers, as one document; `slow` says what helps where its time is too short.
-
-    Raises ModelBroken, SettingsError.
-    """
-    from convq.importer.dry_run import dry_run  # noqa: PLC0415 - brings the engine's parts
-
-    tried = dry_run(folder, version, within_s=within_s, examine=True, image=image)
-    if not tried.ok:
-        kind = SettingsError if tried.exit_code == SettingsError.exit_code else ModelBroken
-        hint = f"; {slow}" if tried.timed_out else ""
-        raise noted(kind(f"{folder.name}, version {version}: {tried.reason}{hint}"), tried.traceback)
-    return {
-        "name": folder.name,
-        "version": version,
-        "ok": True,
-        "load_s": tried.load_s,
-        **tried.examination,
-        **{key: tried.description[key] for key in ("provider", "inputs", "outputs", "labels", "limits", "sha256")},
-    }
-
-
-def noted(error: ConvqError, traceback: str) -> ConvqError:
-    """The error, with the traceback of a child process where there is one: `convq --debug` shows it."""
-    if traceback:
-        error.add_note(traceback)
-    return error
 
 
 def show_examination(document: Mapping[str, Any]) -> None:

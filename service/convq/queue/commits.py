@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from convq.errors import LeaseLost
 from convq.protocol import DEAD_LENGTH, INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.deliveries import Lease
 from convq.queue.entries import Received
@@ -107,10 +106,7 @@ class Commits:
             job.id,
             INBOX_LENGTH,
         ]
-        reply = self._link.run(BURY, keys, args)
-        if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")
+        reply = lease.unfenced(self._link.run(BURY, keys, args))
         lease.held.discard((job.lane, job.entry))
         return bool(reply)
 
@@ -142,10 +138,7 @@ class Commits:
                     args.append(done.job.id)
                 jobs.append(done.job)
         keys = [self._shard.leases, *self._shard.streams, self._shard.cancelled, self._shard.suspects, self._shard.cfg]
-        reply = self._link.run(COMPLETE, keys, args)
-        if reply == b"FENCED":
-            lease.lost = True
-            raise LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")
+        reply = lease.unfenced(self._link.run(COMPLETE, keys, args))
         if reply == b"FULL":
             return False
         published, lost, refused = reply

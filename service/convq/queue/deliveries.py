@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from convq.errors import RedisUnavailable
+from convq.errors import LeaseLost, RedisUnavailable
 from convq.queue.entries import Received
 
 MIB = 1 << 20
+_FENCED = b"FENCED"
+"""What every script answers to a worker whose lease has ended; it has changed nothing then."""
 
 
 @dataclass(slots=True)
@@ -24,6 +26,17 @@ class Lease:
     lost: bool = False
     alone: set[tuple[int, str]] = field(default_factory=set)
     """Of those that were held, the ones that ran alone: see `Suspicions.begin_alone`."""
+
+    def unfenced(self, reply: Any) -> Any:
+        """What a script replied to the holder of this lease. Raises LeaseLost where that says that the lease has ended."""
+        if reply == _FENCED:
+            raise self.end()
+        return reply
+
+    def end(self) -> LeaseLost:
+        """Mark the lease as one that was lost; the error of its worker, which was declared dead."""
+        self.lost = True
+        return LeaseLost(f"{self.incarnation} was silent for too long; its jobs run elsewhere")
 
 
 @dataclass(slots=True)

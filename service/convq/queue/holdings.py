@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from convq.errors import BadField, BadTensor, ConvqError, ImageTooLarge, JobError, LeaseLost, RedisUnavailable
+from convq.errors import BadField, BadTensor, ConvqError, ImageTooLarge, JobError, RedisUnavailable
 from convq.protocol import CANCELLED_LENGTH, CANCELLED_TTL_S
 from convq.queue.deliveries import Bounds, Delivery, Lease, Row, milliseconds
 from convq.queue.entries import KNOWN_FIELDS, MAX_TEXT_BYTES, PAYLOADS, Received, Receiver
@@ -99,10 +99,7 @@ class Holdings:
         args: list[Any] = [GROUP, lease.incarnation, RETURNED]
         for lane, entry in entries:
             args += (lane + 1, entry)
-        reply = self._link.run(GIVE_BACK, [self._shard.leases, *self._streams], args)
-        if reply == b"FENCED":
-            raise lost(lease)
-        return int(reply)
+        return int(lease.unfenced(self._link.run(GIVE_BACK, [self._shard.leases, *self._streams], args)))
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -220,9 +217,3 @@ class Holdings:
         if isinstance(flags, Exception):
             return frozenset()
         return frozenset(job_id for job_id, flag in zip(ids, flags, strict=True) if flag)
-
-
-def lost(lease: Lease) -> LeaseLost:
-    """The error of a worker that was declared dead; its lease is marked so."""
-    lease.lost = True
-    return LeaseLost(f"{lease.incarnation} was silent for too long; its jobs run elsewhere")

@@ -17,7 +17,7 @@ from convq.errors import RedisRefused
 from convq.protocol import INBOX_LENGTH, INBOX_TTL_S
 from convq.queue.deliveries import Delivery, Lease, Row, milliseconds
 from convq.queue.entries import KNOWN_FIELDS, Received, Receiver
-from convq.queue.holdings import Holdings, lost
+from convq.queue.holdings import Holdings
 from convq.queue.keys import GROUP, LANES, RETURNED, Shard
 from convq.queue.shares import Shares
 from convq.queue.suspicions import SUSPICION_TTL_MS, Suspicions
@@ -82,7 +82,7 @@ class WorkQueue:
     def renew(self, lease: Lease) -> None:
         """Keep the lease. Raises LeaseLost where others own its jobs already."""
         if self._fetching.run(RENEW, self._lease_keys, [self._lease_ms, "renew", lease.incarnation]):
-            raise lost(lease)
+            raise lease.end()
 
     def release(self, lease: Lease) -> int:
         """End the lease; return how many jobs it still held, which others may take over at once."""
@@ -169,9 +169,7 @@ class WorkQueue:
         args = [GROUP, lease.incarnation, max(1, most_bytes), *self.holdings.bounds.most(), *wanted]
         deadline_s = time.monotonic() + block_ms / 1e3
         while True:
-            reply = self._fetching.run(CLAIM, [self.shard.leases, *self._streams], args)
-            if reply == b"FENCED":
-                raise lost(lease)
+            reply = lease.unfenced(self._fetching.run(CLAIM, [self.shard.leases, *self._streams], args))
             if reply or time.monotonic() >= deadline_s:
                 break
             time.sleep(min(CAREFUL_POLL_S, block_ms / 1e3))
@@ -222,9 +220,7 @@ class WorkQueue:
         args = [GROUP, lease.incarnation, room, result_ttl_ms, INBOX_TTL_S * 1000, INBOX_LENGTH]
         args += (shard.result_prefix, shard.inbox_prefix, shard.model, self._worker, *self.holdings.bounds.most())
         args += KNOWN_FIELDS
-        reply = self._fetching.run(EXPIRE, keys, args)
-        if reply == b"FENCED":
-            raise lost(lease)
+        reply = lease.unfenced(self._fetching.run(EXPIRE, keys, args))
         lanes, claimed = [int(count) for count in reply[: len(LANES)]], reply[len(LANES) :]
         rows = [Row(claimed[i], claimed[i + 1].decode(), weight=claimed[i + 2]) for i in range(0, len(claimed), 3)]
         return lanes, self.holdings.take(lease, rows, len(LANES) * room, self.holdings.claim_bytes)

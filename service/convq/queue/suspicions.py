@@ -11,7 +11,6 @@ from typing import Any
 
 from convq.queue.deliveries import Lease, Row
 from convq.queue.entries import Received
-from convq.queue.holdings import lost
 from convq.queue.keys import GROUP, Shard
 from convq.queue.transport.link import Command, Link, Script
 
@@ -41,9 +40,7 @@ class Suspicions:
         lease.alone.intersection_update(lease.held)
         lease.alone.add(holding)
         args = [GROUP, lease.incarnation, f"{job.lane}:{job.entry}", job.entry, SUSPICION_TTL_MS, int(first)]
-        reply = self._link.run(ALONE, [shard.leases, shard.streams[job.lane], shard.suspects], args)
-        if reply == b"FENCED":
-            raise lost(lease)
+        reply = lease.unfenced(self._link.run(ALONE, [shard.leases, shard.streams[job.lane], shard.suspects], args))
         if reply:
             job.suspicion += 1  # whatever it was: there is something to forget when it is answered
         else:

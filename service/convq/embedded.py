@@ -25,6 +25,7 @@ from typing import BinaryIO, Literal, Self
 
 from convq.append_only import explain, refuse_loss
 from convq.errors import RedisRefused, RedisUnavailable
+from convq.host.death_signal import ending_with_us
 from convq.host.extras import install
 from convq.interpreter import child_environment
 
@@ -35,20 +36,6 @@ LOCK_WAIT_S = 2.0  # a server whose owner was just killed needs a moment to flus
 POLL_S = 0.005
 
 Fsync = Literal["always", "everysec", "no"]
-
-# Runs between fork and exec of the server, in a fresh interpreter: a preexec_fn would run Python code in the forked
-# copy of a process that may have threads, which can deadlock and has been warned about since Python 3.12.
-# The parent is compared after prctl: had it died before, the death signal would never come.
-_LAUNCH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes, signal
-    if ctypes.CDLL(None).prctl(1, signal.SIGTERM) != 0:
-        sys.exit("prctl(PR_SET_PDEATHSIG) was refused")
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the parent died before its server started")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -291,13 +278,22 @@ def _free_port() -> int:
 
 def _launch(binary: ServerBinary, place: _Place, port: int | None, options: list[str]) -> subprocess.Popen[bytes]:
     """Start the program in a session of its own (Ctrl-C must reach us first), with the lock and its log."""
-    command = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(binary.path)]
-    command += ["--bind", "127.0.0.1", "--port", str(port or 0), "--daemonize", "no", "--dir", str(place.data)]
+    command = [
+        str(binary.path),
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        str(port or 0),
+        "--daemonize",
+        "no",
+        "--dir",
+        str(place.data),
+    ]
     command += ["--unixsocket", str(place.socket), "--unixsocketperm", "700"]
     command += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", *options]
     with (place.data / "server.log").open("ab") as log:
         return subprocess.Popen(
-            command,
+            ending_with_us(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import trustme
 
 from convq import embedded
 from convq.embedded import ServerBinary
+from convq.host.death_signal import ending_with_us
 from convq.queue import Address
 from servers import PATIENCE, binary_of, skip_or_fail, wait_until
 
@@ -35,14 +34,16 @@ def running(binary: ServerBinary, data: Path, *options: str, config: Path | None
     """
     private = Path(tempfile.mkdtemp(prefix="convq-"))  # short: the path of a socket has at most 104 bytes
     path = private / "s"
-    command = [sys.executable, "-I", "-S", "-c", embedded._LAUNCH, str(os.getpid()), str(binary.path)]
+    command = [str(binary.path)]
     command += [] if config is None else [str(config)]
     command += ["--dir", str(data), "--bind", HOST, "--unixsocket", str(path), "--unixsocketperm", "700"]
     command += ["--save", "", "--appendonly", "yes", "--maxmemory", "256mb"] if config is None else []
     command += options
     log = data / "server.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            ending_with_us(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         wait_until(lambda: _ready(path, log) or process.poll() is not None)
         assert process.poll() is None, log.read_text()

@@ -6,32 +6,20 @@ Knows nothing of queues: it starts a program, reads what that says on standard e
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from convq.errors import ServiceFailed
+from convq.host.death_signal import ending_with_us
 from convq.interpreter import child_environment, python
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
 LOG_PIPE_BYTES = 4096
 """The least that Linux has: so that a log that nobody reads is soon full."""
-
-# Runs the service so that it ends when this process does, even by SIGKILL; elsewhere than on Linux only in good order.
-_LAUNCH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes, signal
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 class ChildService:
@@ -44,7 +32,7 @@ class ChildService:
     def __init__(self, *flags: str) -> None:
         command = [*flags, "--http", "127.0.0.1:0", "--log", "json"]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *python("convq", "serve", *command)[1:]],
+            ending_with_us(python("convq", "serve", *command)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

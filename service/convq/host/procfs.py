@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-PR_SET_PDEATHSIG = 1
 
 
 class Usage(NamedTuple):
@@ -68,11 +64,3 @@ def _booted_s() -> int:
     """When this machine started, in seconds since 1970."""
     lines = (PROC / "stat").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("btime "))
-
-
-def die_with(supervisor: int) -> None:
-    """Linux: the kernel kills this process when its parent dies, even where Python cannot run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:
-        os._exit(1)

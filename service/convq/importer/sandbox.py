@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from convq.errors import ConvqError, ModelBroken, NetworkFaulty
 from convq.host.cgroups import memory_left_bytes
-from convq.host.procfs import die_with
+from convq.host.death_signal import die_with
 from convq.interpreter import child_environment, python
 from convq.threads import Watch
 

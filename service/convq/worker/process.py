@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from convq import logs
 from convq.errors import ConvqError
 from convq.host import allocator
-from convq.host.procfs import die_with, resident_bytes
+from convq.host.death_signal import die_with
+from convq.host.procfs import resident_bytes
 from convq.ipc.crash_marks import Gate
 from convq.ipc.messages import PlanUpdate, WorkerConfig, worker_name
 from convq.ipc.series import LAYOUT, STATES, reset_gauges

@@ -12,8 +12,8 @@ import redis
 
 from convq.errors import RedisRefused
 from convq.queue import Address, LeaseKeeper
-from convq.queue.diagnosis.health import CLOCK_SLACK_S, CheckResult, Server, _clock, look_at
-from convq.queue.diagnosis.vulnerabilities import known_holes
+from convq.queue.diagnosis.health import CLOCK_SLACK_S, CheckResult, Server, _clock, _crashes, look_at
+from convq.queue.diagnosis.server_versions import known_crashes
 from convq.queue.transport.link import Link
 from servers import OwnServer, wait_until
 
@@ -149,27 +149,28 @@ def test_a_clock_that_is_far_off_is_told_and_does_not_matter(keeper: LeaseKeeper
 @pytest.mark.parametrize(
     ("version", "reasons", "target"),
     [
-        ("7.0.2", [], ""),
-        ("7.0.3", ["#10968"], "7.0.4"),
-        ("7.0.15", [], ""),
-        ("7.2.4", ["CVE-2026-23479"], "7.4.9"),
-        ("7.4.5", ["CVE-2025-49844", "CVE-2026-23479"], "7.4.9"),
-        ("7.4.8", ["CVE-2026-23479"], "7.4.9"),
-        ("7.4.9", [], ""),
-        ("8.0.4", ["CVE-2026-23479"], "8.2.6"),
-        ("8.2.0", ["#14276", "#14323", "CVE-2025-49844", "CVE-2025-62507", "CVE-2026-23479"], "8.2.6"),
-        ("8.2.2", ["CVE-2025-62507", "CVE-2026-23479"], "8.2.6"),
-        ("8.2.6", [], ""),
-        ("8.4.2", ["CVE-2026-23479"], "8.4.3"),
-        ("8.6.2", ["CVE-2026-23479"], "8.6.3"),
-        ("8.8.0", [], ""),
+        ("8.1.9", [], ""),
+        ("8.2.0", ["#14276", "#14323"], "8.2.2"),
+        ("8.2.1", ["#14323"], "8.2.2"),
+        ("8.2.1-rc1", ["#14323"], "8.2.2"),
+        ("8.2.2", [], ""),
+        ("10.0.0", [], ""),
+        ("", [], ""),
     ],
 )
-def test_the_known_holes_of_a_version_are_named_with_the_version_to_go_to(
+def test_a_version_that_crashes_on_streams_is_named_with_the_version_to_go_to(
     version: str, reasons: list[str], target: str
 ) -> None:
-    told, upgrade = known_holes("redis", version)
+    told, upgrade = known_crashes("redis", version)
 
     assert (len(reasons), target) == (len(told), upgrade)
     assert all(reason in text for reason, text in zip(reasons, told, strict=True))
-    assert ([], "") == known_holes("valkey", version)
+    assert ([], "") == known_crashes("valkey", version)
+
+
+@pytest.mark.parametrize(("version", "levels"), [("8.2.0", ["warning"]), ("8.2.2", [])])
+def test_such_a_version_is_warned_of_and_not_refused(keeper: LeaseKeeper, version: str, levels: list[str]) -> None:
+    remarks = list(_crashes(replace(keeper.inspect(), name="redis", version=version)))
+
+    assert levels == [remark.level for remark in remarks]
+    assert all("upgrade the server to 8.2.2" in str(remark) and "lose jobs" in str(remark) for remark in remarks)

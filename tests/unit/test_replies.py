@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from convq.ipc.messages import is_gone, process_space, report_in
 from convq.queue.diagnosis.health import _number, _pairs
-from convq.queue.diagnosis.vulnerabilities import known_holes, parsed
+from convq.queue.diagnosis.server_versions import known_crashes, parsed
 from convq.queue.keys import is_model_name
 from convq.queue.producer import _description
 
@@ -31,7 +31,7 @@ def test_info_of_any_bytes_is_read_as_pairs_of_text(info: object, name: bytes, v
 @given(TEXTS)
 def test_a_version_of_any_text_is_a_row_of_numbers(text: str) -> None:
     assert all(isinstance(number, int) for number in parsed(text))
-    known_holes("redis", text)
+    known_crashes("redis", text)
 
 
 @given(st.text() | st.from_regex(r"host\.[0-9a-f]{8}-[0-9]{1,400}-[0-9a-f]{8}\n?", fullmatch=True))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from convq.errors import RedisRefused
 from convq.queue.diagnosis.mending import Rights, change
-from convq.queue.diagnosis.vulnerabilities import known_holes, parsed
+from convq.queue.diagnosis.server_versions import known_crashes, parsed
 from convq.queue.transport.address import Address, redis_cli
 from convq.queue.transport.link import Link
 
@@ -110,7 +110,7 @@ Mend = Callable[[str, str], tuple[str, str | None]]
 def _remarked(server: Server, address: Address, mend: Mend, info: Mapping[str, str]) -> Server:
     remarks = (_policy(server, mend), _limit(server, mend, info), _persistence(server, mend))
     role = _role(server, address, info)
-    return replace(server, remarks=(*remarks, role, *_holes(server), *_access(address), *_clock(server)))
+    return replace(server, remarks=(*remarks, role, *_crashes(server), *_access(address), *_clock(server)))
 
 
 def _policy(server: Server, mend: Mend) -> CheckResult:
@@ -166,11 +166,11 @@ def _role(server: Server, address: Address, info: Mapping[str, str]) -> CheckRes
     return CheckResult("problem", "role", "it is a replica: it takes no jobs", f"point --redis at its master, {where}")
 
 
-def _holes(server: Server) -> Iterator[CheckResult]:
-    reasons, target = known_holes(server.name, server.version)
+def _crashes(server: Server) -> Iterator[CheckResult]:
+    reasons, target = known_crashes(server.name, server.version)
     if not reasons:
         return
-    found = f"{server} has known holes, unless your distribution mended them: {'; '.join(reasons)}"
+    found = f"{server} may crash and lose jobs, unless your distribution mended it: {'; '.join(reasons)}"
     yield CheckResult("warning", "version", found, f"upgrade the server to {target} or later")
 
 

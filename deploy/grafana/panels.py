@@ -19,7 +19,7 @@ SELECTORS = {
 }
 COMMANDS = '$R, cmd=~"xadd|xreadgroup|evalsha|eval|fcall"'
 FULL = '$S, reason="full"'
-FAILED = 'outcome=~"error|timeout|dead_letter"'
+FAILED = 'outcome=~"error|dead_letter"'
 ANSWERED = "sum(rate(convq_jobs_total{$S}[$__rate_interval]))"
 MEAN_FROM_BUCKETS = "sum{by}(rate({name}_sum{{{where}}}[$__rate_interval])) / (sum{by}(rate({name}_count{{{where}}}[$__rate_interval])) > 0)"
 
@@ -140,7 +140,7 @@ QUEUE = (
 ANSWERS = (
     Panel("Answered by model", "Jobs answered a second.", "timeseries", "ops",
           [(rate("convq_jobs_total", "$S", "model"), "{{model}}")], stacked=True, to_model=True),
-    Panel("Not ok, by outcome", "Answers other than ok. error, timeout and dead_letter are the service's; the others the clients'.",
+    Panel("Not ok, by outcome", "Answers other than ok. error and dead_letter are the service's; the others the clients'.",
           "timeseries", "ops", [(rate("convq_jobs_total", '$S, outcome!="ok"', "outcome"), "{{outcome}}")]),
     Panel("Refused input, by code", "Jobs that could not be run, by error code of the protocol.", "timeseries", "ops",
           [(rate("convq_rejected_total", "$S", "reason"), "{{reason}}")]),

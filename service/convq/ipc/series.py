@@ -22,10 +22,10 @@ class CloseReason(StrEnum):
 
 
 LANE_NAMES = tuple(str(lane) for lane in Priority)
-OUTCOMES = ("ok", "error", "invalid", "timeout", "expired", "cancelled", "dead_letter")
+OUTCOMES = ("ok", "error", "invalid", "expired", "cancelled", "dead_letter")
 STAGES = ("queue", "fetch", "decode", "preprocess", "batch_wait", "inference", "postprocess", "publish")
 STATES = ("starting", "ready", "draining")
-DEAD_REASONS = ("poisoned", "unreadable")
+DEAD_REASONS = ("poisoned",)
 ROLES = ("serving", "candidate", "shadow", "kept")
 COMMAND_ERRORS = ("unavailable", "refused", "lease_lost")
 

@@ -291,6 +291,8 @@ def test_what_waits_is_answered_in_its_number_over_the_drain_rate(queue: Queue) 
     assert queue.depth().drain_s is None, "measured while nothing waited: only what came in"
     queue.know(drain_full=1, drain_ms=now_ms - 20_000)
     assert queue.depth().drain_s is None, "nobody measures any more"
+    queue.know(drain_ms=now_ms, drain_per_s="0x0F")
+    assert 2.0 == queue.depth().drain_s, "a number as a stranger writes it, and no reason to stop"
 
 
 # -- who was refused -----------------------------------------------------------------------------------------------------

@@ -73,6 +73,18 @@ def test_an_empty_server_and_one_full_of_strange_keys(glances: Glances, plain: A
     assert 2 == len(seen.workers)
 
 
+@pytest.mark.parametrize(
+    ("full", "ago_ms", "expected"), [(1, 0, 12.5), (1, 5_000, 12.5), (1, 20_000, None), (0, 0, None)]
+)
+def test_how_fast_a_queue_drains_is_told_where_it_was_measured_lately_while_jobs_waited(
+    glances: Glances, plain: Any, full: int, ago_ms: int, expected: float | None
+) -> None:
+    measured_ms = int(plain.time()[0]) * 1000 - ago_ms
+    plain.hset(SHARD.cfg, mapping={"drain_per_s": "12.5000", "drain_full": full, "drain_ms": measured_ms})
+
+    assert expected == glances.look(SHARD).drain_per_s
+
+
 def test_however_much_waits_a_look_reads_little(glances: Glances, plain: Any) -> None:
     push(plain, NORMAL, 5000, image=b"x" * 300, client="shop")
     assert glances.look(SHARD).sampled <= SAMPLED + 6

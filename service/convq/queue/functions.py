@@ -33,7 +33,7 @@ SOURCE = "\n".join(
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
         f"local FIELDS = {_table(dict.fromkeys(KNOWN_FIELDS, 'true'))}",
         f"local WRITTEN = {_table({word: repr(name) for word, name in spellings().items()})}",
-        *map(lua, ("numbers", "known", "whereabouts", "names", "door", "functions")),
+        *map(lua, ("numbers", "drain", "known", "whereabouts", "names", "door", "functions")),
     )
 )
 

@@ -25,7 +25,7 @@ from convq.queue.keys import LANES, MODELS, Shard, is_model_name
 from convq.queue.transport.link import AT_MAXMEMORY, Script, understood
 from convq.queue.transport.wires import Wire
 
-SUBMIT = Script.load("numbers", "known", "whereabouts", "names", "door", "submit")
+SUBMIT = Script.load("numbers", "drain", "known", "whereabouts", "names", "door", "submit")
 STATUS = Script.load("known", "whereabouts", "status")
 
 SUBMIT_JOBS = 100

@@ -26,7 +26,7 @@ from convq.queue.transport.address import Address
 from convq.queue.transport.link import Command, Link, Script, text_of
 
 DEPTH, MEASURE, RENEW = (
-    Script.load("numbers", "lanes", "depth"),
+    Script.load("numbers", "drain", "lanes", "depth"),
     Script.load("numbers", "measure"),
     Script.load("numbers", "renew"),
 )

@@ -15,7 +15,7 @@ from convq.queue.keys import GROUP, Shard
 from convq.queue.transport.address import Address
 from convq.queue.transport.link import Link, Script, text_of
 
-GLANCE = Script.load("numbers", "lanes", "glance")
+GLANCE = Script.load("numbers", "drain", "lanes", "glance")
 
 MOST_LEASES = 1000
 SAMPLED, SAMPLED_BYTES = 400, 4 << 20
@@ -24,7 +24,6 @@ MALFORMED = "(malformed)"
 """What is shown for clients whose name cannot be one."""
 
 _COUNT = re.compile(rb"[0-9]{1,15}\Z")
-_RATE = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +128,8 @@ class Glances:
         """One look; at most so many entries of so many bytes are asked for their client."""
         keys = [*shard.streams, shard.leases, shard.cfg, shard.dead]
         reply = self._link.run(GLANCE, keys, [GROUP, MOST_LEASES, sampled, sampled_bytes])
-        now_ms, leases, cfg, door, dead, seen, clients, *lanes = reply
-        answered, failed, max_jobs, max_bytes = map(_count, cfg[:4])
+        now_ms, leases, cfg, drain_per_s, door, dead, seen, clients, *lanes = reply
+        answered, failed, max_jobs, max_bytes = map(_count, cfg)
         return Glance(
             model=shard.model,
             at_ms=now_ms,
@@ -142,7 +141,7 @@ class Glances:
             limit_jobs=max_jobs,
             limit_bytes=max_bytes,
             held_bytes=_count(door[0]),
-            drain_per_s=_rate(cfg[4:], now_ms),
+            drain_per_s=None if drain_per_s is None else float(drain_per_s),
             refused=sum(_count(text) or 0 for text in door[1:]),
             dead_letters=dead,
             clients=_clients(clients),
@@ -167,13 +166,6 @@ def _worker(row: Sequence[Any], now_ms: int) -> WorkerGlance:
 def _count(text: bytes | None) -> int | None:
     """A count that anybody may have written; None for what is none."""
     return int(text) if text is not None and _COUNT.match(text) else None
-
-
-def _rate(drain: Sequence[bytes | None], now_ms: int) -> float | None:
-    """What `measure.lua` has measured, not longer ago than `door.lua` believes it."""
-    per_s, measured_ms, full = drain
-    fresh = abs(now_ms - (_count(measured_ms) or 0)) <= 10_000  # noqa: PLR2004 - as in door.lua
-    return float(per_s) if per_s is not None and _RATE.match(per_s) and fresh and full == b"1" else None
 
 
 def _clients(flat: Sequence[Any]) -> dict[str, int]:

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- depth: elect the one service that exports a shard's queue, and tell it how much the shard holds, without moving an image.
--- Stands behind numbers.lua and lanes.lua.
+-- Stands behind numbers.lua, drain.lua and lanes.lua.
 --
--- convq:{M}:cfg               HMGET of limits and drain_*; HSET, HDEL exporter, exporter_ms, exporter_term_ms
+-- convq:{M}:cfg               HMGET of limits; HSET, HDEL exporter, exporter_ms, exporter_term_ms
 -- convq:{M}:door              HMGET of bytes and refused_*
 -- convq:{M}:jobs[:high|:low]  XLEN, XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS
 -- convq:{M}:dead              XLEN
@@ -20,7 +20,6 @@
 -- allow-oom: at maxmemory the numbers are needed most.
 
 local LONGEST_TERM_MS = 4000 -- as in supervision.py: a longer one was granted by nobody
-local RATE_LASTS_MS = 10000 -- as in door.lua: an older drain rate says nothing
 
 local now = now_ms()
 
@@ -38,11 +37,6 @@ local function elected(cfg, name, term)
     redis.call('HDEL', cfg, 'exporter', 'exporter_ms', 'exporter_term_ms')
   end
   return term > 0
-end
-
-local function drain_rate(rate, measured, full)
-  measured = count(measured)
-  return full == '1' and measured and math.abs(now - measured) <= RATE_LASTS_MS and count(rate) and rate
 end
 
 local function depth_of(stream)
@@ -75,14 +69,14 @@ if not elected(KEYS[5], ARGV[2], tonumber(ARGV[3])) then
   return { jobs }
 end
 
-local facts = redis.call('HMGET', KEYS[5], 'max_jobs', 'max_bytes', 'drain_per_s', 'drain_ms', 'drain_full')
+local facts = redis.call('HMGET', KEYS[5], 'max_jobs', 'max_bytes')
 local door = redis.pcall('HMGET', (string.gsub(KEYS[5], 'cfg$', 'door')), 'refused_jobs', 'refused_bytes', 'bytes')
 local dead = redis.pcall('XLEN', KEYS[4])
 local reply = { jobs, type(dead) == 'number' and dead or 0, count(door[1]) or 0, count(door[2]) or 0 }
 for _, known in ipairs({ count(facts[1]) or false, count(facts[2]) or false, count(door[3]) or false }) do
   reply[#reply + 1] = known and string.format('%.0f', known)
 end
-reply[#reply + 1] = drain_rate(facts[3], facts[4], facts[5]) or false
+reply[#reply + 1] = drain_text(KEYS[5])
 for lane = 1, 3 do
   for _, value in ipairs(depth_of(KEYS[lane])) do
     reply[#reply + 1] = value

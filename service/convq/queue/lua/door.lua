@@ -1,7 +1,7 @@
 -- door: what submit.lua and functions.lua share, and put before themselves: let jobs into their streams, or refuse them all.
--- Stands behind numbers.lua, known.lua, whereabouts.lua and names.lua.
+-- Stands behind numbers.lua, drain.lua, known.lua, whereabouts.lua and names.lua.
 --
--- convq:{M}:cfg               HMGET max_jobs, max_bytes, drain_*: the service's own, which producers can only read
+-- convq:{M}:cfg               HMGET max_jobs, max_bytes: the service's own, which producers can only read
 -- convq:{M}:door              HMGET bytes; HINCRBY bytes, refused_jobs, refused_bytes
 -- convq:{M}:jobs[:high|:low]  XLEN, XADD
 -- convq:{M}:job:<id>          GET, SET: one job per id within the dedup window
@@ -17,19 +17,10 @@
 -- lane counts from another number here: 0 in the normal one, as a plain XADD does, 10^9 and 2 * 10^9 in the others.
 
 local MOST_PARTS = 2000 -- fields and values of one job: what unpack can take at once ends at about 8,000
-local MEASURED_WITHIN_MS = 10000 -- an older drain rate says nothing: no service measures it any more
 local SOONEST_MS, LATEST_MS = 10, 3600000
 local MOST_DIGITS = 15 -- of a number that Lua can count on from
 local WINDOW_S = 600 -- ids are remembered: DEDUP_WINDOW_S of protocol.py
 local HELD_MS = 1000 -- until a worker that is silent is asked after again
-
--- Jobs answered a second; 0 where it was never measured while jobs waited (then it only says what came in), or not lately.
-local function drain_rate(cfg)
-  local facts = redis.pcall('HMGET', cfg, 'drain_per_s', 'drain_ms', 'drain_full')
-  local rate, measured_ms = count(facts[1]), count(facts[2])
-  local known = rate and measured_ms and facts[3] == '1' and math.abs(now_ms() - measured_ms) <= MEASURED_WITHIN_MS
-  return known and rate or 0
-end
 
 -- Refuse `count` jobs because of the limit `reason`, jobs or bytes: count them, and make the error of a full queue. `excess` is
 -- how many jobs must be answered until there is room; nil where that never helps. At maxmemory, or without the right, the

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- glance: how one shard does, for people: what waits and runs, who holds it, who sent it. No payload leaves the server.
--- Stands behind numbers.lua and lanes.lua.
+-- Stands behind numbers.lua, drain.lua and lanes.lua.
 --
 -- convq:{M}:jobs[:high|:low]  XINFO STREAM, XINFO GROUPS, XINFO CONSUMERS; XRANGE, XREVRANGE of a few entries at either end
 -- convq:{M}:leases            ZRANGE WITHSCORES
@@ -11,7 +11,7 @@
 -- KEYS  high, jobs, low, leases, cfg, dead; the name of door is made from that of cfg, as in door.lua
 -- ARGV  group, the most leases to tell, the most entries to look at, the most bytes of them (one entry of each end in any case)
 -- Reply {now in ms, {name, until when in ms, jobs held, ms since it last asked (-1: never); …}, {answered,
---       failed, max_jobs, max_bytes, drain_per_s, drain_ms, drain_full}, {bytes, refused_jobs, refused_bytes}, length of dead,
+--       failed, max_jobs, max_bytes}, jobs answered a second as text (nil: not known), {bytes, refused_jobs, refused_bytes}, length of dead,
 --       entries looked at, {what they say of their client: name, jobs; …}, then per lane {length, pending, lag (-1: the server cannot
 --       tell), age of the oldest entry in ms (-1: none), entries ever added}}
 --
@@ -120,7 +120,8 @@ end
 return {
   now,
   not scores.err and leases,
-  texts(KEYS[5], 'answered', 'failed', 'max_jobs', 'max_bytes', 'drain_per_s', 'drain_ms', 'drain_full'),
+  texts(KEYS[5], 'answered', 'failed', 'max_jobs', 'max_bytes'),
+  drain_text(KEYS[5]),
   texts((string.gsub(KEYS[5], 'cfg$', 'door')), 'bytes', 'refused_jobs', 'refused_bytes'),
   type(dead) == 'number' and dead or 0,
   seen,

@@ -1,4 +1,4 @@
--- numbers: what door.lua, depth.lua, glance.lua, measure.lua, reclaim.lua and renew.lua share: counts and the clock.
+-- numbers: what door.lua, drain.lua, depth.lua, glance.lua, measure.lua, reclaim.lua and renew.lua share: counts and the clock.
 
 -- What others may have written: nil for all that is no count.
 local function count(text)

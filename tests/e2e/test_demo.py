@@ -18,7 +18,8 @@ from PIL import Image
 
 from convq.cli.digits import encode, read_sample
 from convq.errors import ServiceFailed
-from convq.harness.demo import Latency, Outcome, Started, check
+from convq.harness.demo import Outcome, Started, check
+from convq.harness.latency import Latency
 from convq.host.extras import install
 from servers import MARK, left_behind, wait_until
 
@@ -140,8 +141,8 @@ def test_a_demo_that_is_mostly_wrong_has_failed() -> None:
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
-    assert Latency(2.0, 3.0, 3.0) == Latency.of([3.0, 1.0, 2.0])
-    assert Latency(50.0, 95.0, 99.0) == Latency.of([float(value) for value in range(1, 101)])
+    assert Latency(2.0, 3.0, 3.0, 3.0, 3.0, 3.0) == Latency.of([3.0, 1.0, 2.0])
+    assert Latency(50.0, 90.0, 95.0, 99.0, 100.0, 100.0) == Latency.of([float(value) for value in range(1, 101)])
 
 
 def test_the_sample_is_written_as_png_without_loss() -> None:

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from convq.errors import ServiceFailed
-from convq.harness.bench import Latency, Load, Report, run
+from convq.harness.bench import Load, Report, run
+from convq.harness.latency import Latency
 from pace import Stopwatch
 from services import JOBS, seven
 

@@ -16,7 +16,8 @@ from convq.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convq.harness.demo import Latency, Outcome, Started
+    from convq.harness.demo import Outcome, Started
+    from convq.harness.latency import Latency
 
 REDRAW = 25
 """The bar moves once for so many answers."""

@@ -23,6 +23,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from convq.errors import QueueFull, ServiceFailed
+from convq.harness.latency import Latency
 from convq.protocol import Job, Result, decode_result
 from convq.queue import Address, BlockingWire, Producer, Shard, Submission, at_once
 
@@ -50,29 +51,6 @@ class Load:
     def loop(self) -> str:
         """In words."""
         return f"closed, {self.in_flight} in flight" if self.rate is None else f"open, {self.rate:g} jobs/s"
-
-
-def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """The percentile of ascending values, at least one, as one of these values."""
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Percentiles in milliseconds: each was really measured. All 0 where nothing was."""
-
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
-
-    @classmethod
-    def of(cls, spent_ms: Sequence[float]) -> Latency:
-        """The percentiles of these."""
-        ordered = sorted(spent_ms) or [0.0]
-        return cls(*(nearest_rank(ordered, percent) for percent in (50, 90, 95, 99, 99.9, 100)))
 
 
 @dataclass(frozen=True, slots=True)

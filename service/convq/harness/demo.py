@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from convq.client import Client
 from convq.embedded import EmbeddedServer
 from convq.errors import ServiceFailed
-from convq.harness.bench import nearest_rank
+from convq.harness.latency import Latency
 from convq.harness.service_process import ChildService
 from convq.protocol import Result
 from convq.repository.model_folders import ModelRepository, default_root
@@ -43,21 +43,6 @@ class Started:
     network: str
     workers: int
     ready_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Percentiles in milliseconds."""
-
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-
-    @classmethod
-    def of(cls, spent_ms: Sequence[float]) -> Latency:
-        """Each figure was really measured."""
-        ordered = sorted(spent_ms)
-        return cls(*(nearest_rank(ordered, percent) for percent in (50, 95, 99)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,10 +216,6 @@ class Ledger:
         with self._lock:
             self._server_kills_s.append(now_s)
 
-    def recovering(self) -> int:
-        """Faults whose jobs are not all answered yet."""
-        return len(self._active)
-
     def _recover(self, job_id: str, now_s: float) -> None:
         for recovery in self._active:
             recovery.waiting.discard(job_id)

@@ -85,6 +85,7 @@ def open_session(model: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:
+        # As in `prove`: onnxruntime's exceptions share no base class.
         raise Refused(f"onnxruntime refuses the file: {str(err).splitlines()[0]}") from err
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,37 @@ def test_all_text_is_utf8_whatever_the_locale_says() -> None:
 )
 def test_text_of_a_chance_encoding_is_recognised(line: str, count: int) -> None:
     assert count == len(list(encoded_by_chance(ast.parse(line))))
+
+
+def unexplained(text: str) -> list[str]:
+    """The lines that catch everything and say nowhere why: behind it, or in the line below."""
+    lines = [*text.splitlines(), ""]
+    broad = re.compile(r"^\s*except(\s*:| .*\b(Base)?Exception\b)")
+    reason = re.compile(r"#(?! noqa: [A-Z]+[0-9]+\s*$)")
+    return [
+        line.strip()
+        for line, below in pairwise(lines)
+        if broad.match(line) and not reason.search(line.replace("noqa: BLE001 - ", "")) and not reason.search(below)
+    ]
+
+
+def test_whoever_catches_everything_says_why() -> None:
+    assert {} == {str(path): found for path in SHIPPED if (found := unexplained(path.read_text(encoding="utf-8")))}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("except Exception:\n    pass", 1),
+        ("    except:\n        pass", 1),
+        ("except (ValueError, BaseException) as error:  # noqa: BLE001\n    pass", 1),
+        ("except Exception:  # noqa: BLE001 - a stranger's code\n    pass", 0),
+        ("except Exception as error:\n    # a stranger's code\n    pass", 0),
+        ("except OSError:\n    pass", 0),
+    ],
+)
+def test_what_catches_everything_is_recognised(text: str, count: int) -> None:
+    assert count == len(unexplained(text))
 
 
 def test_commands_write_where_text_is_made_printable_and_nowhere_else() -> None:

@@ -146,7 +146,7 @@ class EmbeddedServer:
                     return cls(process, binary, place, listen)
                 if port != 0 or not tries_left or "port" not in place.last_log_line():
                     break
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the lock and the folder must not stay behind
             place.leave()
             raise
         said = explain(place.data, place.end_of_log(), str(binary)) or place.last_log_line() or "it said nothing"
@@ -215,7 +215,7 @@ class _Place:
         except OSError as error:
             shutil.rmtree(private)
             raise RedisRefused(f"the data folder of the server cannot be used: {error}{_file_limit()}") from error
-        except BaseException:
+        except BaseException:  # Ctrl-C too, while the lock is waited for
             shutil.rmtree(private)
             raise
 
@@ -310,7 +310,7 @@ def _wait_ready(process: subprocess.Popen[bytes], place: _Place, deadline: float
             if _ping(place.socket).startswith(b"+PONG"):
                 return True
             time.sleep(POLL_S)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else knows of the process yet
         _end(process, 0)
         raise
     _end(process, 0)

@@ -122,7 +122,7 @@ class Service:
             self._child = self._stack.enter_context(ChildService("--redis", self._server.url, *self._flags))
             self._child.wait_ready()
             self._wait_announced()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what has been started must not stay behind
             self.stop()
             raise
 

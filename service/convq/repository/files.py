@@ -140,7 +140,7 @@ def _open(file: Path, real: Path, most_bytes: int) -> BufferedReader:
         if real.resolve() != real:  # a folder on the way became a link just now
             raise ModelBroken(f"{file}: changes while it is read")
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except BaseException:  # Ctrl-C too: an open file must not stay behind
         os.close(descriptor)
         raise
 

@@ -52,7 +52,7 @@ class Stage:
             self.port = self._server.port or 0
             self.version = self._server.version
             self.service = self.start_service()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else knows of what runs already
             self.end()
             raise
 

@@ -183,7 +183,7 @@ class BlockingWire:
                     connection.read_response(push_request=True)
                 (found,) = _asked(connection, [("LRANGE", key, "0", "0")])
             return found
-        except BaseException:
+        except BaseException:  # an interrupt may come at any moment
             if connection is not None:
                 connection.disconnect()  # what is on its way is for nobody else
                 connection = None

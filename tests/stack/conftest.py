@@ -8,12 +8,21 @@ from pathlib import Path
 import pytest
 
 from servers import skip_or_fail
-from stack.images import ROOT, Workshop, missing
+from stack.docker import Docker
+from stack.engine import ROOT, Engine
+from stack.images import Workshop
+from stack.podman import Podman
 from stack.stack import Stack, running
 
 FACTS = pytest.StashKey[dict[str, str]]()
 FOLDER = ROOT / ".venv-stack"
-"""Where `make test-compose` puts podman-compose; the images go there too."""
+"""Where `make test-compose` puts the engine's compose; the images go there too."""
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Docker, Podman)}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which engine it is."""
+    parser.addoption("--engine", choices=sorted(ENGINES), default="docker", help="what builds and runs the containers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,11 +42,20 @@ def facts(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def workshop() -> Workshop:
-    """Builds images; the test is skipped where none can be built or run."""
-    if (reason := missing(FOLDER)) is not None:
+def engine(request: pytest.FixtureRequest, facts: dict[str, str]) -> Iterator[Engine]:
+    """The engine, running; the test is skipped where it cannot be."""
+    chosen = ENGINES[request.config.getoption("--engine")](FOLDER / "images", FOLDER)
+    if (reason := chosen.missing()) is not None:
         skip_or_fail(f"no containers here: {reason}")
-    return Workshop(FOLDER / "images")
+    with chosen.running():
+        facts["engine"] = chosen.versions()
+        yield chosen
+
+
+@pytest.fixture(scope="session")
+def workshop(engine: Engine) -> Workshop:
+    """Builds images."""
+    return Workshop(FOLDER / "images", engine)
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +70,10 @@ def image(workshop: Workshop, facts: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack(workshop: Workshop, image: str) -> Iterator[Stack]:
+def stack(engine: Engine, image: str) -> Iterator[Stack]:
     """The running stack. Tests go on where the one before left it."""
     assert image
-    with running(workshop, FOLDER) as started:
+    with running(engine) as started:
         yield started
 
 

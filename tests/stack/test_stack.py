@@ -66,6 +66,13 @@ def test_a_folder_that_is_mounted_on_models_wins_over_those_of_the_image(
     assert "lenet" not in listed
 
 
+def test_the_limits_of_a_container_are_seen_inside(engine: Engine, image: str) -> None:
+    limited = ("--cpus=1.5", "--memory=700m", "--entrypoint=python")
+    ask = "from convq.host.cgroups import *; print(cpu_limit(), memory_limit_bytes())"
+
+    assert f"1.5 {700 << 20}" == engine.call("run", *ONCE, *LOCKED, *limited, image, "-c", ask).strip()
+
+
 def test_the_stack_is_up_and_every_health_check_says_so(stack: Stack, facts: dict[str, str]) -> None:
     facts["start to ready"] = (
         f"{stack.ready_s(stack.container('worker')):.2f} s: one worker with three models, in its container"

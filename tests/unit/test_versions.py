@@ -22,6 +22,7 @@ from convq.supervisor.beat.refusal_book import RefusalBook
 from convq.supervisor.beat.troubles import Troubles
 from convq.supervisor.rollout import looks
 from convq.supervisor.rollout.controller import RolloutController
+from convq.supervisor.rollout.lineup import Lineup
 from convq.supervisor.roster import Roster
 from convq.threads import Watch
 from servers import wait_until
@@ -40,7 +41,8 @@ def keeper(model: Path, *required: str) -> RolloutController:
 
     board, watch = Board(LAYOUT, 1, len(names)), Watch(logging.getLogger("test"))
     settings = Settings(only=required, device="cpu")
-    return RolloutController(model.parent, Roster(names), settings, [], board, announce, nothing_known(), watch)
+    lineup = Lineup(model.parent, required, Roster(names), board)
+    return RolloutController(lineup, settings, [], board, announce, nothing_known(), watch)
 
 
 def nothing_known() -> RefusalBook:
@@ -60,11 +62,11 @@ def test_a_copy_that_stopped_half_way_is_said_after_a_while_and_served_when_it_i
     try:
         (model / "2").mkdir()
         shutil.copy(model / "1" / "report.json", model / "2")
-        wait_until(lambda: {1: "serving", 2: "refused"} == found.states()["lenet"], 30)
+        wait_until(lambda: {1: "serving", 2: "refused"} == found.lineup.states()["lenet"], 30)
 
         for name in ("model.onnx", "features.onnx"):
             shutil.copy(model / "1" / name, model / "2")
-        wait_until(lambda: "serving" == found.states()["lenet"].get(2), 60)
+        wait_until(lambda: "serving" == found.lineup.states()["lenet"].get(2), 60)
     finally:
         found.stop()
 
@@ -73,7 +75,7 @@ def test_a_copy_that_goes_on_is_left_alone(model: Path) -> None:
     (model / "2").mkdir()
     found = keeper(model)
 
-    assert {1: "serving", 2: "refused"} == found.states()["lenet"]  # at the start it is said at once
+    assert {1: "serving", 2: "refused"} == found.lineup.states()["lenet"]  # at the start it is said at once
 
     shutil.rmtree(model / "2")
     found = keeper(model)
@@ -81,7 +83,7 @@ def test_a_copy_that_goes_on_is_left_alone(model: Path) -> None:
     try:
         (model / "3").mkdir()
         wait_until(lambda: 3 in found._models["lenet"].halves, 30)
-        assert {1: "serving"} == found.states()["lenet"]
+        assert {1: "serving"} == found.lineup.states()["lenet"]
     finally:
         found.stop()
 
@@ -90,8 +92,8 @@ def test_of_several_models_those_that_are_not_required_may_be_broken(model: Path
     shutil.copytree(model, model.parent / "other")
     (model.parent / "other" / "1" / "model.onnx").unlink()
 
-    assert ["lenet"] == list(keeper(model).plans())
-    assert {1: "refused"} == keeper(model).states()["other"]
+    assert ["lenet"] == list(keeper(model).lineup.plans())
+    assert {1: "refused"} == keeper(model).lineup.states()["other"]
     with pytest.raises(ModelBroken, match=r"other/1: is not whole: it has no model\.onnx"):
         keeper(model, "other")
 

@@ -38,6 +38,7 @@ from convq.supervisor.exposition.service_metrics import service_families
 from convq.supervisor.loads import Loads
 from convq.supervisor.long_loads import LongLoads
 from convq.supervisor.rollout.controller import RolloutController
+from convq.supervisor.rollout.lineup import Lineup
 from convq.supervisor.roster import Roster
 from convq.supervisor.slots import Slot
 from convq.supervisor.starts import judge, note_bad_load
@@ -100,12 +101,11 @@ class Supervisor:
         self._crashes = CircuitBreaker(self._board, self._models, workers, load_s=settings.load_within)
         self._clients: dict[str, Census] = {}
         self._progress = ProgressWatch(self._board, self._models, workers, settings.lease)
+        self._lineup = Lineup(repository, settings.only, self._models, self._board)
         voice = self.heartbeat.describe, self.heartbeat.refusals
-        self._versions = RolloutController(
-            repository, self._models, settings, self._slots, self._board, *voice, self._watch
-        )
-        self._loads = Loads(self._board, self._models, self._slots, self._versions.lineup.is_proven)
-        self._long_loads = LongLoads(self._board, self._models, self._slots, settings.load_within, self._versions.wants)
+        self._versions = RolloutController(self._lineup, settings, self._slots, self._board, *voice, self._watch)
+        self._loads = Loads(self._board, self._models, self._slots, self._lineup.is_proven)
+        self._long_loads = LongLoads(self._board, self._models, self._slots, settings.load_within, self._lineup.wants)
         self.probes = Probes(settings.http_address, self._registry(), self._live, self._ready, self._watch)
 
     def _registry(self) -> CollectorRegistry:
@@ -121,9 +121,9 @@ class Supervisor:
                     self._progress.stalled(),
                     self.heartbeat.foreign_keys.counts(),
                     self.heartbeat.unserved_streams.found,
-                    self._versions.states(),
-                    self._versions.unserved(),
-                    self._versions.unfit(),
+                    self._lineup.states(),
+                    self._lineup.unserved(),
+                    self._lineup.unfit(),
                     {model: self._clients[model].totals() for model in self._models if model in self._clients},
                 )
             )
@@ -162,7 +162,7 @@ class Supervisor:
         for slot in self._slots:
             self._look_after(slot)
         if self._draining_since_s is None:
-            served = self._versions.plans().keys() - self.heartbeat.unserved.keys()
+            served = self._lineup.plans().keys() - self.heartbeat.unserved.keys()
             self._progress.look(self._slots, served, self.heartbeat.jobs, self._crashes.suspended())
             self._note_ready()
             return True
@@ -230,7 +230,7 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> None:
         changing = {"slot": slot.number, "models": self._models.places, "plans": self._versions.give(slot)}
-        changing["checked"] = self._versions.lineup.seals()
+        changing["checked"] = self._lineup.seals()
         orders = WorkerConfig.model_validate({**changing, **self._orders})
         slot.process = subprocess.Popen(
             python("convq.worker.process"),
@@ -308,7 +308,7 @@ class Supervisor:
     def _note_ready(self) -> None:
         if not self._was_ready and self._ready()[0]:
             self._was_ready = True
-            served = list(self._versions.plans())
+            served = list(self._lineup.plans())
             said = {"workers": len(self._slots), "http": self.probes.url}
             event(log, logging.INFO, "ready", models=", ".join(served), **said)
             self._on_ready({"models": served, **said})
@@ -325,7 +325,7 @@ class Supervisor:
     def _ready(self) -> tuple[bool, str]:
         if self._draining_since_s is not None:
             return False, "draining"
-        return readiness(self._slots, self.heartbeat, self._versions, self._progress, self._long_loads)
+        return readiness(self._slots, self.heartbeat, self._lineup, self._progress, self._long_loads)
 
     # -- end ------------------------------------------------------------------------------------------------------
 

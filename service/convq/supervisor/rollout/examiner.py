@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from convq.errors import ModelBroken
+from convq.ipc.plans import Plan, plan_of
 from convq.logs import event
 from convq.supervisor.rollout.lasting import LastingRefusals
 from convq.supervisor.rollout.served_models import ServedModel
@@ -23,7 +25,22 @@ class Examiner:
     def __init__(self, trials: Trials, lasting: LastingRefusals, refuse: Refuse) -> None:
         self._trials, self._lasting, self._refuse = trials, lasting, refuse
 
-    def ask_for(self, model: ServedModel, version: int) -> None:
+    def target(self, model: ServedModel) -> Plan | None:
+        """What the manifest asks for, of what is there and good; trials of what is new begin here. None: nothing is good yet."""
+        usable = model.usable()
+        while usable:
+            try:
+                plan = plan_of(model.manifest, usable)
+            except ModelBroken:  # the one version that it requires is not there
+                return None
+            new = [version for version in plan.loaded if not model.is_checked(version)]
+            if not new:
+                return plan
+            self._ask_for(model, new[-1])
+            usable.remove(new[-1])  # until that is known
+        return None
+
+    def _ask_for(self, model: ServedModel, version: int) -> None:
         """Have a version tried, where that does not go on already; one whose number is another's is refused at once."""
         if why := model.misnumbered(version):
             self._refuse(model, version, why)

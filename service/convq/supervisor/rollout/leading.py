@@ -1,26 +1,47 @@
-"""Leads the workers of a service to the plans of its models, and tells clients what all of them have."""
+"""Changes the plans of a service's models, leads its workers there, and tells clients what all of them have."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from convq.ipc.messages import PlanUpdate
+from convq.ipc.plans import Plan, next_step
+from convq.ipc.shared_memory import Board, StatsRow
+from convq.logs import event
+from convq.supervisor.rollout.judging import bar, unbar
+from convq.supervisor.rollout.records import records
 from convq.supervisor.rollout.served_models import ServedModel
 from convq.supervisor.slots import Slot
 
+log = logging.getLogger("convq.supervisor")
+
 LOAD_WITHIN_S = 60.0
 """A worker that has not followed by then is told again."""
+RELEASE_AFTER_S = 5.0
+"""A version that was replaced answers jobs that pin it for so much longer: clients may have just read that it is served."""
+REFUSED = "a version is refused; what was served goes on"
 
 
 class Leader:
-    """Used by the thread that keeps the versions; `tell_clients` by any. `lock` is for what workers have reported."""
+    """Used by the thread that keeps the versions; `refuse` and `tell_clients` by any.
 
-    def __init__(self, slots: Sequence[Slot], announce: Callable[[str, Mapping[str, object] | None], None]) -> None:
+    `lock` is for plans, and for what workers have reported.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], board: Board, announce: Callable[[str, Mapping[str, object] | None], None]
+    ) -> None:
         self._slots = slots
+        self._board = board
         self._announce = announce
         self.lock = threading.Lock()
+
+    def rows(self, model: ServedModel) -> list[StatsRow]:
+        """Of all workers, for one model."""
+        return [self._board.row(slot.number, model.index) for slot in self._slots if model.index is not None]
 
     def is_followed(self, model: ServedModel) -> bool:
         """Whether every worker that can follow the model's plan does."""
@@ -48,6 +69,38 @@ class Leader:
                 slot.tell(change)
             if follows is None or not set(model.plan.loaded) <= set(follows.loaded):
                 return
+
+    def step(self, model: ServedModel, target: Plan, *, at_once: bool) -> None:
+        """One step towards the target, where one is due."""
+        plan = target if at_once else next_step(model.plan, target)
+        releases = set(plan.loaded) < set(model.plan.loaded) and not at_once
+        if plan == model.plan or (releases and time.monotonic() - model.since_s < RELEASE_AFTER_S):
+            return
+        if plan.candidate != model.plan.candidate:
+            model.counted = records(self.rows(model))
+        if plan.serve != model.plan.serve or plan.candidate != model.plan.candidate:
+            facts = plan.model_dump(exclude_none=True, exclude_defaults=True)
+            event(log, logging.INFO, "the workers follow another plan", model=model.name, **facts)
+        with self.lock:
+            if any(model.is_refused(version) for version in plan.loaded):  # by another thread, meanwhile
+                return
+            unbar(self.rows(model), plan.candidate)
+            model.plan, model.since_s = plan, time.monotonic()
+
+    def refuse(self, model: ServedModel, version: int, reason: str) -> None:
+        """In one step it is refused and in no plan any more: no worker that starts from now on runs it."""
+        reason = model.without_root(reason)
+        with self.lock:
+            model.refuse(version, reason)
+            rest = model.plan.without(version) if not model.lost and version in model.plan.loaded else None
+            if rest is not None:
+                if version == model.plan.candidate:
+                    bar(self.rows(model), version)
+                model.plan, model.since_s = rest, time.monotonic()
+        if rest is not None:
+            self.lead(model)
+        event(log, logging.ERROR, REFUSED, model=model.name, version=version, reason=reason)
+        self.tell_clients(model)
 
     def tell_clients(self, model: ServedModel) -> None:
         """Renew what `convq:models` says, where all workers agree: what clients read there holds wherever a job goes."""

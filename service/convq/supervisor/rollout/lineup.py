@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convq.errors import ModelBroken
+from convq.ipc.plans import Plan
 from convq.ipc.shared_memory import Board
 from convq.logs import event
 from convq.repository.manifest import FILE
@@ -99,10 +100,10 @@ class Arrivals:
 
 
 class Lineup:
-    """The models of a service. Changed by the thread that keeps the versions; others may read `models` and `absent`."""
+    """The models of a service. Changed by the thread that keeps the versions; others may ask what is in it."""
 
     def __init__(self, root: Path, required: Sequence[str], places: Roster, board: Board) -> None:
-        """`required`: the only ones that are served, where there are any."""
+        """`required`: the only ones that are served, where there are any. Raises ModelBroken, OSError as `ServedModel.at_start`."""
         self._arrivals = Arrivals(root, required)
         self._required = required
         self._places = places
@@ -110,6 +111,9 @@ class Lineup:
         self._next_look_s = 0.0
         self.models: Mapping[str, ServedModel] = {}
         """By name. Replaced as one."""
+        for index, name in enumerate(places):
+            if name:
+                self.add(ServedModel.at_start(index, root / name)).plan_without_trial()
 
     def seals(self) -> dict[str, dict[int, str]]:
         """Model -> version -> seal of the only files that a worker may load."""
@@ -119,12 +123,39 @@ class Lineup:
         """Whether all workers have had this version of a model at once."""
         return name in self.models and version in self.models[name].proven
 
+    def plans(self) -> dict[str, Plan]:
+        """Model -> what a worker that starts now is to do."""
+        return {model.name: model.plan for model in self.models.values() if not model.lost and not model.leaving}
+
+    def expected(self) -> list[str]:
+        """The models that a service that is ready has in the list of those served; one that is found again comes when it can."""
+        return [name for name in self.plans() if not self.models[name].found_again]
+
+    def wants(self, name: str, version: int) -> bool:
+        """Whether the plan of a model holds this version."""
+        plan = self.plans().get(name)
+        return plan is not None and version in plan.loaded
+
+    def unserved(self) -> dict[str, str]:
+        """Model -> why nothing of it can be served, for those of which that is so."""
+        lost = [model for model in self.models.values() if model.lost and not model.is_new]
+        whys = {model.name: model.without_root(model.why_lost()) for model in lost}
+        return self._absent() | whys
+
+    def unfit(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> why what is served could not be loaded again, with the model's manifest as it is now."""
+        return {model.name: dict(model.unfit) for model in self.models.values() if model.unfit}
+
+    def states(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> what it is: serving, candidate, shadow, kept, trial or refused."""
+        return {model.name: model.states() for model in self.models.values() if not model.leaving}
+
     def add(self, model: ServedModel) -> ServedModel:
         """One more; the same model."""
         self.models = {**self.models, model.name: model}
         return model
 
-    def absent(self) -> dict[str, str]:
+    def _absent(self) -> dict[str, str]:
         """Folder -> why not even its versions are known; those that are required and not there, too."""
         gone = {name: f"{name}: is not there" for name in self._required if name not in self.models}
         return gone | {name: with_way(why, self._arrivals.root, "") for name, why in self._arrivals.unreadable.items()}

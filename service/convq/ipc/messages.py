@@ -20,23 +20,16 @@ INCARNATION = re.compile(r"\.(?P<space>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-[0-9a-f
 BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
-class WorkerConfig(BaseModel):
-    """What a supervisor tells a worker at its start, through a pipe: a URL may hold a password."""
+class ServiceConfig(BaseModel):
+    """What is the same for all workers of a service, whenever they start."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    slot: int
     workers: int
     board: int
     supervisor: int
     redis: Address
     repository: Path
-    models: tuple[str, ...]
-    """The model of each place of the board, empty where there is none."""
-    plans: dict[str, Plan]
-    """Model -> what to do with it, at first."""
-    checked: dict[str, dict[int, str]] = {}
-    """Model -> version -> seal (see `Engine.seal`) of the files that were tried or loaded before: no others are loaded."""
     device: Literal["auto", "cpu", "cuda"]
     lease_ms: int
     result_ttl_ms: int
@@ -44,9 +37,24 @@ class WorkerConfig(BaseModel):
     memory: Allowance
     log: Literal["console", "json"]
     log_mark: str
-    """What each line of its log begins with, see `voices`."""
+    """What each line of a worker's log begins with, see `voices`."""
     log_jobs: Literal["none", "failed", "all"]
     otlp: str | None
+
+
+class WorkerConfig(BaseModel):
+    """What a supervisor tells a worker at its start, through a pipe: a URL may hold a password."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    service: ServiceConfig
+    slot: int
+    models: tuple[str, ...]
+    """The model of each place of the board, empty where there is none."""
+    plans: dict[str, Plan]
+    """Model -> what to do with it, at first."""
+    checked: dict[str, dict[int, str]] = {}
+    """Model -> version -> seal (see `Engine.seal`) of the files that were tried or loaded before: no others are loaded."""
 
 
 class PlanUpdate(BaseModel):

@@ -24,7 +24,7 @@ class Loading:
         self, orders: WorkerConfig, rows: Mapping[str, StatsRow], watch: Watch, goes_on: Callable[[], bool]
     ) -> None:
         """`rows` are those of the models; nothing is waited for once `goes_on` says no."""
-        self._orders = orders
+        self._orders, self._service = orders, orders.service
         self._rows = rows
         self._watch = watch
         self.goes_on = goes_on
@@ -46,10 +46,10 @@ class Loading:
 
     def _load_one(self, model: str) -> None:
         checked = self._orders.checked.get(model, {})
-        folder, plan = self._orders.repository / model, self._orders.plans[model]
+        folder, plan = self._service.repository / model, self._orders.plans[model]
         try:
-            together_bytes = self._orders.memory.together_bytes
-            made = LoadedModel.load(folder, plan, self._orders.device, checked, self._rows[model], together_bytes)
+            together_bytes = self._service.memory.together_bytes
+            made = LoadedModel.load(folder, plan, self._service.device, checked, self._rows[model], together_bytes)
         except ConvqError as error:
             self._loaded.put((model, error))
         else:

@@ -56,8 +56,8 @@ class Worker:
     """The pipelines of one process."""
 
     def __init__(self, orders: WorkerConfig) -> None:
-        self._board = Board(LAYOUT, orders.workers, len(orders.models), orders.board)
-        self._orders = orders
+        self._board = Board(LAYOUT, orders.service.workers, len(orders.models), orders.service.board)
+        self._orders, self._service = orders, orders.service
         self._rows = {model: self._board.row(orders.slot, index) for index, model in enumerate(orders.models) if model}
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = threading.Lock()
@@ -102,11 +102,12 @@ class Worker:
         from convq.worker.loading import Loading  # noqa: PLC0415
         from convq.worker.tracing.handover import Tracing  # noqa: PLC0415
 
-        orders = self._orders
-        if orders.log_jobs != "none":
-            self._job_log = JobLog(orders.log_jobs)
-        self._tracing = Tracing.start(orders.otlp, self._name, self._rows, self._watch)
-        loading = Loading(orders, self._rows, self._watch, lambda: not (self._stop.is_set() or self._watch.fallen))
+        if self._service.log_jobs != "none":
+            self._job_log = JobLog(self._service.log_jobs)
+        self._tracing = Tracing.start(self._service.otlp, self._name, self._rows, self._watch)
+        loading = Loading(
+            self._orders, self._rows, self._watch, lambda: not (self._stop.is_set() or self._watch.fallen)
+        )
         try:
             for servings in loading.load():
                 self._serve(servings)
@@ -128,9 +129,9 @@ class Worker:
         """What serves a model that is loaded."""
         from convq.worker.pipeline import Pipeline  # noqa: PLC0415 - brings onnxruntime
 
-        orders, row = self._orders, self._rows[model]
-        work = WorkQueue(orders.redis, Shard(model), worker=self._name, lease_ms=orders.lease_ms)
-        commits = Commits(orders.redis, Shard(model), result_ttl_ms=orders.result_ttl_ms)
+        service, row = self._service, self._rows[model]
+        work = WorkQueue(service.redis, Shard(model), worker=self._name, lease_ms=service.lease_ms)
+        commits = Commits(service.redis, Shard(model), result_ttl_ms=service.result_ttl_ms)
         made = Pipeline(
             serving, work, commits, row, self._name, self._gate, self._watch, memory, self._job_log, self._tracing
         )
@@ -142,7 +143,7 @@ class Worker:
         """What this worker may have, less what its models take already."""
         from convq.worker.admission.memory import Memory  # noqa: PLC0415
 
-        memory = Memory(self._orders.memory, len(self._orders.plans), resident_bytes())
+        memory = Memory(self._service.memory, len(self._orders.plans), resident_bytes())
         self._complain_of(memory)
         return memory
 
@@ -157,7 +158,7 @@ class Worker:
 
     def _complain_of(self, memory: Memory) -> None:
         if memory.too_small and memory.base_bytes:
-            facts = {"worker_memory": self._orders.memory.planned_bytes, "models": memory.base_bytes}
+            facts = {"worker_memory": self._service.memory.planned_bytes, "models": memory.base_bytes}
             event(log, logging.WARNING, "the models alone take nearly all memory of a worker", **facts)
 
     def _divide_memory(self, base_bytes: int) -> None:
@@ -189,10 +190,10 @@ class Worker:
 
     def _serving_of(self, change: PlanUpdate, plan: Plan) -> LoadedModel:
         """What a change asks for, in force; a model that is new here gets its pipeline."""
-        pipeline, folder = self._pipelines.get(change.model), self._orders.repository / change.model
+        pipeline, folder = self._pipelines.get(change.model), self._service.repository / change.model
         if pipeline is None:
             return self._begin(change, plan)
-        serving = pipeline.serving.follow(plan, folder, self._orders.device, change.checked)
+        serving = pipeline.serving.follow(plan, folder, self._service.device, change.checked)
         pipeline.adopt(serving)
         return serving
 
@@ -201,11 +202,11 @@ class Worker:
         from convq.worker.loaded_model import LoadedModel  # noqa: PLC0415 - brings onnxruntime
 
         before_bytes = resident_bytes()
-        folder = self._orders.repository / change.model
+        folder = self._service.repository / change.model
         row = self._rows[change.model] = self._board.row(self._orders.slot, change.place)
         _reset(row)
-        together_bytes = self._orders.memory.together_bytes
-        serving = LoadedModel.load(folder, plan, self._orders.device, change.checked, row, together_bytes)
+        together_bytes = self._service.memory.together_bytes
+        serving = LoadedModel.load(folder, plan, self._service.device, change.checked, row, together_bytes)
         _set_state(row, "ready")
         memory = self._memory = self._memory or self._memory_left()
         pipeline = self._add_pipeline(change.model, serving, memory)
@@ -246,7 +247,7 @@ class Worker:
     def _drain(self) -> int:
         """Stop claiming first, so that nothing new comes; then finish, publish and give the leases back."""
         self._say("draining")
-        deadline = time.monotonic() + self._orders.drain_s
+        deadline = time.monotonic() + self._service.drain_s
         pipelines = self._pipelines.values()
         for pipeline in pipelines:
             pipeline.drain()
@@ -324,9 +325,9 @@ def main() -> int:
             return 1
         line += byte
     orders = WorkerConfig.model_validate_json(bytes(line))
-    die_with(orders.supervisor)
+    die_with(orders.service.supervisor)
     _own_streams()
-    logs.set_up(orders.log, orders.slot, orders.log_mark)
+    logs.set_up(orders.service.log, orders.slot, orders.service.log_mark)
     try:
         return Worker(orders).run()
     except ConvqError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client.core import Metric
@@ -21,39 +22,46 @@ from convq.supervisor.slots import Slot
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
-def service_families(
-    depths: Mapping[str, ShardDepth],
-    slots: Sequence[Slot],
-    suspended: Collection[str],
-    stalled: Collection[str],
-    foreign_keys: Mapping[str, int],
-    unserved_streams: Sequence[Unserved] | None,
-    versions: Mapping[str, Mapping[int, str]],
-    unserved: Collection[str],
-    unfit: Mapping[str, Collection[int]],
-    clients: Mapping[str, Mapping[str, int]],
-) -> list[Metric]:
-    """Every family of the supervisor, as of now. `foreign_keys`: model -> how many; `versions`: model -> version -> state.
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """What a supervisor knows at one moment."""
 
-    `unserved` are models of the folder of which nothing can be served, `unfit` versions that are served and could not be
-    loaded again. `unserved_streams` is None where this service does not look for streams that nobody serves.
-    `clients`: model -> name -> jobs.
-    """
-    models = tuple(versions)
+    depths: Mapping[str, ShardDepth]
+    slots: Sequence[Slot]
+    suspended: Collection[str]
+    stalled: Collection[str]
+    foreign_keys: Mapping[str, int]
+    """Model -> how many."""
+    unserved_streams: Sequence[Unserved] | None
+    """None where this service does not look for streams that nobody serves."""
+    versions: Mapping[str, Mapping[int, str]]
+    """Model -> version -> state."""
+    unserved: Collection[str]
+    """Models of the folder of which nothing can be served."""
+    unfit: Mapping[str, Collection[int]]
+    """Versions that are served and could not be loaded again."""
+    clients: Mapping[str, Mapping[str, int]]
+    """Model -> name -> jobs."""
+
+
+def service_families(state: ServiceState) -> list[Metric]:
+    """Every family of the supervisor, as of that moment."""
+    models = tuple(state.versions)
+    unserved = {*models, *state.unserved}
     return [
-        *queue_families(depths),
-        _per_model("convq_exporter", {model: model in depths for model in models}),
-        _per_model("convq_workers", {model: _workers_of(model, slots) for model in models}),
-        _per_model("convq_model_suspended", {model: model in suspended for model in models}),
-        _per_model("convq_model_stalled", {model: model in stalled for model in models}),
-        _per_model("convq_foreign_keys", {model: foreign_keys.get(model, 0) for model in models}),
-        _per_model("convq_model_unserved", {model: model in unserved for model in {*models, *unserved}}),
-        *_unserved(unserved_streams),
-        *_process_families(slots),
-        _model_info(slots),
-        _states(versions),
-        _unfit(versions, unfit),
-        _clients(clients),
+        *queue_families(state.depths),
+        _per_model("convq_exporter", {model: model in state.depths for model in models}),
+        _per_model("convq_workers", {model: _workers_of(model, state.slots) for model in models}),
+        _per_model("convq_model_suspended", {model: model in state.suspended for model in models}),
+        _per_model("convq_model_stalled", {model: model in state.stalled for model in models}),
+        _per_model("convq_foreign_keys", {model: state.foreign_keys.get(model, 0) for model in models}),
+        _per_model("convq_model_unserved", {model: model in state.unserved for model in unserved}),
+        *_unserved(state.unserved_streams),
+        *_process_families(state.slots),
+        _model_info(state.slots),
+        _states(state.versions),
+        _unfit(state.versions, state.unfit),
+        _clients(state.clients),
         _log_lines(),
         _build_info(),
     ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,30 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import convq.engine.image as images
-from convq.engine.independence import Run, check_independence
-from convq.engine.onnx_session import (
-    FEATURES,
-    MODEL,
-    PROVIDERS,
-    REPORT,
-    Network,
-    open_session,
-    read_verified,
-    shrink,
-    without_paths,
-)
-from convq.engine.pace import MARGIN, fitting_batch
+from convq.engine.onnx_session import FEATURES, MODEL, REPORT, OpenedVersion, open_version, shrink, without_paths
 from convq.engine.png import Picture
 from convq.engine.postprocess import check_outputs
-from convq.engine.room import TOGETHER_BYTES, Sizes, fitting, remark
-from convq.engine.samples import BLANK, FEW, inputs_for, varied, wild
-from convq.engine.signature import agree, check_same_network
-from convq.engine.soundness import check_classes, check_finite, check_operators, check_same, check_sample
+from convq.engine.room import TOGETHER_BYTES, Sizes
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
+from convq.engine.warm_up import WarmUp
 from convq.errors import BadField, JobError, ModelFault, NetworkFaulty
 from convq.protocol import PREPARED
 from convq.repository.manifest import Manifest
-from convq.repository.onnx_metadata import precision_of
 from convq.repository.version_files import VersionFiles
 
 __all__ = ["FEATURES", "MODEL", "REPORT", "Engine", "Prepared"]
@@ -92,26 +76,23 @@ class Engine:
     load_s: float
     """Seconds from `load` to the end of `warm_up`."""
 
-    def __init__(
-        self, name: str, version: int, manifest: Manifest, file: Path, plain: Network, featured: Network
-    ) -> None:
-        """Not for callers: `load` checks what is assumed here."""
-        graph = plain.graph
-        self.name, self.version, self.manifest = name, version, manifest
-        self.labels, self.sha256, self.provider, self.requested_provider, self.precision = (), "", "", "", ""
-        self.outputs = (*graph.fetched, *featured.graph.feature_maps)
-        self.feature_maps = frozenset(featured.graph.feature_maps)
+    def __init__(self, opened: OpenedVersion) -> None:
+        """Around what `open_version` has found to be in order."""
+        manifest, graph, maps = opened.manifest, opened.plain.graph, opened.featured.graph.feature_maps
+        self.name, self.version, self.manifest, self.labels = opened.name, opened.version, manifest, opened.labels
+        self.provider, self.requested_provider, self.precision = opened.provider, opened.requested, opened.precision
+        self.sha256, self.seal = opened.sha256, opened.seal
+        self.outputs, self.feature_maps = (*graph.fetched, *maps), frozenset(maps)
         self.classes = manifest.classes.name if manifest.classes else None
         self.default_outputs = tuple(name for name in graph.fetched if name != self.classes)
         self.pictures = graph.pictures
         self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
-        self.max_batch = graph.max_batch
+        self.max_batch, self.remark, self.load_s = graph.max_batch, "", 0.0
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
-        self.remark, self._file, self._graph = "", file, graph
+        self._opened, self._file, self._graph = opened, opened.file, graph
+        self._plain, self._featured = opened.plain, opened.featured
         self._example: tuple[int, ...] = ()
         self._sizes = Sizes()
-        self._plain, self._featured = plain, featured
-        self._began, self.load_s = time.monotonic(), 0.0
         self._dtype = np.dtype(graph.dtype)
         # What a tensor must say to go to the network without a second look; "" never matches where a side is free.
         fixed = [side for side in graph.shape if side is not None]
@@ -132,32 +113,7 @@ class Engine:
             ModelBroken: a file is missing or damaged, or manifest and graphs contradict each other.
             SettingsError: CUDA was asked for and is not there.
         """
-        began = time.monotonic()
-        files = VersionFiles.of(folder, version)
-        manifest, labels = files.manifest, files.labels()
-        file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
-        separate = bool(manifest.feature_maps) and features.exists()
-        requested = manifest.runtime.device if device == "auto" else device
-        features_sha256, (tried, _, tried_features) = "", seal.partition("+")
-        content, sha256 = read_verified(file, tried)
-        session = open_session(content, file, requested, manifest.runtime.threads)
-        graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
-        check_operators(content, file, graph.max_batch)
-        plain = featured = Network(session, graph, {name: name for name in graph.fetched})
-        if separate:
-            more, features_sha256 = read_verified(features, tried_features)
-            second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
-            ends = second.get_inputs(), second.get_outputs()
-            graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
-            check_same_network(plain.graph, graph, str(features))
-            check_operators(more, features, graph.max_batch)
-            featured = Network(second, graph, plain.fetched)
-        engine = cls(folder.absolute().name, version, manifest, file, plain, featured)
-        engine.labels, engine.sha256, engine.seal = labels, sha256, f"{sha256}+{features_sha256}"
-        engine.requested_provider, engine.precision = requested, precision_of(content)
-        engine.provider = "cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu"
-        engine._began = began
-        return engine
+        return cls(open_version(folder, version, device=device, seal=seal))
 
     def warm_up(self, spare_s: float = SPARE_S, together_bytes: int = TOGETHER_BYTES) -> None:
         """Run batches of 1 and of `max_batch`, then the manifest's sample. Raises ModelBroken where one fails.
@@ -168,30 +124,12 @@ class Engine:
         see `independence`, which may take `spare_s` seconds of the processor for sizes that it does not always try.
         """
         try:
-            sample = self._read_sample()
-            self._example = shape = self._example_shape(sample)
-            blank = Prepared(np.zeros(shape, dtype=self._dtype), shape)
-            began = time.monotonic()
-            made = self.run([blank], ())
-            if self._shape:  # else every shape is looked at when it comes
-                taken = self.output_bytes(shape, ())[0], self.max_batch, together_bytes
-                self.max_batch, self.remark = fitting(*taken), remark(*taken)
-            check_classes(self._file, self.manifest, made, len(self.labels))
-            if sample is not None:
-                check_sample(self._file, self.manifest, self.run([sample], ()), self.labels)
-            else:
-                noises = [[one] for number, one in enumerate(self._samples(FEW + 1)) if number != BLANK]
-                check_finite(self._file, partial(self.run, wanted=()), noises)
-            inputs = self._samples(inputs_for(self.max_batch))
-            inputs[:2] = [sample if sample is not None and sample.shape == shape else inputs[0], blank]
-            self._check_independence(inputs, spare_s, together_bytes)
-            if self.feature_maps:
-                self._check_features(inputs[0])
-            if time.monotonic() - began > self.manifest.limits.max_batch_s / MARGIN and self._fit_batch(blank):
-                self._check_independence(inputs, 0.0, together_bytes)
+            proven = WarmUp(self._opened, self, self._read_sample(), together_bytes)
+            proven.run(spare_s)
         except JobError as err:
             raise NetworkFaulty(f"{self._file}: warm-up failed: {err}") from None
-        self.load_s = time.monotonic() - self._began
+        self._example, self.max_batch, self.remark = proven.example, proven.max_batch, proven.remark
+        self.load_s = time.monotonic() - self._opened.began_s
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
         """An encoded image as pixels: uint8 [h, w] or [h, w, 3]. Raises BadField, BadImage, ImageTooLarge."""
@@ -282,12 +220,6 @@ class Engine:
             return "feature_map"
         return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
 
-    def _example_shape(self, sample: Prepared | None) -> tuple[int, ...]:
-        """A shape that the graph takes; for a model of tensors its sample knows one."""
-        if sample is not None and not self._graph.takes_images:
-            return sample.shape
-        return self._graph.example_shape(self.manifest.limits.max_pixels)
-
     def noise(self, seed: int = _SEED) -> Prepared:
         """An input that is not the same everywhere, and always the same one for a seed. After `warm_up`."""
         shape = self._example
@@ -307,40 +239,3 @@ class Engine:
         if file.suffix == _TENSOR_SAMPLE:
             return self.admit(*read_npy(content))
         return self.prepare(self.decode(content))
-
-    def _samples(self, count: int) -> list[Prepared]:
-        """Distinct inputs of the example's shape."""
-        made = varied(self._graph.input, self._example, self._dtype_text, count)
-        return [Prepared(data, self._example) for data in made]
-
-    def _check_independence(self, inputs: Sequence[Prepared], spare_s: float, together_bytes: int) -> None:
-        """A job's answer is the same alone and in any batch, with the feature maps and without. Raises ModelBroken."""
-        strange = wild(self._example, self._dtype_text) if self.max_batch > 1 else {}
-        tried = {self._file: None if self.feature_maps else ()}
-        if self._featured is not self._plain:
-            tried = {self._file: (), self._file.with_name(FEATURES): None}
-        for file, wanted in tried.items():
-            if wanted is None:  # what the maps of one job take is to be known before more share a batch
-                check_independence(file, self._runner(inputs[1:2], wanted), 1, 1, 0.0)
-            largest = fitting(self.output_bytes(self._example, wanted)[0], self.max_batch, together_bytes)
-            count = min(len(inputs), inputs_for(largest))
-            every = [*inputs[:count], *(Prepared(data, self._example) for data in strange.values())]
-            check_independence(file, self._runner(every, wanted), count, largest, spare_s / len(tried), list(strange))
-
-    def _runner(self, inputs: Sequence[Prepared], wanted: Collection[str] | None) -> Run:
-        """Runs batches of these inputs, named by their numbers."""
-        return lambda numbers: self.run([inputs[one] for one in numbers], wanted)
-
-    def _fit_batch(self, blank: Prepared) -> bool:
-        """As many jobs in a batch as end in time, on the slower of the two networks; whether that is fewer. Raises ModelBroken."""
-        wanted = None if self.feature_maps else ()
-        threads = self.manifest.runtime.threads if self.provider == "cpu" else None
-        limit_s, run = self.manifest.limits.max_batch_s, lambda size: self.run([blank] * size, wanted)
-        self.max_batch, slow = fitting_batch(run, self.max_batch, limit_s, threads, str(self._file))
-        self.remark = "; ".join(one for one in (self.remark, slow) if one)
-        return bool(slow)
-
-    def _check_features(self, sample: Prepared) -> None:
-        """The graph with the feature maps is the same network as the other."""
-        file = self._file if self._featured is self._plain else self._file.with_name(FEATURES)
-        check_same(file, self.run([sample], ()), self.run([sample]))

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import onnxruntime
 
-from convq.engine.signature import Graph
-from convq.errors import ModelBroken, SettingsError
+from convq.engine.signature import Graph, agree, check_same_network
+from convq.errors import ModelBroken, NetworkFaulty, SettingsError
 from convq.host.extras import install_anew
 from convq.printable import brief_list
 from convq.repository.external_data import external_files
 from convq.repository.files import MOST_BYTES, read_inside
+from convq.repository.manifest import Manifest
+from convq.repository.onnx_metadata import precision_of
+from convq.repository.operators import operators_of
+from convq.repository.version_files import VersionFiles
 
 MODEL: Final = "model.onnx"
 FEATURES: Final = "features.onnx"
@@ -40,6 +46,70 @@ class Network(NamedTuple):
     graph: Graph
     fetched: dict[str, str]
     """Name that jobs use -> the graph's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedVersion:
+    """One version of a model: its files read, its graphs in sessions, and in agreement with its manifest."""
+
+    name: str
+    version: int
+    manifest: Manifest
+    labels: tuple[str, ...]
+    file: Path
+    """Its `model.onnx`."""
+    plain: Network
+    featured: Network
+    """The one with the feature maps; `plain` itself where there is no `features.onnx`, or nothing is asked of it."""
+    requested: str
+    """The device that was asked for: auto, cpu or cuda."""
+    provider: str
+    """Where it runs: cpu or cuda."""
+    precision: str
+    sha256: str
+    seal: str
+    """The checksums of what was opened."""
+    began_s: float
+    """When that began, by `time.monotonic`."""
+
+
+def open_version(folder: Path, version: int, *, device: str, seal: str) -> OpenedVersion:
+    """What `Engine.load` loads. Raises ModelBroken, SettingsError as it says."""
+    began = time.monotonic()
+    files = VersionFiles.of(folder, version)
+    manifest, labels = files.manifest, files.labels()
+    file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
+    separate = bool(manifest.feature_maps) and features.exists()
+    requested = manifest.runtime.device if device == "auto" else device
+    features_sha256, (tried, _, tried_features) = "", seal.partition("+")
+    content, sha256 = read_verified(file, tried)
+    session = open_session(content, file, requested, manifest.runtime.threads)
+    graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
+    _check_operators(content, file, graph.max_batch)
+    plain = featured = Network(session, graph, {name: name for name in graph.fetched})
+    if separate:
+        more, features_sha256 = read_verified(features, tried_features)
+        second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
+        ends = second.get_inputs(), second.get_outputs()
+        graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
+        check_same_network(plain.graph, graph, str(features))
+        _check_operators(more, features, graph.max_batch)
+        featured = Network(second, graph, plain.fetched)
+    return OpenedVersion(
+        name=folder.absolute().name,
+        version=version,
+        manifest=manifest,
+        labels=labels,
+        file=file,
+        plain=plain,
+        featured=featured,
+        requested=requested,
+        provider="cuda" if session.get_providers()[0] == PROVIDERS["cuda"] else "cpu",
+        precision=precision_of(content),
+        sha256=sha256,
+        seal=f"{sha256}+{features_sha256}",
+        began_s=began,
+    )
 
 
 def read_verified(file: Path, tried: str = "") -> tuple[bytes, str]:
@@ -117,6 +187,15 @@ def without_paths(message: str) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message)
     text = re.sub(r"\S*[/\\]\S*", "…", text)
     return " ".join(text.split())[:300] or "onnxruntime gave no reason"
+
+
+def _check_operators(content: bytes, file: Path, max_batch: int) -> None:
+    """Its operators draw no random numbers, and do not mix the jobs of a batch where it may have several."""
+    said = operators_of(content)
+    if why := said.random_fault():
+        raise NetworkFaulty(f"{file}: {why}")
+    if max_batch > 1 and (why := said.shared_fault()):
+        raise NetworkFaulty(f"{file}: {why}; limits.max_batch = 1 keeps them apart")
 
 
 def _checksum_in_report(file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Whether a graph can be served at all: what it draws, what its answers are made of, whether they fit the labels.
+"""Whether a graph can be served at all: what its answers are made of, whether they fit the labels.
 
 Each check raises NetworkFaulty with the graph's file and the reason.
 """
@@ -15,18 +15,8 @@ from convq.engine.onnx_session import MODEL
 from convq.engine.postprocess import agrees, finite, rank
 from convq.errors import ModelFault, NetworkFaulty
 from convq.repository.manifest import FILE, Manifest
-from convq.repository.operators import operators_of
 
 Made = Mapping[str, NDArray[Any]]
-
-
-def check_operators(content: bytes, file: Path, max_batch: int) -> None:
-    """Its operators draw no random numbers, and do not mix the jobs of a batch where it may have several."""
-    said = operators_of(content)
-    if why := said.random_fault():
-        raise NetworkFaulty(f"{file}: {why}")
-    if max_batch > 1 and (why := said.shared_fault()):
-        raise NetworkFaulty(f"{file}: {why}; limits.max_batch = 1 keeps them apart")
 
 
 def check_finite(file: Path, run: Callable[[Any], Made], noises: Iterable[Any]) -> None:

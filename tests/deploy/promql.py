@@ -12,7 +12,7 @@ import promql_parser
 import yaml
 
 from convq.ipc.series import WORKER_SERIES
-from convq.supervisor.exposition.collectors import documented_metrics
+from convq.supervisor.exposition.metrics import documented_metrics
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 PARTS = ("_bucket", "_count", "_sum")

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from convq.supervisor.exposition.collectors import QUEUE_FAMILIES, documented_labels
+from convq.supervisor.exposition.metrics import QUEUE_FAMILIES, documented_labels
 from pace import Stopwatch
 from servers import OwnServer, skip_or_fail, wait_until
 from services import JOBS, LANES, Fields, Ledger, Plain, RunningService, seven

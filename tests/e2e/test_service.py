@@ -8,7 +8,7 @@ import signal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from convq.supervisor.exposition.collectors import documented_metrics
+from convq.supervisor.exposition.metrics import documented_metrics
 from pace import Stopwatch
 from servers import OwnServer, wait_until
 from services import JOBS, LANES, READY_WITHIN_S, Ledger, Plain, RunningService, digits, models_served, seven, tensor_of

@@ -1,4 +1,4 @@
-"""What both clients do, written once: coroutines that never suspend when their wire blocks (see `queue.wires`).
+"""What both clients do, written once: coroutines that never suspend when their wire blocks (see `queue.transport.wires`).
 
 What a caller gave is looked at before anything is sent, in the same order for both.
 """

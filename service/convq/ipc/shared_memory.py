@@ -55,6 +55,11 @@ class Series:
         """How many cells one label combination takes: a histogram has one per bucket, one above all, and the sum."""
         return len(self.buckets) + 2 if self.kind == "histogram" else 1
 
+    @property
+    def label_names(self) -> list[str]:
+        """The names of its labels, in order."""
+        return [name for name, _ in self.labels]
+
     def combinations(self) -> list[tuple[str, ...]]:
         """Every combination of label values, in the order of the cells."""
         return list(product(*(values for _, values in self.labels)))

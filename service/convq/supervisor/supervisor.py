@@ -29,7 +29,7 @@ from convq.supervisor.exposition.collectors import BoardCollector, FunctionColle
 from convq.supervisor.exposition.http import Probes
 from convq.supervisor.exposition.progress import ProgressWatch
 from convq.supervisor.exposition.readiness import readiness
-from convq.supervisor.exposition.service_metrics import ServiceState, service_families
+from convq.supervisor.exposition.service_samples import ServiceState, service_families
 from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.rollout.lineup import Lineup
 from convq.supervisor.roster import Roster

@@ -18,12 +18,12 @@ from convq.ipc.shared_memory import Board
 from convq.logs import event
 from convq.supervisor.beat.heartbeat import Heartbeat
 from convq.supervisor.crashes import CircuitBreaker, ending, points_of
+from convq.supervisor.failed_starts import judge, note_bad_load
 from convq.supervisor.loads import Loads
 from convq.supervisor.long_loads import LongLoads
 from convq.supervisor.rollout.controller import RolloutController
 from convq.supervisor.roster import Roster
 from convq.supervisor.slots import Slot
-from convq.supervisor.starts import judge, note_bad_load
 from convq.supervisor.voices import Voices
 from convq.threads import Watch
 

@@ -8,7 +8,7 @@ from prometheus_client.core import Metric
 
 from convq.ipc.series import LANE_NAMES
 from convq.queue.supervision import LaneDepth, ShardDepth
-from convq.supervisor.exposition.collectors import QUEUE_FAMILIES, new_family
+from convq.supervisor.exposition.metrics import QUEUE_FAMILIES, new_family
 
 
 def queue_families(depths: Mapping[str, ShardDepth]) -> list[Metric]:

@@ -15,8 +15,8 @@ from convq import logs
 from convq.host.procfs import open_files_of, usage_of
 from convq.queue.diagnosis.unserved import Unserved
 from convq.queue.supervision import ShardDepth
-from convq.supervisor.exposition.collectors import SERVICE_FAMILIES, new_family
-from convq.supervisor.exposition.queue_metrics import queue_families
+from convq.supervisor.exposition.metrics import SERVICE_FAMILIES, new_family
+from convq.supervisor.exposition.queue_samples import queue_families
 from convq.supervisor.slots import Slot
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")

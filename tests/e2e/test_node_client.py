@@ -204,7 +204,6 @@ def test_a_job_travels_as_the_fields_of_the_protocol(start: Callable[..., NodeCl
         ({"file": SEVEN, "options": {"outputs": ["conv9"]}}, "unknown_output"),
         ({"file": SEVEN, "options": {"ttlMs": 0}}, "expired"),
         ({"file": "/nowhere/7.png"}, "ENOENT"),
-        ({"file": SEVEN, "options": {"timeoutMs": 0}}, "timeout"),
     ],
 )
 def test_what_goes_wrong_is_an_error_with_a_code(node: NodeClient, given: dict[str, Any], code: str) -> None:
@@ -212,6 +211,11 @@ def test_what_goes_wrong_is_an_error_with_a_code(node: NodeClient, given: dict[s
 
     assert code == node.error("classify", **given)["code"]
     assert "7" == node.end(neighbour)["value"]["predictions"][0]["label"]
+
+
+def test_no_answer_in_time_is_an_error_with_a_code(start: Callable[..., NodeClient], fresh_server: OwnServer) -> None:
+    with start(fresh_server.url) as node:
+        assert "timeout" == node.error("classify", SEVEN, options={"timeoutMs": 0})["code"]
 
 
 @pytest.mark.parametrize(
@@ -272,11 +276,11 @@ def test_the_client_runs_with_older_versions_of_its_package_too(
     older: Callable[..., NodeClient], tmp_path: Path
 ) -> None:
     """What a version may change: connecting, shapes of replies, errors, breaks, timeouts, the end."""
-    with guarded_server(binary_of("redis-server"), tmp_path) as guarded, RunningService(guarded.url("worker")):
+    with guarded_server(binary_of("redis-server"), tmp_path) as guarded:
         url = guarded.url("producer")
-        with redis.Redis.from_url(guarded.url("admin"), decode_responses=True) as admin:
+        with redis.Redis.from_url(guarded.url("admin"), decode_responses=True) as admin, older(url) as node:
             admin.acl_log_reset()
-            with older(url) as node:
+            with RunningService(guarded.url("worker")):
                 assert "7" == node.call("classify", SEVEN, options={"outputs": ["conv1"]})["predictions"][0]["label"]
                 assert ["lenet"] == node.call("served")
                 admin.client_kill_filter(_type="normal", user="producer")
@@ -287,8 +291,8 @@ def test_the_client_runs_with_older_versions_of_its_package_too(
                 assert "bad_image" == node.error("classify", str(ROOT / "README.md"))["code"]
                 node.call("cancel", args=["withdrawn"])
                 assert "cancelled" == node.error("classify", SEVEN, options={"id": "withdrawn"})["code"]
-                assert "timeout" == node.error("classify", SEVEN, options={"timeoutMs": 0})["code"]
                 assert "7" == node.call("result", args=[node.call("submit", SEVEN)])["predictions"][0]["label"]
+            assert "timeout" == node.error("classify", SEVEN, options={"timeoutMs": 0})["code"]
             assert [] == admin.acl_log()
         refused = older(url.replace(password_of("producer"), "Wrong"))
         assert ("WRONGPASS", False) == (refused.end(0)["error"]["code"], refused.end(0)["error"]["retry"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -232,3 +233,54 @@ def test_the_protocol_page_says_which_bits_of_a_tiff_are_read() -> None:
     (row,) = [line for line in PROTOCOL.splitlines() if line.startswith("| TIFF |")]
 
     assert tiff.READ in row
+
+
+COMPARED = {
+    "onnxruntime in a loop": "bare_1",
+    "the same, 64 images a run": "bare_64",
+    "**convq**": "convq",
+    "Celery": "celery",
+    "mosec": "mosec",
+}
+"""The rows of the README's comparison that were measured, and what the measurement calls them."""
+FATES = {"twice": "answered twice", "failed": "got an error", "never": "unanswered"}
+
+
+def test_the_comparison_with_others_says_what_was_measured() -> None:
+    report = json.loads((ROOT / "tests" / "bench" / "alternatives" / "result.json").read_text())
+    documented = rows(README, "convq or …")
+
+    assert COMPARED.keys() <= documented.keys()
+    for row, name in COMPARED.items():
+        taken, waited = report["throughput"][name], report["latency"].get(name)
+        fate = report["worker_killed"].get(name)
+        latencies = f"{waited['p50_ms']:.1f} · {waited['p99_ms']:.1f}" if waited else ""
+        times = taken["cpu_ms"] / report["throughput"]["bare_1"]["cpu_ms"]
+        figures = [f"{taken['cpu_ms']:.2f} · {times:.1f}", f"{taken['jobs_per_s']:,}", latencies]
+        assert [*figures, became(fate) if fate else ""] == documented[row][:4]
+    assert all(cells[0] == "not measured" for row, cells in documented.items() if row not in COMPARED)
+
+
+def became(fate: dict[str, int]) -> str:
+    """Of the jobs among which a worker was killed, in words."""
+    jobs = sum(fate[key] for key in ("once", *FATES))
+    others = [f"{fate[key]:,} {words}" for key, words in FATES.items() if fate[key]]
+    return ", ".join([f"{fate['once']:,} of {jobs:,} answered once", *others])
+
+
+def test_what_is_said_below_the_comparison_was_measured_too() -> None:
+    report = json.loads((ROOT / "tests" / "bench" / "alternatives" / "result.json").read_text())
+    whole, machine = report["service_killed"], report["machine"]
+    text = " ".join(README.split())
+
+    assert f"on {machine['cores']} shared cores" in text
+    assert f"(load {machine['load_before'][0]:g} before, {machine['load_after'][0]:g} after)" in text
+    assert f"its errors came within {report['worker_killed']['mosec']['last_answer_s']:g} s" in text
+    assert (
+        f"convq answered {whole['convq']['once']:,}, the last of them {whole['convq']['last_answer_s']:g} s later"
+        in text
+    )
+    assert (
+        f"Of Celery's, {whole['celery']['never']:,} were unanswered after another {report['settings']['patience_s']:g} s"
+        in text
+    )

@@ -1,6 +1,6 @@
 """The same job by convq and by what may be used in its place, side by side in one run on this machine.
 
-    python tests/bench/alternatives/compare.py [--rounds 5] [--kills 3] [--environment DIR] > tests/bench/alternatives/result.json
+    python tests/bench/alternatives/compare.py [--rounds 5] [--kills 3] [--calm S] [--environment DIR]
 
 Classifies the sample digits, as PNG files, with lenet: a plain loop around onnxruntime (single images, and batches of 64),
 convq, Celery and mosec, each with two worker processes of one onnxruntime thread. Measures
@@ -10,7 +10,8 @@ convq, Celery and mosec, each with two worker processes of one onnxruntime threa
 - what became of 2,000 jobs when a worker was killed in their midst, and when one of two services was killed with its worker.
 
 All answers are compared with those of onnxruntime in one run. Makes an environment for the alternatives (requirements.txt) in
-a temporary folder, or keeps it in DIR. Prints a table on a terminal and JSON in a pipe. Needs Linux.
+a temporary folder, or keeps it in DIR. Prints a table on a terminal and JSON in a pipe: `result.json`, of which the README tells.
+With --calm each round waits so many seconds at most for a moment in which little else runs. Needs Linux.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import noise
 from convq.embedded import EmbeddedServer
 from figures import Rate
 from systems import HERE, Call, Place, Service, cpu_s, wait
@@ -57,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--calm", type=float, default=0.0, metavar="S", help="wait for quiet before each round")
     parser.add_argument("--environment", type=Path, metavar="DIR", help="default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="convq-alternatives-") as temporary, ExitStack() as stack:
@@ -66,7 +69,7 @@ def main() -> None:
         before = os.getloadavg()
         place = Place(stack, server, python, folder)
         report = {
-            **measure(place, options.rounds, options.kills),
+            **measure(place, options.rounds, options.kills, options.calm),
             "settings": settings(options.rounds, options.kills),
             "versions": versions(python, server.version),
             "machine": machine(before),
@@ -89,18 +92,18 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def measure(place: Place, rounds: int, kills: int) -> dict[str, Any]:
+def measure(place: Place, rounds: int, kills: int, calm_s: float) -> dict[str, Any]:
     """All three parts, with the same services."""
     services = {name: place.start(name, WORKERS) for name in SERVICES}
     calls = {name: place.call(name, services[name].address if name in services else "") for name in (*BARE, *SERVICES)}
     for call in calls.values():
         right(call.order("many", jobs=WARM_UP))
-    loads: list[float] = []
+    busy: list[float] = []
     rates: dict[str, list[Rate]] = {name: [] for name in calls}
     spent_ms: dict[str, list[float]] = {name: [] for name in ("bare_1", *SERVICES)}
     for number in range(rounds):
-        loads.append(round(os.getloadavg()[0], 1))
-        progress(f"round {number + 1} of {rounds}; load {loads[-1]}")
+        busy.append(round(noise.calm(calm_s), 2))
+        progress(f"round {number + 1} of {rounds}; others take {busy[-1]:.0%} of the machine")
         for name in turns(list(rates), number):
             rates[name].append(rate(place, calls[name], services.get(name), JOBS[name]))
         for name in turns(list(spent_ms), number):
@@ -116,7 +119,7 @@ def measure(place: Place, rounds: int, kills: int) -> dict[str, Any]:
         "throughput": figures.throughput(rates),
         "latency": figures.latency(spent_ms),
         "worker_killed": {name: figures.killed(runs) for name, runs in workers_killed.items()},
-        "load_of_rounds": loads,
+        "busy_before_rounds": busy,
         "service_killed": {name: figures.killed([one_of_two(place, name)]) for name in ("convq", "celery")},
     }
 

@@ -142,8 +142,8 @@ class Engine:
     def prepare(self, decoded: NDArray[np.uint8]) -> Prepared:
         """Pixels from `decode`, scaled and placed as the manifest says. Raises BadImage, ImageTooLarge."""
         limit = self.manifest.limits.max_pixels
-        data = images.prepare(decoded, self._graph.input, self._dtype_text, max_pixels=limit)
-        return Prepared(data, data.shape)
+        data, placement = images.prepare_placed(decoded, self._graph.input, self._dtype_text, max_pixels=limit)
+        return Prepared(data, data.shape, placement)
 
     def admit(self, tensor: bytes, dtype: str, shape: str) -> Prepared:
         """A job's raw tensor: little-endian, C order, in the layout of the model, without the batch axis.
@@ -154,7 +154,7 @@ class Engine:
         """
         if shape == self._shape_text and dtype == self._dtype_text and len(tensor) == self._bytes:
             # Past the named tuple's own constructor, which would be two thirds of the time of this whole method.
-            return _new_tuple(Prepared, (tensor, self._shape))
+            return _new_tuple(Prepared, (tensor, self._shape, None))
         return admit_slowly(tensor, dtype, shape, self._graph, self.manifest.limits.max_pixels)
 
     def takes_finite(self, prepared: Prepared) -> bool:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.answers.coordinates import Placement
 from convq.engine.decoding import Pixels, decode
 from convq.errors import BadImage, ImageTooLarge
 from convq.repository.manifest import Input
 
-__all__ = ["Pixels", "decode", "normalise", "prepare"]
+__all__ = ["Pixels", "Placement", "decode", "normalise", "prepare", "prepare_placed"]
 
 _FILTERS = {member.name.lower(): member for member in Image.Resampling}
 
@@ -31,13 +32,20 @@ def prepare(decoded: Pixels, spec: Input, dtype: str = "uint8", *, max_pixels: i
     Raises BadImage when `resize` is none and the image has another size; ImageTooLarge when scaling it as the manifest
     asks would need more than `max_pixels`.
     """
-    placed = _place(decoded, spec, max_pixels)
+    return prepare_placed(decoded, spec, dtype, max_pixels=max_pixels)[0]
+
+
+def prepare_placed(
+    decoded: Pixels, spec: Input, dtype: str = "uint8", *, max_pixels: int = 50_000_000
+) -> tuple[NDArray[Any], Placement]:
+    """As `prepare`, and how the picture lies in the input: by that, and by nothing computed anew, coordinates go back."""
+    placed, placement = _place(decoded, spec, max_pixels)
     if spec.color == "gray":
         shaped = placed[None] if spec.layout == "NCHW" else placed[..., None]
     else:
         ordered = placed[..., ::-1] if spec.color == "bgr" else placed
         shaped = ordered.transpose(2, 0, 1) if spec.layout == "NCHW" else ordered
-    return normalise(shaped, spec) if dtype == "float32" else np.ascontiguousarray(shaped)
+    return normalise(shaped, spec) if dtype == "float32" else np.ascontiguousarray(shaped), placement
 
 
 def normalise(shaped: Pixels, spec: Input) -> NDArray[np.float32]:
@@ -54,16 +62,18 @@ def normalise(shaped: Pixels, spec: Input) -> NDArray[np.float32]:
     return values
 
 
-def _place(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
+def _place(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, Placement]:
     """Scaled, cropped and filled up to the size of the graph's input: [height, width] or [height, width, 3]."""
-    if spec.height == decoded.shape[0] and spec.width == decoded.shape[1] and spec.short_side is None:
-        return decoded  # somebody has prepared it already, border included
-    content = _scale(decoded, spec, max_pixels)
+    picture_height, picture_width = decoded.shape[:2]
+    if spec.height == picture_height and spec.width == picture_width and spec.short_side is None:
+        return decoded, Placement(picture_width, picture_height)  # somebody has prepared it already, border included
+    content, (to_height, to_width), (cut_top, cut_left) = _scale(decoded, spec, max_pixels)
+    factors = to_width / picture_width, to_height / picture_height
     height, width = content.shape[:2]
     full_height = spec.height or _round_up(height + 2 * spec.pad, spec.multiple_of)
     full_width = spec.width or _round_up(width + 2 * spec.pad, spec.multiple_of)
     if (full_height, full_width) == (height, width):
-        return content
+        return content, Placement(picture_width, picture_height, *factors, -cut_left, -cut_top)
     if full_height * full_width > max_pixels:
         raise ImageTooLarge(f"the image fills {full_width} x {full_height} pixels; at most {max_pixels} are accepted")
     # A fixed side centres what is smaller; a free one is filled at its end, so that (0, 0) stays put.
@@ -72,7 +82,7 @@ def _place(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
     left = (full_width - width) // 2 if spec.width and centred else spec.pad
     filled = _canvas((full_height, full_width, *content.shape[2:]), spec)
     filled[top : top + height, left : left + width] = content
-    return filled
+    return filled, Placement(picture_width, picture_height, *factors, left - cut_left, top - cut_top)
 
 
 def _canvas(shape: tuple[int, ...], spec: Input) -> Pixels:
@@ -83,8 +93,11 @@ def _canvas(shape: tuple[int, ...], spec: Input) -> Pixels:
     return np.full(shape, values[0] if len(values) == 1 else values, dtype=np.uint8)
 
 
-def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
-    """The image as large as the resize rule says, before any border."""
+def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, tuple[int, int], tuple[int, int]]:
+    """The image as large as the resize rule says, before any border.
+
+    And the height and width that it was scaled to, and how many rows and columns of that were cut off before the first.
+    """
     height, width = decoded.shape[:2]
     inner_height = spec.height - 2 * spec.pad if spec.height else None
     inner_width = spec.width - 2 * spec.pad if spec.width else None
@@ -92,7 +105,7 @@ def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
         if (inner_height or height, inner_width or width) != (height, width):
             expected = f"{inner_width or 'any'} x {inner_height or 'any'}"
             raise BadImage(f"the image is {width} x {height} pixels; this model takes {expected} (width x height)")
-        return decoded
+        return decoded, (height, width), (0, 0)
     if inner_height is None or (inner_width is None and spec.resize != "height"):
         # Engine.load refuses such a manifest; only a caller without an engine gets here.
         raise ValueError(f"resize = '{spec.resize}' needs a height and a width in the manifest")
@@ -104,10 +117,11 @@ def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> Pixels:
     if (to_height, to_width) != (height, width):
         resized = Image.fromarray(decoded).resize((to_width, to_height), _FILTERS[spec.interpolation])
         decoded = np.asarray(resized)
+    top = left = 0
     if spec.resize == "crop" and inner_width is not None:
         top, left = _crop_offset(to_height, inner_height), _crop_offset(to_width, inner_width)
         decoded = decoded[top : top + inner_height, left : left + inner_width]
-    return decoded
+    return decoded, (to_height, to_width), (top, left)
 
 
 def _crop_offset(side: int, cropped: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convq.answers.coordinates import Placement
 from convq.engine.image import normalise
 from convq.engine.signature import Graph
 from convq.errors import BadTensor
@@ -29,6 +30,8 @@ class Prepared(NamedTuple):
     """The graph's dtype, C order: bytes as they came, or a C-contiguous array."""
     shape: tuple[int, ...]
     """Without the batch axis."""
+    placement: Placement | None = None
+    """How the picture lies in it; None where there is none, or it is the input itself."""
 
 
 def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels: int) -> Prepared:

@@ -13,10 +13,11 @@ import pytest
 
 import convq
 from convq import errors
+from convq.answers.detections.families import FAMILIES
 from convq.cli import commands
 from convq.engine.codecs import tiff
 from convq.errors import JOB_ERRORS
-from convq.protocol import Status
+from convq.protocol import Job, Status
 from convq.queue.keys import Shard
 from convq.repository.manifest import Manifest
 from convq.settings import Settings, facts
@@ -227,6 +228,18 @@ def test_the_page_of_models_says_how_large_images_the_filters_take() -> None:
     assert found
     for name in ("gaussian_blur", "edges"):
         assert float(found[1]) * 1e6 == Manifest.read(ROOT / "models" / name).limits.max_pixels
+
+
+def test_the_page_of_models_says_of_every_family_what_its_code_says() -> None:
+    page = (ROOT / "models" / "README.md").read_text()
+
+    for name, make in FAMILIES.items():
+        said, _, source = " ".join((make.__doc__ or "").replace("|", r"\|").split()).partition(" Source: ")
+        assert f"| `{name}` | {said} | {source.removesuffix('.')} |" in page
+
+
+def test_the_protocol_page_has_every_field_of_a_job() -> None:
+    assert set(Job.model_fields) <= {name for cell in rows(PROTOCOL, "field") for name in re.findall(r"[a-z_]+", cell)}
 
 
 def test_the_protocol_page_says_which_bits_of_a_tiff_are_read() -> None:

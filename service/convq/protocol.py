@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from convq.detected import Detection, PictureSize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +30,12 @@ LAST_VERSION = 10**VERSION_DIGITS - 1
 """A version of a model is a number from 1 to this one, written without zeros before it."""
 
 DEFAULT_TOP_K = 5
+MOST_DETECTIONS = 1000
+"""Of one job."""
+
+FORMATS = {"masks": ("rle", "polygon", "png", "none"), "embedding": ("base64", "list"), "maps": ("picture", "network")}
+"""What `format` of a job may say: of each group one word, the first where it says none."""
+_DECIMAL = r"^(0|1|0\.[0-9]{1,6})$"
 
 
 RESULT_TTL_S = 300
@@ -96,6 +105,21 @@ class Job(BaseModel):
     traceparent: str | None = Field(None, description="W3C trace context")
     client: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] | None = Field(
         None, description="who sends it, for operators: counted by name, and shown by convq top"
+    )
+    min_score: Annotated[str, StringConstraints(pattern=_DECIMAL)] | None = Field(
+        None, description="detections and predictions below this score are left out: 0, 1 or like 0.25"
+    )
+    iou: Annotated[str, StringConstraints(pattern=_DECIMAL)] | None = Field(
+        None, description="boxes of one class that overlap by more than this are one object: 0, 1 or like 0.45"
+    )
+    max_detections: int | None = Field(
+        None, ge=1, le=MOST_DETECTIONS, description="at most so many detections, best first"
+    )
+    labels: str | None = Field(None, description="comma-separated labels: only these are detections")
+    format: str | None = Field(
+        None,
+        description="comma-separated: rle, polygon, png or none for masks; base64 or list for an embedding; network or "
+        "picture for the size of a map",
     )
 
     @model_validator(mode="after")
@@ -177,6 +201,7 @@ class Timing(BaseModel):
     decode: float = Field(0.0, description="decoding and preparing this image")
     batch: float = Field(0.0, description="waiting for the batch to run")
     infer: float = Field(0.0, description="the batch in onnxruntime")
+    answer: float = Field(0.0, description="from the network's end to the finished answer")
     total: float = Field(0.0, description="from the entry's time to the writing of this result")
 
 
@@ -192,6 +217,13 @@ class Result(BaseModel):
     version: int | None = Field(None, description="of the network that answered; absent where none ran")
     status: Status
     predictions: tuple[Prediction, ...] | None = None
+    image: PictureSize | None = Field(None, description="there where the answer has coordinates")
+    detections: tuple[Detection, ...] | None = Field(
+        None, description="best score first; empty where nothing was found"
+    )
+    truncated: bool | None = Field(
+        None, description="true where there were more than max_detections, or no room for all masks"
+    )
     outputs: tuple[Output, ...] | None = None
     error: ErrorBody | None = None
     timing_ms: Timing = Timing()
@@ -221,12 +253,19 @@ class Result(BaseModel):
                 return output
         raise KeyError(f"job {self.id} has no output {name!r}")
 
+    def counted(self) -> str:
+        """What was detected, for people: `3 person, 1 dog`, the most first."""
+        counts = Counter(one.label for one in self.detections or ())
+        return ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "nothing found"
+
     def explain(self) -> str:
-        """One line for people: the best class, or what went wrong."""
+        """One line for people: the best class, what was detected, or what went wrong."""
         if self.error is not None:
             return f"{self.status}: {self.error.code}: {self.error.message}"
         if self.predictions:
             return f"{self.predictions[0].label} ({self.predictions[0].score:.1%})"
+        if self.detections is not None:
+            return self.counted()
         return str(self.status)
 
 

@@ -356,6 +356,11 @@ NEAR = {
     "version": "versions Version verison",
     "traceparent": "trace_parent traceParent trace-parent Traceparent traceparents tracparnt",
     "client": "Client clients cleint",
+    "min_score": "minscore min-score minScore min_scroe min_scores",
+    "iou": "IoU IOU iou_s",
+    "max_detections": "maxDetections max_detection max-detections max_detectoins",
+    "labels": "Labels LABELS lables labelss",
+    "format": "Format formats fromat",
 }
 ALLOWED = [
     "sensor",

@@ -26,7 +26,8 @@ def ticket(*flat: bytes) -> Ticket:
 
 def test_a_computed_document_decodes_to_what_went_in() -> None:
     mine = ticket(b"id", b"mine")
-    mine.decode_s, mine.prepare_s, mine.wait_s, mine.infer_s, mine.total_s = 0.00002, 0.00001, 0.0001, 0.00022, 0.00081
+    mine.decode_s, mine.prepare_s, mine.wait_s, mine.infer_s, mine.answer_s = 0.00002, 0.00001, 0.0001, 0.00022, 0.00006
+    mine.total_s = 0.00081
     logits = np.array([0.5, -1.5], dtype=np.float32)
 
     result = decode_result(documents().ok(mine, 12, ([1, 0], [0.75, 0.25]), {"logits": logits}))
@@ -43,7 +44,7 @@ def test_a_computed_document_decodes_to_what_went_in() -> None:
         result.attempt,
         result.worker,
     )
-    assert {"queue": 0.41, "decode": 0.03, "batch": 0.1, "infer": 0.22, "total": 0.81} == pytest.approx(
+    assert {"queue": 0.41, "decode": 0.03, "batch": 0.1, "infer": 0.22, "answer": 0.06, "total": 0.81} == pytest.approx(
         result.timing_ms.model_dump(), abs=0.002
     )
     assert logits.tolist() == result.output("logits").array().tolist()

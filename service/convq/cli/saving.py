@@ -15,6 +15,8 @@ from convq.cli.display.drawing import draw, npy
 from convq.protocol import PREPARED, Output, Result
 
 MAP_AXES = 3
+UNASKED = ("classes", "feature_map", "detections")
+"""Meanings of outputs that no job gets unless it names them."""
 
 
 class MapSaver:
@@ -163,7 +165,7 @@ def _check(asked: Sequence[str], served: Mapping[str, Any]) -> None:
     for name in asked:
         if name in known and not _may_be_map(known[name]):
             raise click.UsageError(f"--save-maps: {_no_map(name, known[name]['shape'])}")
-    come = [one for one in known.values() if one.get("meaning") not in ("classes", "feature_map")]
+    come = [one for one in known.values() if one.get("meaning") not in UNASKED]
     if known and not asked and not any(map(_may_be_map, come)):
         maps = [name for name, one in known.items() if one.get("meaning") == "feature_map"]
         there = f"name some with --outputs: {', '.join(maps)}" if maps else "and the model has no feature maps"

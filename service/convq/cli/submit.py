@@ -15,8 +15,9 @@ from zipfile import BadZipFile
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
+from convq.cli.display.detections import ASKED, detection_options, print_detections
 from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table, progress
-from convq.cli.saving import InputSaver, MapSaver
+from convq.cli.saving import UNASKED, InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.client.inputs import SUFFIXES
@@ -55,6 +56,7 @@ CHUNK = 64
 @click.option("--client", metavar="NAME", help="Who you are, for operators: convq top shows who fills a queue.")
 @version_option("Pin a version of the model (the newest).")
 @click.option("--outputs", metavar="A,B", help="Raw outputs or feature maps wanted besides the classes.")
+@detection_options
 @click.option(
     "--save-maps",
     metavar="DIR",
@@ -92,14 +94,15 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     convq submit photo.jpg --model gaussian_blur --save-maps blurred/
     convq submit odd.jpg --save-input seen/ --npy
     convq submit digits/ --model lenet --top-k 1
+    convq submit street.jpg --model yolo --min-score 0.5 --only person,dog
     convq submit --json *.png | jq -r '[.file, .predictions[0].label] | @tsv'
     curl -s https://example.org/cat.jpg | convq submit - --model resnet18
     """
     files = _files(images)
     if given["job_id"] is not None and len(files) > 1:
         raise click.UsageError("--id names one job: give one image with it")
-    names = {"top_k": "top_k", "ttl_ms": "ttl_ms", "version": "version", "outputs": "outputs", "client": "client"}
-    options = {name: given[name] for name in names if given[name] is not None}
+    names = {name: name for name in ("top_k", "ttl_ms", "version", "outputs", "client")} | ASKED
+    options = {option: given[flag] for flag, option in names.items() if given[flag] is not None}
     programs = for_programs(as_json=given["as_json"])
     for name in ("save_maps", "save_input"):
         if given[name] is not None and not given["wait"]:
@@ -227,8 +230,7 @@ def _savers(client: Client, model: str, given: dict[str, Any], options: dict[str
     if given["save_input"] is not None:
         inputs = InputSaver(given["save_input"], served, arrays=given["npy"])
         # What comes by itself comes only to jobs that name no outputs.
-        unasked = ("classes", "feature_map")
-        come = [one["name"] for one in served.get("outputs", ()) if one.get("meaning") not in unasked]
+        come = [one["name"] for one in served.get("outputs", ()) if one.get("meaning") not in UNASKED]
         options["outputs"] = ",".join(dict.fromkeys([*(asked or come), PREPARED]))
     if given["save_maps"] is not None:
         maps = MapSaver(given["save_maps"], [name for name in asked if name != PREPARED], served)
@@ -243,7 +245,9 @@ def _show(files: list[str], results: Iterable[Result], savers: _Savers, *, progr
         result, saved = savers.save(name, answered)
         failed += not result.ok
         if programs:
-            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True), **saved}])
+            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True, by_alias=True), **saved}])
+        elif result.detections is not None and len(files) == 1 and not result.outputs and not saved:
+            print_detections(result)
         else:
             rows.append([name, *_cells(result, saved)])
     if rows:
@@ -262,7 +266,8 @@ def _cells(result: Result, saved: dict[str, Any]) -> list[str]:
     """Class or what went wrong, score, outputs, the file with the input, milliseconds."""
     given = saved.get("input", {})
     best = result.predictions[0] if result.ok and result.predictions else None
-    first = [best.label, f"{best.score:.1%}"] if best else ["" if result.ok else result.explain(), ""]
+    nothing = result.counted() if result.detections is not None else "" if result.ok else result.explain()
+    first = [best.label, f"{best.score:.1%}"] if best else [nothing, ""]
     return [
         *first,
         "\n".join(printable(_summary(one)) for one in result.outputs or ()),

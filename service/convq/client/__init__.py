@@ -41,6 +41,11 @@ class Client:
     - `top_k`: how many predictions, 1 or more; 5 if not given.
     - `outputs`: names of outputs or feature maps, as a list or with commas between them.
     - `version`: of the network, 1 or more; the newest if not given.
+    - `min_score`: from 0 to 1; detections and predictions below it are left out. For detections: the model's if not given.
+    - `iou`: from 0 to 1; boxes of one class that overlap by more than this are one object.
+    - `max_detections`: 1 to 1000, best first. `labels`: only these are detections, as a list or with commas between them.
+    - `format`: of masks `rle` (if not given), `polygon`, `png` or `none`; of an embedding `base64` or `list`; of maps
+      `picture` or `network`; one word of each, as a list or with commas between them.
     - `traceparent`: W3C trace context; without one the job continues the current OpenTelemetry span, where there is one.
     - `client`: in place of `client_name`, for jobs that are passed on for others.
     - `priority`: high, normal or low.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from convq.errors import BadField
-from convq.protocol import Priority
+from convq.protocol import FORMATS, MOST_DETECTIONS, Priority
 from convq.queue.entries import CLIENT_NAME, JOB_ID, MAX_INBOX_NAME, MAX_INTEGER_DIGITS, MAX_TEXT_BYTES
 from convq.queue.spelling import bare, spellings
 
@@ -67,7 +67,7 @@ def client_name_of(value: Any, name: str = "client") -> str:
 
 def _outputs(name: str, value: Any) -> str | None:
     """Names with commas between them; None for an empty list of names."""
-    expected = "names of outputs, as a list or with commas between them"
+    expected = f"names of {name}, as a list or with commas between them"
     if not isinstance(value, str):
         if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
             raise BadField(f"{name}: expected {expected}, not {shown(value)}")
@@ -80,6 +80,31 @@ def _outputs(name: str, value: Any) -> str | None:
     return str(value)
 
 
+def _decimal(name: str, value: Any) -> str:
+    """A share from 0 to 1, as the wire has it: six digits at most."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not 0 <= number <= 1:
+        raise BadField(f"{name}: expected a number from 0 to 1, not {shown(value)}")
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def _most_detections(name: str, value: Any) -> int:
+    if _whole(name, value, 1) > MOST_DETECTIONS:
+        raise BadField(f"{name}: expected an integer from 1 to {MOST_DETECTIONS}, not {shown(value)}")
+    return operator.index(value)
+
+
+def _format(name: str, value: Any) -> str | None:
+    """Words of the protocol's groups, one of each."""
+    said = _outputs(name, value)
+    words = [] if said is None else [word.strip() for word in said.split(",")]
+    groups = [next((group for group, known in FORMATS.items() if word in known), "") for word in words]
+    if not all(groups) or len({*groups}) < len(groups):
+        expected = "; ".join(" ".join(known) for known in FORMATS.values())
+        raise BadField(f"{name}: expected one word of each of {expected}, not {shown(value)}")
+    return said
+
+
 _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "id": lambda name, value: job_id_of(value, name),
     "ttl_ms": lambda name, value: _whole(name, value, 0),
@@ -89,6 +114,11 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "version": lambda name, value: _whole(name, value, 1),
     "traceparent": _text,
     "client": lambda name, value: client_name_of(value, name),
+    "min_score": _decimal,
+    "iou": _decimal,
+    "max_detections": _most_detections,
+    "labels": _outputs,
+    "format": _format,
 }
 """Option of a job -> what makes its field of the value that a caller gave. None is as good as not given."""
 

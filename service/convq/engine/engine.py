@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import convq.engine.image as images
+from convq.engine.answering.detector import Detector
+from convq.engine.kernels.suppression import fast_suppress
 from convq.engine.onnx_session import FEATURES, MODEL, REPORT, OpenedVersion, open_version, shrink, without_paths
 from convq.engine.png import Picture
 from convq.engine.postprocess import check_outputs
@@ -59,13 +62,15 @@ class Engine:
     feature_maps: frozenset[str]
     """Those of `outputs` that are computed or fetched only for batches in which a job asks."""
     default_outputs: tuple[str, ...]
-    """What a job gets besides predictions when it asks for nothing: the declared outputs that are no classes."""
+    """What a job gets besides predictions and detections when it asks for nothing: the declared outputs that are neither."""
     pictures: Mapping[str, Picture]
     """Those of `outputs` that are images, and how each becomes one."""
     classes: str | None
     """The output that holds the classes, if any."""
     activation: str
     """What `rank` must apply to `classes`."""
+    detector: Detector | None
+    """What makes detections of the outputs, if anything does."""
     max_batch: int
     """Jobs in one call of `run`: the manifest's limit, or what ends in time and has room, or 1 for a graph whose batch
     axis is fixed."""
@@ -84,13 +89,16 @@ class Engine:
         self.sha256, self.seal = opened.sha256, opened.seal
         self.outputs, self.feature_maps = (*graph.fetched, *maps), frozenset(maps)
         self.classes = manifest.classes.name if manifest.classes else None
-        self.default_outputs = tuple(name for name in graph.fetched if name != self.classes)
+        read = frozenset[str]() if opened.detector is None else opened.detector.reads
+        self.detector = None if opened.detector is None else replace(opened.detector, suppress=fast_suppress())
+        self.default_outputs = tuple(name for name in graph.fetched if name != self.classes and name not in read)
         self.pictures = graph.pictures
         self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
         self.max_batch, self.remark, self.load_s = graph.max_batch, "", 0.0
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
         self._opened, self._file, self._graph = opened, opened.file, graph
         self._plain, self._featured = opened.plain, opened.featured
+        self._whole = read if opened.detector is not None and not opened.detector.is_batched else frozenset[str]()
         self._example: tuple[int, ...] = ()
         self._sizes = Sizes()
         self._dtype = np.dtype(graph.dtype)
@@ -184,6 +192,8 @@ class Engine:
             # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
             raise ModelFault(without_paths(str(err))) from None
         outputs = dict(zip(fetched, made, strict=True))
+        for name in self._whole:  # of one job, without a batch axis
+            outputs[name] = outputs[name][None]
         if wanted is not None and PREPARED in wanted and PREPARED not in outputs:
             outputs[PREPARED] = batch
         check_outputs(outputs, size, self.pictures)
@@ -201,6 +211,7 @@ class Engine:
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""
+        answers = {} if self.detector is None else {"answers": {"detections": self.detector.describe()}}
         return {
             "description": self.manifest.description,
             "inputs": [self._graph.describe_input()],
@@ -210,6 +221,7 @@ class Engine:
             ],
             "classes": self.classes,
             "labels": len(self.labels),
+            **answers,
             "limits": {**self.manifest.limits.model_dump(), "max_batch": self.max_batch},
             "provider": self.provider,
             "sha256": self.sha256,
@@ -218,6 +230,8 @@ class Engine:
     def _meaning(self, name: str) -> str:
         if name in self.feature_maps:
             return "feature_map"
+        if name != self.classes and self.detector is not None and name in self.detector.reads:
+            return "detections"
         return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
 
     def noise(self, seed: int = _SEED) -> Prepared:

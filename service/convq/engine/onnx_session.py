@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import onnxruntime
 
-from convq.engine.signature import Graph, agree, check_same_network
+from convq.engine.answering.detector import Detector
+from convq.engine.signature import Graph, agree, check_same_network, sides_of
 from convq.errors import ModelBroken, NetworkFaulty, SettingsError
 from convq.host.extras import install_anew
 from convq.printable import brief_list
@@ -56,6 +57,8 @@ class OpenedVersion:
     version: int
     manifest: Manifest
     labels: tuple[str, ...]
+    detector: Detector | None
+    """What makes detections of its outputs, if anything does."""
     file: Path
     """Its `model.onnx`."""
     plain: Network
@@ -79,19 +82,23 @@ def open_version(folder: Path, version: int, *, device: str, seal: str) -> Opene
     files = VersionFiles.of(folder, version)
     manifest, labels = files.manifest, files.labels()
     file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
+    detector = Detector.of(manifest, files.detected_labels(), file)
     separate = bool(manifest.feature_maps) and features.exists()
     requested = manifest.runtime.device if device == "auto" else device
     features_sha256, (tried, _, tried_features) = "", seal.partition("+")
     content, sha256 = read_verified(file, tried)
     session = open_session(content, file, requested, manifest.runtime.threads)
-    graph = agree(manifest, session.get_inputs(), session.get_outputs(), str(file), with_maps=not separate)
+    ends = session.get_inputs(), session.get_outputs()
+    graph = agree(manifest, *ends, str(file), detector=detector, with_maps=not separate)
+    if detector is not None:
+        detector = detector.bound({node.name: sides_of(node) for node in ends[1]}, file)
     _check_operators(content, file, graph.max_batch)
     plain = featured = Network(session, graph, {name: name for name in graph.fetched})
     if separate:
         more, features_sha256 = read_verified(features, tried_features)
         second = open_session(more, features, requested, manifest.runtime.threads, seldom=True)
         ends = second.get_inputs(), second.get_outputs()
-        graph = agree(manifest, *ends, str(features), fetched=plain.graph.fetched)
+        graph = agree(manifest, *ends, str(features), detector=detector, fetched=plain.graph.fetched)
         check_same_network(plain.graph, graph, str(features))
         _check_operators(more, features, graph.max_batch)
         featured = Network(second, graph, plain.fetched)
@@ -100,6 +107,7 @@ def open_version(folder: Path, version: int, *, device: str, seal: str) -> Opene
         version=version,
         manifest=manifest,
         labels=labels,
+        detector=detector,
         file=file,
         plain=plain,
         featured=featured,

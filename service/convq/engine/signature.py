@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from convq.engine.answering.detector import Detector
 from convq.engine.png import Picture
 from convq.errors import ModelBroken
 from convq.printable import brief, brief_list
@@ -100,20 +101,21 @@ def agree(
     outputs: Sequence[Node],
     file: str,
     *,
+    detector: Detector | None = None,
     fetched: Sequence[str] | None = None,
     with_maps: bool = True,
 ) -> Graph:
     """Hold the manifest against the graph. Raises ModelBroken, beginning with `file`, where one contradicts the other.
 
-    `fetched` are the outputs that every batch yields (None: those of the manifest, or all there are); without
-    `with_maps` the feature maps come from another graph, and this one need not have them.
+    `detector` is what the manifest says of detections. `fetched` are the outputs that every batch yields (None: those of the
+    manifest, or all there are where it names none); without `with_maps` the feature maps come from another graph, and this one need not have them.
     """
     if len(inputs) != 1:
         names = brief_list(node.name for node in inputs) or "none"
         raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one")
     node = inputs[0]
     _check_input(manifest.input, node, file)
-    batch, *sides = [side if isinstance(side, int) else None for side in node.shape]
+    batch, *sides = sides_of(node)
     if batch is not None and batch != 1:
         raise ModelBroken(
             f"{file}: input {brief(node.name)}: the batch axis is fixed at {batch}; expected free, or fixed at 1"
@@ -121,14 +123,15 @@ def agree(
     spec, shape = _sized(manifest.input, sides, f"{file}: input {brief(node.name)}")
     known = {output.name: output for output in outputs}
     if fetched is None:
-        fetched = _fetched(manifest, known, file)
+        fetched = _fetched(manifest, known, detector, file)
     maps = manifest.feature_maps if with_maps else {}
     if misfit := beyond(node.name, [*fetched, *maps]):
         raise ModelBroken(f"{file}: {misfit}")
     raw = {**{name: name for name in fetched}, **maps}
     for name in raw.values():
         _check_output(known, name, file)
-    nodes = {name: _describe(known[output]) for name, output in raw.items()}
+    whole = detector.reads if detector is not None and not detector.is_batched else frozenset[str]()
+    nodes = {name: _describe(known[output], 0 if name in whole else 1) for name, output in raw.items()}
     described_bytes = len(json.dumps([node.name, [str(side) for side in node.shape], nodes]))
     if described_bytes > MOST_DESCRIBED_BYTES:
         raise ModelBroken(
@@ -139,7 +142,7 @@ def agree(
         dtype=DTYPES[node.type],
         shape=shape,
         input=spec,
-        max_batch=1 if batch == 1 else manifest.limits.max_batch,
+        max_batch=1 if batch == 1 or whole else manifest.limits.max_batch,
         fetched=tuple(fetched),
         feature_maps=dict(maps),
         nodes=nodes,
@@ -237,10 +240,11 @@ def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[
     return pictures
 
 
-def _fetched(manifest: Manifest, known: Mapping[str, Node], file: str) -> tuple[str, ...]:
-    """The outputs that every batch yields: the declared ones, or else all that are no feature maps."""
-    if manifest.outputs:
-        return tuple(output.name for output in manifest.outputs)
+def _fetched(manifest: Manifest, known: Mapping[str, Node], detector: Detector | None, file: str) -> tuple[str, ...]:
+    """The outputs that every batch yields: the declared ones and those of detections, or else all that are no feature maps."""
+    read = () if detector is None else detector.spec.outputs
+    if manifest.outputs or read:
+        return tuple(dict.fromkeys([*(output.name for output in manifest.outputs), *read]))
     fetched = tuple(name for name in known if name not in manifest.feature_maps.values())
     if not fetched:
         raise ModelBroken(f"{file}: all outputs of the graph are feature maps; expected one that every job gets")
@@ -260,10 +264,15 @@ def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
         raise ModelBroken(f"{file}: output {brief(name)} is a {brief(kind)}; expected a tensor of numbers")
 
 
-def _describe(node: Node) -> dict[str, Any]:
+def _describe(node: Node, batch_axes: int = 1) -> dict[str, Any]:
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
-    shape = [side if isinstance(side, int) else None for side in node.shape[1:]]
+    shape = sides_of(node)[batch_axes:]
     return {"dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype), "shape": shape}
+
+
+def sides_of(node: Node) -> list[int | None]:
+    """Its shape, batch axis included; None is a free side."""
+    return [side if isinstance(side, int) else None for side in node.shape]
 
 
 def _compatible(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:

@@ -5,25 +5,30 @@ Each check raises NetworkFaulty with the graph's file and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from convq.engine.answering.detector import Detector
 from convq.engine.onnx_session import MODEL
 from convq.engine.postprocess import agrees, finite, rank
+from convq.engine.tensors import Prepared
 from convq.errors import ModelFault, NetworkFaulty
 from convq.repository.manifest import FILE, Manifest
 
 Made = Mapping[str, NDArray[Any]]
 
 
-def check_finite(file: Path, run: Callable[[Any], Made], noises: Iterable[Any]) -> None:
+def check_finite(
+    file: Path, run: Callable[[Any], Made], noises: Iterable[Any], read: Collection[str] = frozenset()
+) -> None:
     """At least one of `noises`, which `run` takes, gets an answer without NaN and infinity; the first that does is enough.
 
     What is defined for a part of all inputs only (such as the logarithm of what is above 1) needs a warm-up sample. Inputs
-    that the graph refuses say nothing.
+    that the graph refuses say nothing. Of outputs that are `read` for detections, rows may hold anything, but not all of them.
     """
     bad: tuple[str, ...] = ()
     tried = 0
@@ -32,27 +37,44 @@ def check_finite(file: Path, run: Callable[[Any], Made], noises: Iterable[Any]) 
             made = run(noise)
         except ModelFault:
             continue
-        if finite(made).all():
+        bad = _not_finite(made, read)
+        if not bad:
             return
         tried += 1
-        bad = tuple(name for name, rows in made.items() if not finite({name: rows}).all())
     if tried:
         named = ", ".join(bad)
         hint = "if others are answered, let warmup.sample name one"
         raise NetworkFaulty(f"{file}: {named} is NaN or infinity for each of {tried} inputs of noise; {hint}")
 
 
-def check_sample(file: Path, manifest: Manifest, made: Made, labels: Sequence[str]) -> None:
-    """What the graph made of the warm-up sample is finite, and the label that the manifest says."""
+def _not_finite(made: Made, read: Collection[str]) -> tuple[str, ...]:
+    """The outputs that hold NaN or infinity; of those that are `read` for detections, the ones that hold nothing else."""
+    return tuple(
+        name
+        for name, rows in made.items()
+        if not (finite({name: rows}).all() or (name in read and np.isfinite(rows).any()))
+    )
+
+
+def check_sample(
+    file: Path, manifest: Manifest, made: Made, labels: Sequence[str], detector: Detector | None, sample: Prepared
+) -> None:
+    """What the graph made of the warm-up sample is finite, and the label that the manifest says. Raises ModelFault too."""
     warmup, classes = manifest.warmup, manifest.classes
     if warmup is None:
         return
-    if not finite(made).all():
+    found = None if detector is None else detector.labels_found(made, sample.shape, [sample.placement], "rle")[0]
+    read = frozenset[str]() if detector is None else detector.reads
+    if _not_finite(made, read) or (detector is not None and found is None):
         raise NetworkFaulty(f"{file}: the warm-up sample {warmup.sample} gives NaN or infinity")
-    if warmup.golden is not None and classes is not None:
+    if warmup.golden is None:
+        return
+    if classes is not None:
         label = labels[rank(made[classes.name], classes.activation or "softmax", 1).indices[0, 0]]
-        if label != warmup.golden:
-            raise NetworkFaulty(f"{file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+    else:
+        label = found[0] if found else "nothing that is detected"
+    if label != warmup.golden:
+        raise NetworkFaulty(f"{file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
 
 
 def check_classes(file: Path, manifest: Manifest, made: Made, labels: int) -> None:

@@ -53,11 +53,16 @@ class WarmUp:
             taken = self._engine.output_bytes(self.example, PLAIN)[0], self.max_batch, self._together_bytes
             self.max_batch, self.remark = fitting(*taken), remark(*taken)
         check_classes(self._file, self._manifest, made, len(self._opened.labels))
+        detector = self._opened.detector
+        if detector is not None:  # whether its outputs are what the manifest says, a run alone can show
+            detector.labels_found(made, self.example, [None], "rle")
         if sample is not None:
-            check_sample(self._file, self._manifest, run([sample], PLAIN), self._opened.labels)
+            opened = self._opened
+            check_sample(self._file, self._manifest, run([sample], PLAIN), opened.labels, detector, sample)
         else:
             noises = [[one] for number, one in enumerate(self._varied(FEW + 1)) if number != BLANK]
-            check_finite(self._file, lambda noise: run(noise, PLAIN), noises)
+            read = frozenset[str]() if detector is None else detector.reads
+            check_finite(self._file, lambda noise: run(noise, PLAIN), noises, read)
         inputs = self._varied(inputs_for(self.max_batch))
         inputs[:2] = [sample if sample is not None and sample.shape == self.example else inputs[0], self._blank]
         self._check_independence(inputs, spare_s)

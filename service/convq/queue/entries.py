@@ -10,16 +10,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from convq.errors import BadField, JobError
 from convq.printable import printable
-from convq.protocol import DEFAULT_TOP_K
+from convq.protocol import DEFAULT_TOP_K, FORMATS, MOST_DETECTIONS
 
 T = TypeVar("T")
 
 JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 CLIENT_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+DECIMAL = re.compile(rb"(?:[01]|0\.[0-9]{1,6})\Z")
+"""A share from 0 to 1 on the wire."""
 MAX_INTEGER_DIGITS = 15
 """Integers on the wire have at most this many digits: 31,000 years in milliseconds, and exact in every language."""
 MAX_INBOX_NAME = 256
@@ -30,6 +32,25 @@ SHOWN_BYTES = 40
 """How much of a client's value a message repeats."""
 MAX_IGNORED = 10
 """How many unknown fields an answer names."""
+
+
+class Asked(NamedTuple):
+    """What a job asks of detections and the like; what it does not say is None or empty, and the model's affair."""
+
+    min_score: float | None = None
+    iou: float | None = None
+    max_detections: int | None = None
+    labels: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+    """Words of `FORMATS`, at most one of each group."""
+
+    def form_of(self, group: str) -> str:
+        """The word that it says of this group of `FORMATS`, or the one that goes without saying: the first."""
+        words = FORMATS[group]
+        return next((word for word in self.format if word in words), words[0])
+
+
+_NOTHING_ASKED = Asked()
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +77,7 @@ class Received:
     traceparent: str | None = None
     client: str = ""
     """Who sent it, as it says itself; empty where it does not."""
+    asked: Asked = _NOTHING_ASKED
     suspicion: int = 0
     """Points: how much this job is suspected of having killed a worker."""
     slow: int = 0
@@ -102,11 +124,33 @@ def _integer(name: str, value: bytes, least: int) -> int:
     raise BadField(f"{name} must be an integer of at least {least}; got {shown(value)}")
 
 
-def _parse_outputs(value: bytes) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in _bounded("outputs", value).split(","))
+def _names(name: str, value: bytes) -> tuple[str, ...]:
+    names = tuple(one.strip() for one in _bounded(name, value).split(","))
     if not all(names):
-        raise BadField(f"outputs must be names with commas between them; got {shown(value)}")
+        raise BadField(f"{name} must be names with commas between them; got {shown(value)}")
     return names
+
+
+def _decimal(name: str, value: bytes) -> float:
+    if DECIMAL.match(value):
+        return float(value)
+    raise BadField(f"{name} must be a decimal from 0 to 1, 0.25 for example, of at most 6 digits; got {shown(value)}")
+
+
+def _parse_max_detections(value: bytes) -> int:
+    most = _integer("max_detections", value, 1)
+    if most > MOST_DETECTIONS:
+        raise BadField(f"max_detections must be an integer from 1 to {MOST_DETECTIONS}; got {shown(value)}")
+    return most
+
+
+def _parse_format(value: bytes) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in _bounded("format", value).split(","))
+    groups = [next((group for group, known in FORMATS.items() if word in known), "") for word in words]
+    if not all(groups) or len({*groups}) < len(groups):
+        expected = "; ".join(" ".join(known) for known in FORMATS.values())
+        raise BadField(f"format must be words with commas between them, one of each of {expected}; got {shown(value)}")
+    return words
 
 
 def _parse_id(value: bytes) -> str:
@@ -135,9 +179,14 @@ _HEADER: dict[bytes, Any] = {
     b"ttl_ms": lambda value: _integer("ttl_ms", value, 0),
     b"reply_to": lambda value: _text("reply_to", value),
     b"top_k": lambda value: _integer("top_k", value, 1),
-    b"outputs": _parse_outputs,
+    b"outputs": lambda value: _names("outputs", value),
     b"version": lambda value: _integer("version", value, 1),
     b"client": _parse_client,
+    b"min_score": lambda value: _decimal("min_score", value),
+    b"iou": lambda value: _decimal("iou", value),
+    b"max_detections": _parse_max_detections,
+    b"labels": lambda value: _names("labels", value),
+    b"format": _parse_format,
 }
 
 PAYLOADS = ("image", "tensor")
@@ -161,6 +210,7 @@ class _Header:
     outputs: tuple[str, ...] = ()
     version: int | None = None
     client: str = ""
+    asked: Asked = _NOTHING_ASKED
     problem: JobError | None = None
 
 
@@ -198,6 +248,7 @@ class Receiver:
         received = Received(
             entry_id, lane, attempt, entry_id, header.reply_to, header.problem, None, None,
             header.dtype, header.shape, header.ttl_ms, header.top_k, header.outputs, header.version, None, header.client,
+            header.asked,
         )  # fmt: skip
         if layout.ignored:
             received.ignored = layout.ignored
@@ -221,7 +272,8 @@ class Receiver:
             parsed["reply_to"] = None
             expected = f"an inbox of this model, {self._inbox_prefix}<client>"
             parsed["problem"] = BadField(f"reply_to must be {expected}; got {inbox[:80]!r}")
-        return _Header(**parsed)
+        asked = {name: parsed.pop(name) for name in Asked._fields if name in parsed}
+        return _Header(**parsed, asked=Asked(**asked) if asked else _NOTHING_ASKED)
 
     def _is_inbox(self, key: str) -> bool:
         return key.startswith(self._inbox_prefix) and 0 < len(key) - len(self._inbox_prefix) <= MAX_INBOX_NAME

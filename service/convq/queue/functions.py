@@ -12,11 +12,11 @@ from typing import Any
 from convq.errors import QueueFull, RedisRefused
 from convq.protocol import DEDUP_WINDOW_S
 from convq.queue.entries import KNOWN_FIELDS
-from convq.queue.spelling import spellings
+from convq.queue.spelling import OTHERS, spellings
 from convq.queue.transport.link import Link, lua
 
 LIBRARY = "convq"
-VERSION = 6
+VERSION = 7
 """Raised with every change of what the library does: a service loads its own over an older one, never over a newer one."""
 LOOK_EVERY_S = 3.0
 MISSED = "clients cannot call FCALL convq_submit; their XADD works as before"
@@ -32,6 +32,7 @@ SOURCE = "\n".join(
         f"-- library version {VERSION}, loaded by convq serve",
         f"local DEDUP_WINDOW_MS = {DEDUP_WINDOW_S * 1000}",
         f"local FIELDS = {_table(dict.fromkeys(KNOWN_FIELDS, 'true'))}",
+        f"local OTHERS = {_table(dict.fromkeys(OTHERS, 'true'))}",
         f"local WRITTEN = {_table({word: repr(name) for word, name in spellings().items()})}",
         *map(lua, ("numbers", "drain", "known", "whereabouts", "names", "door", "functions")),
     )

@@ -11,6 +11,8 @@ _SAID_INSTEAD = {
     "traceparent": ("trace_context",),
 }
 """Field -> what people write for it who know it from elsewhere."""
+OTHERS = frozenset({"label"})
+"""Bare names that are near a field's, and were fields of callers' own before there was that field: what a picture is said to be."""
 
 
 def bare(name: str) -> str:
@@ -23,5 +25,5 @@ def spellings() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(KNOWN_FIELDS):
         for word in map(bare, (name, *_SAID_INSTEAD.get(name, ()))):
-            found |= dict.fromkeys((word, f"{word}s", word.removesuffix("s")), name)
+            found |= dict.fromkeys({word, f"{word}s", word.removesuffix("s")} - OTHERS, name)
     return found

@@ -7,34 +7,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from convq.errors import ModelBroken
 from convq.protocol import LAST_VERSION
-from convq.repository.bounds import MOST_OUTPUTS, NodeName
+from convq.repository.bounds import MOST_OUTPUTS, InnerPath, NodeName, Number, Table, as_tuple
+from convq.repository.detections_table import Detections
 from convq.repository.files import MOST_BYTES, read_inside, text_of
 from convq.repository.manifest_errors import expectation, explain
 
 FILE = "manifest.toml"
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
 """A dotted key of so many parts: tomllib takes the square of their number, minutes for a file of a megabyte."""
-
-
-def _as_tuple(value: Any) -> Any:
-    """A TOML array as a tuple, a single value as a tuple of one: strict validation takes no lists for tuples."""
-    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
 
 
 def _as_list_of_tables(value: Any) -> Any:
@@ -51,34 +38,14 @@ def _scales(value: float) -> float:
     return value
 
 
-def is_inside(value: str) -> bool:
-    """Whether it names a file of the model's own folder; a folder that is copied elsewhere must still be whole."""
-    path = PurePosixPath(value)
-    return bool(value) and not path.is_absolute() and ".." not in path.parts and "\\" not in value
-
-
-def _inside(value: str) -> str:
-    if not is_inside(value):
-        raise ValueError("a path inside the model's folder, such as labels.txt")
-    return value
-
-
 Level = Annotated[int, Field(ge=0, le=255)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Factor = Annotated[Number, AfterValidator(_scales)]
-PerChannel = Annotated[tuple[Number, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)]
-InnerPath = Annotated[str, Field(max_length=200)]
+PerChannel = Annotated[tuple[Number, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)]
 Side = Annotated[int, Field(ge=1, le=65535)]
 VersionNumber = Annotated[int, Field(ge=1, le=LAST_VERSION)]
 
 
-class _Table(BaseModel):
-    """One table of the file: a key that is not known here, or a value of another type, is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Input(_Table):
+class Input(Table):
     """`[input]`: how an image becomes the one input of the graph.
 
     Sizes are in pixels and are those of the graph's input; what the image is scaled to is smaller by `pad` on every
@@ -110,8 +77,8 @@ class Input(_Table):
     """Pillow's filters; all but `nearest` average over the source area when they shrink."""
     pad: Annotated[int, Field(ge=0, le=4096)] = 0
     """A border of `pad_value` on all four sides, inside `height` and `width`."""
-    pad_value: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
-    background: Annotated[tuple[Level, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    pad_value: Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)] = (0,)
+    background: Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)] = (0,)
     """What shows through transparent pixels: one level, or red, green and blue."""
     scale: Factor = 1.0
     mean: PerChannel = (0.0,)
@@ -184,7 +151,7 @@ def objection(key: str, value: Any) -> str:
     return ""
 
 
-class Output(_Table):
+class Output(Table):
     """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
 
     name: NodeName
@@ -193,16 +160,11 @@ class Output(_Table):
     input's order of colours. A job gets it as a PNG."""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     """For classes: what turns the raw values into scores; softmax unless said."""
-    labels: Annotated[InnerPath, Field(min_length=1)] | None = None
+    labels: InnerPath | None = None
     """For classes: the file with one name a line, in the order of the output."""
     scale: Number = 1.0
     offset: Number = 0.0
     """For images: level = value * scale + offset, rounded and cut to 0 to 255."""
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_inside(cls, value: str | None) -> str | None:
-        return None if value is None else _inside(value)
 
     @model_validator(mode="after")
     def _only_classes_have_labels(self) -> Self:
@@ -215,7 +177,7 @@ class Output(_Table):
         return self
 
 
-class Limits(_Table):
+class Limits(Table):
     """`[limits]`: what is refused, and when a batch or a picture counts as hung."""
 
     max_bytes: Annotated[int, Field(ge=1, le=512 * 2**20)] = 16 * 2**20
@@ -231,33 +193,28 @@ class Limits(_Table):
     is left out, as far as that is known."""
 
 
-class Batching(_Table):
+class Batching(Table):
     """`[batching]`: 0 takes what is there and never waits; more trades latency for larger batches."""
 
     max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
 
 
-class Runtime(_Table):
+class Runtime(Table):
     """`[runtime]`: where the graph runs when the service is not told, and on how many threads."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
-class WarmUp(_Table):
+class WarmUp(Table):
     """`[warmup]`: an image, or a tensor as a `.npy` file, that goes through the engine before the model counts as ready."""
 
-    sample: Annotated[InnerPath, Field(min_length=1)]
+    sample: InnerPath
     golden: str | None = None
-    """The label that the sample must get."""
-
-    @field_validator("sample")
-    @classmethod
-    def _sample_inside(cls, value: str) -> str:
-        return _inside(value)
+    """The label that the sample must get: of the best class, or of the best detection where there are no classes."""
 
 
-class Versions(_Table):
+class Versions(Table):
     """`[versions]`: which versions stay loaded."""
 
     keep: Annotated[int, Field(ge=1, le=16)] = 1
@@ -266,7 +223,7 @@ class Versions(_Table):
     """This one answers or none does. Left out: the newest good one, and what is not good is passed over."""
 
 
-class Rollout(_Table):
+class Rollout(Table):
     """`[rollout]`: try one version on live jobs before it becomes the one that answers."""
 
     version: VersionNumber
@@ -290,14 +247,15 @@ class Rollout(_Table):
         return self
 
 
-class Manifest(_Table):
+class Manifest(Table):
     """The whole of one `manifest.toml`. Every table may be left out; the defaults are those of the fields above."""
 
     description: Annotated[str, Field(max_length=4000)] = ""
     input: Input = Input()
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_list_of_tables)] = ()
-    """Left out: every output of the graph, as tensors."""
-    feature_maps: dict[NodeName, NodeName] = {}
+    """Left out: every output of the graph, as tensors; with detections those that they are made of."""
+    detections: Detections | None = None
+    feature_maps: dict[NodeName, NodeName] = Field(default_factory=dict)
     """Name that a job asks for -> output of the graph, or of `features.onnx` of the version where it has one: the same
     network with these outputs. They are computed or fetched only for batches in which a job asks."""
     limits: Limits = Limits()
@@ -321,14 +279,22 @@ class Manifest(_Table):
             raise ValueError(
                 "versions.require and rollout.version to be two versions: a candidate is none that must answer"
             )
-        if self.warmup is not None and self.warmup.golden is not None and self.classes is None:
-            raise ValueError("an output that means classes, as warmup.golden names one")
+        if self.warmup is not None and self.warmup.golden is not None and not self.labels_files:
+            raise ValueError("an output that means classes, or detections with labels, as warmup.golden names one")
+        if self.detections is not None and self.input.color == "none":
+            raise ValueError("no detections, as input.color is none: there are no images")
         return self
 
     @property
     def classes(self) -> Output | None:
         """The output that holds the classes, if there is one."""
         return next((output for output in self.outputs if output.meaning == "classes"), None)
+
+    @property
+    def labels_files(self) -> tuple[str, ...]:
+        """The files with labels that it names."""
+        named = (self.classes and self.classes.labels, self.detections and self.detections.labels)
+        return tuple(dict.fromkeys(name for name in named if name))
 
     @classmethod
     def read(cls, folder: Path, version: int | None = None) -> Manifest:

@@ -12,7 +12,8 @@ from typing import Final
 
 from convq.errors import ModelBroken
 from convq.protocol import VERSION_DIGITS
-from convq.repository.manifest import FILE, Manifest, is_inside
+from convq.repository.bounds import is_inside
+from convq.repository.manifest import FILE, Manifest
 from convq.repository.version_files import HOLDS, report_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

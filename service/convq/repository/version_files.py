@@ -59,9 +59,15 @@ class VersionFiles:
     def labels(self) -> tuple[str, ...]:
         """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
         classes = self.manifest.classes
-        if classes is None or classes.labels is None:
-            return ()
-        file = self.find(classes.labels)
+        return () if classes is None or classes.labels is None else self._labels_in(classes.labels)
+
+    def detected_labels(self) -> tuple[str, ...]:
+        """What detections may be, one a line of their labels file; empty where there is none. Raises ModelBroken."""
+        detections = self.manifest.detections
+        return () if detections is None or detections.labels is None else self._labels_in(detections.labels)
+
+    def _labels_in(self, name: str) -> tuple[str, ...]:
+        file = self.find(name)
         return labels_of(read_inside(file, self.model, MOST_LABELS_BYTES), file)
 
     def sample(self) -> tuple[Path, bytes] | None:
@@ -73,19 +79,20 @@ class VersionFiles:
 
     def named(self) -> Iterator[tuple[str, int]]:
         """The files that the manifest names, each with the most bytes that it may have."""
-        classes, warmup = self.manifest.classes, self.manifest.warmup
-        if classes is not None and classes.labels is not None:
-            yield classes.labels, MOST_LABELS_BYTES
+        warmup = self.manifest.warmup
+        yield from ((name, MOST_LABELS_BYTES) for name in self.manifest.labels_files)
         if warmup is not None:
             yield warmup.sample, MOST_SAMPLE_BYTES
 
     def answers(self) -> str:
-        """64 hexadecimal digits for what makes answers of what its graphs yield: input, outputs, feature maps, labels.
+        """64 hexadecimal digits for what makes answers of what its graphs yield: input, outputs, labels, detections.
 
-        Raises ModelBroken.
+        Without detections they are what they were before there were any. Raises ModelBroken.
         """
-        tables = self.manifest.model_dump(mode="json", include=_ANSWERING)
-        said = json.dumps([tables, self.labels()], sort_keys=True)
+        tables: list[Any] = [self.manifest.model_dump(mode="json", include=_ANSWERING), self.labels()]
+        if self.manifest.detections is not None:
+            tables += [self.manifest.detections.model_dump(mode="json"), self.detected_labels()]
+        said = json.dumps(tables, sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from convq.answers.detections import Detections, Wanted
+from convq.engine.answering.detector import Answer, Detector, MasksAsked
 from convq.engine.engine import Engine, Prepared
 from convq.engine.postprocess import answer_bytes, finite, rank, too_large
-from convq.errors import JobError, NonFinite, NoRoom
+from convq.errors import JobError, ModelFault, NonFinite, NoRoom
 from convq.ipc.crash_marks import CrashMark, listed
 from convq.protocol import PREPARED, Status
 from convq.queue import PORTION_BYTES, Completion
@@ -37,6 +40,8 @@ class BatchResult:
     """What that engine was for, when it ran."""
     inputs: list[Prepared] | None = None
     """What it ran on, where a shadow is to run on the same."""
+    shape: tuple[int, ...] = ()
+    """Of one input, where the network ran."""
     completions: list[Completion] | None = None
     """Where they were made already: those of a job that ran alone."""
     names: bytes = b""
@@ -86,13 +91,16 @@ class Postprocessor:
         text_bytes = {
             name: size * 4 // 3 + OUTPUT_BYTES for name, size in answer_bytes(outputs, engine.pictures).items()
         }
-        if (sum(text_bytes.values()) + len(engine.labels) * row_bytes) * len(tickets) <= PORTION_BYTES:
+        job_bytes = sum(text_bytes.values()) + len(engine.labels) * row_bytes
+        if engine.detector is None and job_bytes * len(tickets) <= PORTION_BYTES:
             return ()
         sizes = []
         for ticket in tickets:
-            names = ticket.job.outputs or engine.default_outputs
-            predictions = min(ticket.job.top_k, len(engine.labels)) * row_bytes
-            sizes.append(sum(text_bytes[name] for name in names) + predictions)
+            names, asked = ticket.job.outputs or engine.default_outputs, ticket.job.asked
+            size = sum(text_bytes[name] for name in names) + min(ticket.job.top_k, len(engine.labels)) * row_bytes
+            if engine.detector is not None:
+                size += engine.detector.most_bytes(asked.max_detections, _masks_of(ticket))
+            sizes.append(size)
         return sizes
 
     def answer(self, answers: BatchResult) -> list[Completion]:
@@ -105,26 +113,37 @@ class Postprocessor:
         return completions
 
     def _answer(self, answers: BatchResult, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
-        size, now_s, documents = answers.size or len(answers.tickets), time.perf_counter(), self._documents_of(engine)
+        size, documents = answers.size or len(answers.tickets), self._documents_of(engine)
         asked = [ticket.job.outputs for ticket in answers.tickets]
         usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
+        found = None if engine.detector is None else _found(answers, outputs, engine.detector)
         output_bytes = answer_bytes(outputs, engine.pictures)
+        now_s = time.perf_counter()
         completions = []
         for i, ticket in enumerate(answers.tickets):
-            if not usable[i]:
-                ticket.fail(NonFinite("the network produced NaN or infinity for this input"))
+            answer: Answer | JobError | None = None
+            if usable and not usable[i]:
+                answer = NonFinite("the network produced NaN or infinity for this input")
+            elif found is not None and engine.detector is not None:
+                answer = _written(
+                    found[i], ticket, {name: raw[i] for name, raw in outputs.items()}, answers.shape, engine.detector
+                )
+                now_s = time.perf_counter()
+            if isinstance(answer, JobError):
+                ticket.fail(answer)
                 completions.append(self.refusal(ticket))
                 continue
             job = ticket.job
             ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
+            ticket.answer_s = now_s - answers.ended_s
             names = job.outputs or engine.default_outputs
             if names and (problem := too_large(sum([output_bytes[name] for name in names]))):
                 completions.append(self._not_for_it(ticket, problem))
                 continue
             wanted = {name: outputs[name][i] for name in names} if names else None
-            predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
-            completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted)))
+            predictions = None if ranked is None else _predictions(ticket, ranked[0][i], ranked[1][i])
+            completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted, answer)))
         return completions
 
     def _rank(
@@ -158,10 +177,58 @@ class Postprocessor:
 
 
 def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:
-    """What the network made: its input, where somebody asked for it, may hold NaN without being to blame."""
-    if PREPARED not in outputs or PREPARED in engine.outputs:
+    """What the network made that must be finite throughout.
+
+    Its input, where somebody asked for it, may hold NaN without being to blame; what detections are made of may hold
+    anything in rows that are none.
+    """
+    read = frozenset[str]() if engine.detector is None else engine.detector.reads
+    if not read and (PREPARED not in outputs or PREPARED in engine.outputs):
         return outputs
-    return {name: raw for name, raw in outputs.items() if name != PREPARED}
+    is_input = PREPARED not in engine.outputs
+    return {name: raw for name, raw in outputs.items() if name not in read and not (is_input and name == PREPARED)}
+
+
+def _predictions(ticket: Ticket, indices: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """Those of the ranked classes that a job asks for, best first."""
+    most, least = ticket.job.top_k, ticket.job.asked.min_score
+    if least is not None:
+        most = min(most, sum(score >= least for score in scores))
+    return indices[:most], scores[:most]
+
+
+def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detector) -> Sequence[Detections | JobError]:
+    """What was found for each ticket, by what it asks for, or what it is answered with."""
+    wanted = []
+    for ticket in answers.tickets:
+        asked, placement = ticket.job.asked, ticket.placement or detector.placement_of(answers.shape)
+        wanted.append(Wanted(placement, asked.min_score, asked.iou, asked.max_detections, ticket.only))
+    try:
+        return detector.detect(outputs, wanted, detector.size_of(answers.shape))
+    except ModelFault as error:
+        return [error.at_rest()] * len(wanted)
+
+
+def _written(
+    found: Detections | JobError,
+    ticket: Ticket,
+    rows: dict[str, np.ndarray],
+    shape: tuple[int, ...],
+    detector: Detector,
+) -> Answer | JobError:
+    """The detections of one job as its result has them, masks drawn; `rows` are its part of the outputs."""
+    if isinstance(found, JobError):
+        return found
+    placement = ticket.placement or detector.placement_of(shape)
+    try:
+        return detector.written(found, rows, placement, detector.size_of(shape), _masks_of(ticket))
+    except ModelFault as error:
+        return error.at_rest()
+
+
+def _masks_of(ticket: Ticket) -> MasksAsked:
+    """How a job wants masks."""
+    return cast("MasksAsked", ticket.job.asked.form_of("masks"))
 
 
 def _part(answers: BatchResult, first: int, end: int) -> BatchResult:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from convq.engine.answering.detector import Answer
 from convq.engine.png import Picture
 from convq.errors import JobError
 from convq.protocol import VERSION
@@ -49,8 +50,12 @@ class ResultEncoder:
         batch: int,
         predictions: tuple[Sequence[int], Sequence[float]] | None,
         outputs: Mapping[str, np.ndarray] | None = None,
+        answer: Answer | None = None,
     ) -> bytes:
-        """The document of a computed job: `predictions` are class indices and scores, best first."""
+        """The document of a computed job: `predictions` are class indices and scores, best first.
+
+        An `answer` has coordinates of the picture, whose size the ticket's placement says.
+        """
         job = ticket.job
         document: dict[str, Any] = {
             "v": VERSION,
@@ -69,6 +74,11 @@ class ResultEncoder:
             document["predictions"] = [
                 {"label": labels[i], "index": i, "score": score} for i, score in zip(*predictions, strict=True)
             ]
+        if answer is not None and ticket.placement is not None:
+            document["image"] = {"width": ticket.placement.width, "height": ticket.placement.height}
+            document["detections"] = answer.detections
+            if answer.truncated:
+                document["truncated"] = True
         if outputs is not None:
             document["outputs"] = [self._output(name, value) for name, value in outputs.items()]
         if job.ignored:
@@ -111,6 +121,7 @@ def _timing(ticket: Ticket) -> dict[str, float]:
         "decode": int((ticket.decode_s + ticket.prepare_s) * 1e6) / 1e3,
         "batch": int(ticket.wait_s * 1e6) / 1e3,
         "infer": int(ticket.infer_s * 1e6) / 1e3,
+        "answer": int(ticket.answer_s * 1e6) / 1e3,
         "total": int(ticket.total_s * 1e6) / 1e3,
     }
 

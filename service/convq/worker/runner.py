@@ -147,6 +147,9 @@ class Runner:
         with in_network(self._row, engine, names):
             outputs = engine.run(inputs, wanted)
         ended_s = time.perf_counter()
+        if engine.detector is not None:
+            for ticket, one in zip(tickets, inputs, strict=True):
+                ticket.placement = one.placement or engine.detector.placement_of(one.shape)
         for ticket in tickets:
             ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
             ticket.infer_s = ended_s - began
@@ -161,6 +164,7 @@ class Runner:
             engine,
             role,
             inputs=kept,
+            shape=inputs[0].shape,
             names=names,
             size=len(tickets),
             held_bytes=held_bytes,

@@ -53,8 +53,8 @@ class Shadow:
                 part = inputs[first : first + at_once]
                 with in_network(self._row, shadow, b""):  # its death accuses no job
                     outputs = shadow.run(part, ())
-                fine = finite(outputs)
-                alike = int((fine & agreement(answers, first, outputs, shadow)).sum())
+                fine, agreed = agreement(answers, first, outputs, part, shadow)
+                alike = int((fine & agreed).sum())
                 same, differs = same + alike, differs + int(fine.sum()) - alike
                 failed += sum(shadow.takes_finite(one) for one, good in zip(part, fine, strict=True) if not good)
         except ModelFault as error:
@@ -76,18 +76,39 @@ class Shadow:
         return fits if is_known or fits >= len(inputs) else 1
 
 
-def agreement(answers: BatchResult, first: int, outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
-    """[n] of bool: which jobs from `first` on got the same answer, the same best class or else the same numbers."""
+def agreement(
+    answers: BatchResult, first: int, outputs: dict[str, np.ndarray], inputs: Sequence[Prepared], shadow: Engine
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n] of bool each, for the jobs from `first` on: which are answered with numbers, and which of them alike.
+
+    That is the same best class, the same number of detections of each label, or else the same numbers. `outputs` are what the
+    shadow made of `inputs`. Raises ModelFault.
+    """
+    count, made = len(inputs), answers.outputs or {}
+    mine = {name: raw[first : first + count] for name, raw in made.items()}
+    serving = answers.engine
+    if shadow.detector is not None and serving is not None and serving.detector is not None:
+        placements, shape = [one.placement for one in inputs], inputs[0].shape
+        before = serving.detector.labels_found(mine, shape, placements)
+        after = shadow.detector.labels_found(outputs, shape, placements)
+        same = [
+            one is not None and other is not None and sorted(one) == sorted(other)
+            for one, other in zip(before, after, strict=True)
+        ]
+        return np.array([one is not None for one in after]), np.array(same)
+    return finite(outputs), _same(mine, outputs, shadow)
+
+
+def _same(mine: dict[str, np.ndarray], outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
+    """[n] of bool: which jobs have the same best class, or else the same numbers."""
     count = len(next(iter(outputs.values())))
-    if shadow.classes is not None and answers.outputs is not None:
-        mine = answers.outputs[shadow.classes][first : first + count].reshape(count, -1)
-        theirs = outputs[shadow.classes].reshape(count, -1)
-        return np.asarray(mine.argmax(axis=1) == theirs.argmax(axis=1))
+    if shadow.classes is not None and mine:
+        expected, found = (one[shadow.classes].reshape(count, -1) for one in (mine, outputs))
+        return np.asarray(expected.argmax(axis=1) == found.argmax(axis=1))
     same = np.ones(count, dtype=np.bool_)
     for name, values in outputs.items():
-        mine = (answers.outputs or {})[name][first : first + count]
-        if mine.shape != values.shape:
+        if name not in mine or mine[name].shape != values.shape:
             return np.zeros(count, dtype=np.bool_)
-        close = np.isclose(mine, values, rtol=RELATIVE, atol=ABSOLUTE)
+        close = np.isclose(mine[name], values, rtol=RELATIVE, atol=ABSOLUTE)
         same &= close.reshape(count, -1).all(axis=1)
     return same

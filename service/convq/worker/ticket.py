@@ -6,7 +6,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from convq.answers.coordinates import Placement
 from convq.engine.engine import Engine, Prepared
 from convq.engine.tensors import is_finite
 from convq.errors import InternalFault, JobError
@@ -35,6 +37,10 @@ class Ticket:
     engine: Engine | None = None
     """The version that answers it, once that is known."""
     prepared: Prepared | None = None
+    placement: Placement | None = None
+    """How its picture lies in the input, once it ran in a network whose answers have coordinates."""
+    only: NDArray[np.int64] | None = None
+    """The classes that it asks for, where it names some and the model detects."""
     expires_s: float = NEVER_S
     cancelled: bool = False
     pixels: int = 0
@@ -49,6 +55,7 @@ class Ticket:
     prepare_s: float = 0.0
     wait_s: float = 0.0
     infer_s: float = 0.0
+    answer_s: float = 0.0
     total_s: float = 0.0
 
     def refuse(self, problem: JobError) -> None:

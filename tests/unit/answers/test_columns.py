@@ -80,7 +80,7 @@ def test_the_axis_of_the_columns_follows_from_their_number(
         ),
         ((1, 84, 8400), 2, r"expected 84 columns along axis 2"),
         ((1, 84, 84), None, "both axes fit 84 columns: give axis, 1 or 2"),
-        ((None, None, None), None, r"\['\?', '\?', '\?'\], and both axes fit"),
+        ((None, None, None), None, r"\[\?, \?, \?\], and both axes fit"),
     ],
 )
 def test_an_axis_that_does_not_fit_is_refused_with_both_sides(

@@ -95,7 +95,7 @@ class Columns:
         wanted = (given,) if given in _ROW_AXES else _ROW_AXES
         exact = [axis for axis in wanted if shape[axis] == self.width]
         found = exact or [axis for axis in wanted if shape[axis] is None]
-        shown = [side if side is not None else "?" for side in shape]
+        shown = f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
         if not found:
             where = f"along axis {' or '.join(map(str, wanted))}"
             raise ValueError(f"output {output} has shape {shown}; expected {self.width} columns {where}: {self.text}")

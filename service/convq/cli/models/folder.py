@@ -126,10 +126,11 @@ def versions_of(folder: ModelFolder, budget: Budget | None = None) -> list[Versi
 
 def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
     """What is known of a model, and of one version of it, without loading it. Raises ModelBroken where labels are missing."""
+    from convq.cli.models.detections import described  # noqa: PLC0415 - as the next one
     from convq.repository.version_files import VersionFiles, differing  # noqa: PLC0415 - brings pydantic's models
 
     files = VersionFiles.of(folder.path, version.number)
-    manifest = files.manifest
+    manifest, detections = files.manifest, described(files)
     return {
         "name": folder.name,
         "description": manifest.description,
@@ -138,6 +139,7 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
         "outputs": [output.model_dump(exclude_none=True) for output in manifest.outputs],
         "feature_maps": list(manifest.feature_maps),
         "labels": len(files.labels()),
+        **({} if detections is None else {"detections": detections}),
         "limits": manifest.limits.model_dump(),
         "differs_from_model": differing(manifest, folder.manifest),
         **{key: version.report.get(key) for key in ("parameters", "accuracy", "sha256")},

@@ -12,6 +12,7 @@ import click
 
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.check import within_option
+from convq.cli.models.detections import facts_of
 from convq.cli.models.folder import (
     MODEL,
     OK,
@@ -137,12 +138,15 @@ def _for_programs(
 
 def _print(document: Mapping[str, Any], versions: Sequence[Version], table: Architecture | None, missing: str) -> None:
     outputs = [f"{one['name']} ({one['meaning']})" for one in document["outputs"]]
+    detections = facts_of(document.get("detections"))
+    default = "those of the detections" if detections else "every output of the graph, as tensors"
     facts = {
         "model": f"{document['name']}: {document['description']}" if document["description"] else document["name"],
         "version": f"{document['version']}" + (" (the newest)" if document["version"] == document["newest"] else ""),
         "state": document["state"] if document["state"] == OK else f"BROKEN: {document['state']}",
         "input": input_text(document["input"]),
-        "outputs": ", ".join(outputs) or "every output of the graph, as tensors",
+        "outputs": ", ".join(outputs) or default,
+        **detections,
         "feature maps": ", ".join(document["feature_maps"]),
         "labels": str(document["labels"]),
         "parameters": _number(document["parameters"]) if document["parameters"] else "not in the report",

@@ -31,7 +31,7 @@ end
 local MOST_PARTS = 4000
 local PROTOCOL = {}
 for _, name in ipairs({ 'image', 'tensor', 'dtype', 'shape', 'id', 'ttl_ms', 'reply_to', 'top_k', 'outputs', 'version', 'traceparent',
-  'client' }) do
+  'client', 'min_score', 'iou', 'max_detections', 'labels', 'format' }) do
   PROTOCOL[name] = true
 end
 

@@ -65,6 +65,9 @@ local function meant(name)
     return nil
   end
   local word = bare(name)
+  if OTHERS[word] then
+    return nil
+  end
   if WRITTEN[word] then -- functions.py says how else people write the names
     return WRITTEN[word]
   end

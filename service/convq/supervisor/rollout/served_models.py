@@ -176,8 +176,8 @@ class ServedModel:
 
     def stamps_beside(self) -> tuple[Stamp, ...]:
         """The manifest, labels and sample as they are on disk now; an empty stamp for each that cannot be seen."""
-        classes, warmup = self.manifest.classes, self.manifest.warmup
-        named = (FILE, classes and classes.labels, warmup and warmup.sample)
+        warmup = self.manifest.warmup
+        named = (FILE, *self.manifest.labels_files, warmup and warmup.sample)
         return tuple(stamp_of(self.folder, name) for name in named if name)
 
     # Threads look at these tables while another changes them: each is replaced as one.

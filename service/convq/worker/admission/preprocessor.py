@@ -121,6 +121,8 @@ class Preprocessor:
         for name in job.outputs:
             if name not in engine.outputs and name != PREPARED:
                 raise UnknownOutput(f"{engine.name} has no output {name[:64]!r}; it has {', '.join(engine.outputs)}")
+        if job.asked.labels and engine.detector is not None:
+            ticket.only = engine.detector.numbers_of(job.asked.labels)
         if job.tensor is not None:
             if len(job.tensor) > MARKED_BYTES:
                 mark.set(ticket.name.encode())

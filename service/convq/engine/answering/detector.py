@@ -1,0 +1,195 @@
+"""`[detections]` of one version: read, held against its graph, and the detections of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convq.answers.coordinates import Placement
+from convq.answers.detections import Detections, DetectionsSpec, Size, Wanted, describe, detections_of
+from convq.answers.detections.nms import Suppress, suppress
+from convq.answers.masks import MAX_MASK_BYTES, MaskFormat, instance_masks
+from convq.errors import BadField, ModelBroken, NonFinite
+from convq.printable import brief_list, excerpt
+from convq.protocol import MOST_DETECTIONS
+from convq.repository.bounds import MOST_DESCRIBED_BYTES
+from convq.repository.manifest import Manifest
+
+MasksAsked = MaskFormat | Literal["none"]
+
+_DETECTION_BYTES: Final = 160
+"""Of a document: the names, numbers and punctuation of one detection with a box."""
+_NUMBER_BYTES: Final = 12
+_LONGEST_ESCAPE: Final = 6
+"""Bytes that one character of a label may become."""
+_USUAL_MASKS_BYTES: Final = MAX_MASK_BYTES // 8
+"""Masks of a job are counted so before they are made: what is usual is a hundredth of it."""
+
+
+class Answer(NamedTuple):
+    """The detections of one job, as a result has them."""
+
+    detections: list[dict[str, Any]]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """How one version makes detections. Threads may use it at the same time."""
+
+    spec: DetectionsSpec
+    labels: tuple[str, ...]
+    """By number of the class; empty where there is no file of labels."""
+    layout: Literal["NCHW", "NHWC"]
+    suppress: Suppress = suppress
+    """What compares boxes."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, labels: Sequence[str], file: Path) -> Self | None:
+        """What the manifest says; None where it says nothing. Raises ModelBroken, beginning with `file`."""
+        if manifest.detections is None:
+            return None
+        try:
+            spec = describe(manifest.detections.given(), len(labels))
+        except ValueError as err:
+            raise ModelBroken(f"{file}: the manifest's detections cannot be made: {err}") from None
+        return cls(spec, tuple(labels), manifest.input.layout)
+
+    def bound(self, shapes: Mapping[str, Sequence[int | None]], file: Path) -> Self:
+        """The same for a graph whose outputs have these shapes, batch axis included. Raises ModelBroken where they do not fit."""
+        try:
+            return replace(self, spec=self.spec.bound(shapes))
+        except ValueError as err:
+            raise ModelBroken(f"{file}: does not fit the manifest's detections: {err}") from None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The outputs that detections are made of."""
+        return frozenset(self.spec.outputs)
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the first axis of those outputs is the batch; otherwise jobs run one by one."""
+        return self.spec.batch == "first"
+
+    def size_of(self, shape: Sequence[int]) -> Size:
+        """Of an input of that shape, without the batch axis."""
+        return Size(*shape[1:3]) if self.layout == "NCHW" else Size(*shape[:2])
+
+    def placement_of(self, shape: Sequence[int]) -> Placement:
+        """Where the picture is the network's input itself."""
+        size = self.size_of(shape)
+        return Placement(size.width, size.height)
+
+    def numbers_of(self, names: Collection[str]) -> NDArray[np.int64]:
+        """The classes that have these labels. Raises BadField for one that is none."""
+        unknown = next((name for name in names if name not in self.labels), None)
+        if unknown is not None:
+            there = brief_list(self.labels) or "none"
+            raise BadField(f"labels: this model detects no {excerpt(unknown, 40)!r}; it has {there}")
+        return np.array([number for number, label in enumerate(self.labels) if label in names], dtype=np.int64)
+
+    def detect(
+        self, outputs: Mapping[str, NDArray[Any]], jobs: Sequence[Wanted], size: Size
+    ) -> list[Detections | NonFinite]:
+        """What was found for each job of a batch, or what it is to be answered with.
+
+        Raises ModelFault where an output has another shape than the manifest says.
+        """
+        return detections_of(self.spec, outputs, jobs, size, self.suppress)
+
+    def labels_found(
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        shape: Sequence[int],
+        placements: Sequence[Placement | None],
+        masks: MasksAsked = "none",
+    ) -> list[list[str] | None]:
+        """The labels of what is found for each job of a batch, best first; None where that is not finite.
+
+        `placements` has one for each, None where the picture is the input of that `shape`. What `masks` says is drawn, too, as
+        for results. Raises ModelFault where the outputs have other shapes than the manifest says.
+        """
+        size = self.size_of(shape)
+        placed = [self.placement_of(shape) if one is None else one for one in placements]
+        labels: list[list[str] | None] = []
+        for i, found in enumerate(self.detect(outputs, [Wanted(one) for one in placed], size)):
+            if isinstance(found, NonFinite):
+                labels.append(None)
+                continue
+            rows = {name: outputs[name][i] for name in self.reads}
+            labels.append([one["label"] for one in self.written(found, rows, placed[i], size, masks).detections])
+        return labels
+
+    def label(self, number: int) -> str:
+        """The name of a class; `#91` for one that has none."""
+        return self.labels[number] if number < len(self.labels) else f"#{number}"
+
+    def written(
+        self,
+        found: Detections,
+        job_outputs: Mapping[str, NDArray[Any]],
+        placement: Placement,
+        size: Size,
+        masks: MasksAsked,
+    ) -> Answer:
+        """The detections of one job as its result has them; `job_outputs` are its rows of the outputs.
+
+        Raises ModelFault where weights and prototypes of masks do not belong together.
+        """
+        entries: list[dict[str, Any]] = [
+            {"label": self.label(number), "index": number, "score": score, "box": box}
+            for number, score, box in zip(
+                found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+            )
+        ]
+        for key, values in (("corners", found.corners), ("keypoints", found.keypoints)):
+            if values is not None:
+                for entry, value in zip(entries, values.tolist(), strict=True):
+                    entry[key] = value
+        truncated = found.truncated
+        if masks != "none" and found.masks is not None and self.spec.prototypes is not None:
+            prototypes = job_outputs[self.spec.prototypes]
+            drawn = instance_masks(found.masks, prototypes, found.boxes, placement, (size.height, size.width), masks)
+            for entry, mask in zip(entries, drawn.entries, strict=True):
+                entry.update(mask)
+            truncated = truncated or drawn.truncated
+        return Answer(entries, truncated)
+
+    def most_bytes(self, max_detections: int | None, masks: MasksAsked) -> int:
+        """About how much of a document the detections of one job may take, and rather too much."""
+        most = min(MOST_DETECTIONS, self.spec.max_detections if max_detections is None else max_detections)
+        longest = _LONGEST_ESCAPE * max(map(len, self.labels), default=0)
+        points = sum(
+            column.width for one in self.spec.tables for column in one.columns.named if column.word == "keypoints"
+        )
+        boxes = most * (_DETECTION_BYTES + longest + _NUMBER_BYTES * points)
+        return boxes + (_USUAL_MASKS_BYTES if masks != "none" and self.spec.prototypes is not None else 0)
+
+    def describe(self) -> dict[str, Any]:
+        """What clients may want to know, as JSON-able values: enough to draw what they get."""
+        spec = self.spec
+        return {
+            "family": spec.family,
+            "labels": _fitting(self.labels),
+            "keypoints": list(spec.keypoints),
+            "skeleton": [list(line) for line in spec.skeleton],
+            "min_score": spec.min_score,
+            "iou": spec.iou,
+            "nms": spec.nms,
+            "masks": spec.prototypes is not None,
+        }
+
+
+def _fitting(labels: Sequence[str]) -> list[str]:
+    """The first of them that have room: services repeat them to Redis every few seconds."""
+    taken = accumulate(_LONGEST_ESCAPE * len(label) + 4 for label in labels)
+    return [
+        label for label, _ in takewhile(lambda one: one[1] <= MOST_DESCRIBED_BYTES, zip(labels, taken, strict=True))
+    ]

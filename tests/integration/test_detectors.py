@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from numpy.typing import NDArray
 
 from convq.engine.engine import Engine
 from convq.errors import BadField, ModelBroken
+from convq.importer.examination import examine
+from convq.ipc.crash_marks import CrashMark
+from convq.queue import Lease, Receiver
+from convq.worker.postprocessor import BatchResult, Postprocessor
+from convq.worker.shadow import agreement
+from convq.worker.ticket import Ticket
 from onnx_models import FLOAT, graph, model_folder
 from services import image_of
-from spotting import LABELS, spotter_folder
+from spotting import LABELS, ROWS, spotter, spotter_folder
 
 WHITE = np.full((96, 128), 255, dtype=np.uint8)
 
@@ -171,3 +178,50 @@ def test_only_labels_that_there_are_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(BadField, match="labels: this model detects no 'horse'; it has person, dog, cat"):
         detector.numbers_of(["person", "horse"])
     assert "#91" == detector.label(91)
+
+
+def test_what_is_looked_at_before_it_is_served_shows_detections(tmp_path: Path) -> None:
+    folder = spotter_folder(tmp_path / "spotter")
+    (tmp_path / "white.png").write_bytes(image_of(WHITE))
+
+    sample = examine(loaded(folder), folder, tmp_path / "white.png")["sample"]
+
+    assert sample["finite"], "rows that are filled up with NaN are none of the answer"
+    assert [("person", [24.0, 24.0, 56.0, 72.0]), ("dog", [78.0, 32.0, 98.0, 56.0])] == [
+        (one["label"], one["box"]) for one in sample["detections"]
+    ]
+
+
+def answered(engine: Engine, *jobs: tuple[bytes, ...]) -> BatchResult:
+    """Jobs with these fields of a white picture, run by the engine as a worker does."""
+    receiver, prepared = Receiver("convq:{m}:inbox:"), engine.prepare(engine.decode(image_of(WHITE)))
+    tickets = []
+    for number, fields in enumerate(jobs):
+        job = receiver.receive(b"%d-0" % (number + 1), (b"image", b"x", *fields), lane=1, attempt=1)
+        ticket = Ticket(job, Lease("me"), time.perf_counter(), 0.0, engine=engine, placement=prepared.placement)
+        tickets.append(ticket)
+    outputs = engine.run([prepared] * len(jobs), ())
+    return BatchResult(tickets, outputs, engine=engine, size=len(jobs), shape=prepared.shape)
+
+
+def test_jobs_that_want_masks_share_a_commit_with_few_others(tmp_path: Path) -> None:
+    engine = loaded(spotter_folder(tmp_path / "spotter", masks=True))
+    postprocessor = Postprocessor("spotter", "me", CrashMark(memoryview(bytearray(64))))
+
+    with_masks = list(postprocessor.portions(answered(engine, *[()] * 10)))
+    without = list(postprocessor.portions(answered(engine, *[(b"format", b"none")] * 10)))
+
+    assert [[3, 3, 3, 1], [10]] == [[len(one.tickets) for one in parts] for parts in (with_masks, without)]
+
+
+def test_a_shadow_agrees_that_finds_the_same_things(tmp_path: Path) -> None:
+    serving = loaded(spotter_folder(tmp_path / "serving"))
+    moved = [row._replace(box=(row.box[0] + 1, *row.box[1:])) for row in ROWS]
+    other = [row._replace(kind=2) for row in ROWS]
+    answers, prepared = answered(serving, (), ()), serving.prepare(serving.decode(image_of(WHITE)))
+
+    for name, rows, expected in (("moved", moved, True), ("other", other, False)):
+        shadow = loaded(spotter_folder(tmp_path / name, model=spotter(rows)))
+        outputs = shadow.run([prepared, prepared], ())
+        fine, same = agreement(answers, 0, outputs, [prepared, prepared], shadow)
+        assert ([True, True], [expected, expected]) == (fine.tolist(), same.tolist())

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convq.answers.detections import Wanted
 from convq.engine.engine import Engine
 from convq.engine.postprocess import finite, rank
 from convq.engine.tensors import Prepared, read_npy
-from convq.errors import JobError, ModelBroken
+from convq.errors import JobError, ModelBroken, NonFinite
 from convq.repository.files import MOST_SAMPLE_BYTES, read_given, read_inside
 from convq.repository.version_files import VersionFiles
 
@@ -54,13 +55,15 @@ def _read(engine: Engine, file: Path, home: Path | None) -> Prepared:
 
 
 def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
-    """Top classes, and of every output what it looks like."""
+    """Top classes, what is detected, and of every output what it looks like."""
     try:
         made = engine.run([sample])
     except JobError as error:
         raise ModelBroken(f"its network refuses the sample: {error}") from None
+    detector = engine.detector
+    rest = {name: rows for name, rows in made.items() if detector is None or name not in detector.reads}
     answer: dict[str, Any] = {
-        "finite": bool(finite(made).all()),
+        "finite": not rest or bool(finite(rest).all()),
         "outputs": [{"name": name, **_looks(rows[0])} for name, rows in made.items()],
     }
     if engine.classes is not None:
@@ -69,6 +72,14 @@ def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
             {"label": engine.labels[index], "index": int(index), "score": round(float(score), 7)}
             for index, score in zip(ranking.indices[0], ranking.scores[0], strict=True)
         ]
+    if detector is not None:
+        placement = sample.placement or detector.placement_of(sample.shape)
+        size = detector.size_of(sample.shape)
+        found = detector.detect(made, [Wanted(placement)], size)[0]
+        if isinstance(found, NonFinite):
+            return {**answer, "finite": False}
+        rows = {name: made[name][0] for name in detector.reads}
+        answer["detections"] = detector.written(found, rows, placement, size, "none").detections
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import click
@@ -42,9 +43,14 @@ def detection_options(command: Any) -> Any:
 def print_detections(result: Result) -> None:
     """A row for each detection of one picture, and how many there are."""
     found = result.detections or ()
-    if found:
-        rows = [[one.label, f"{one.score:.1%}", *(f"{side:.0f}" for side in one.box)] for one in found]
-        print_table(["label", ">score", ">x1", ">y1", ">x2", ">y2"], rows)
+    print_boxes((one.label, one.score, one.box) for one in found)
     count = f"{len(found)} detection{'' if len(found) == 1 else 's'}"
     more = ", and there were more" if result.truncated else ""
     print_line(f"{count} in {result.timing_ms.total:.1f} ms{more}")
+
+
+def print_boxes(found: Iterable[tuple[str, float, Sequence[float]]]) -> None:
+    """A row for each: label, score, and x1, y1, x2, y2 in whole pixels; nothing where there is none."""
+    rows = [[label, f"{score:.1%}", *(f"{side:.0f}" for side in box)] for label, score, box in found]
+    if rows:
+        print_table(["label", ">score", ">x1", ">y1", ">x2", ">y2"], rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from convq.cli.display.detections import print_boxes
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.versions import version_option
@@ -85,6 +86,9 @@ def show_examination(document: Mapping[str, Any]) -> None:
     if predictions := sample.get("predictions"):
         print_table(["label", ">index", ">score"], [_row(one) for one in predictions])
         print_line()
+    if (detections := sample.get("detections")) is not None:
+        print_boxes((one["label"], one["score"], one["box"]) for one in detections)
+        print_line("" if detections else "nothing is detected in the sample\n")
     columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
     print_table(
         columns,

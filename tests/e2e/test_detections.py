@@ -118,6 +118,16 @@ def test_the_document_of_a_detector_has_the_keys_of_the_protocol_and_no_others(a
     assert (1, "spotter", "ok", 1) == tuple(document[key] for key in ("v", "model", "status", "version"))
 
 
+@pytest.mark.parametrize("fields", [{}, {"format": "polygon"}, {"format": "png"}, {"outputs": "output1"}, {"iou": "x"}])
+def test_documents_fit_the_schema_that_the_protocol_names(asking: Asking, fields: dict[str, str]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "service" / "schema" / "result.schema.json").read_text())
+    document = asking.ask("masked", **fields)
+
+    jsonschema.validate(document, schema)
+    assert set(document) <= set(schema["properties"])
+
+
 def test_the_times_of_a_job_add_up_to_its_total(asking: Asking) -> None:
     times = asking.ask("masked")["timing_ms"]
 

@@ -151,7 +151,7 @@ class Engine:
         """Pixels from `decode`, scaled and placed as the manifest says. Raises BadImage, ImageTooLarge."""
         limit = self.manifest.limits.max_pixels
         data, placement = images.prepare_placed(decoded, self._graph.input, self._dtype_text, max_pixels=limit)
-        return Prepared(data, data.shape, placement)
+        return _new_tuple(Prepared, (data, data.shape, placement))
 
     def admit(self, tensor: bytes, dtype: str, shape: str) -> Prepared:
         """A job's raw tensor: little-endian, C order, in the layout of the model, without the batch axis.

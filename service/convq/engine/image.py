@@ -19,6 +19,7 @@ from convq.repository.manifest import Input
 
 __all__ = ["Pixels", "Placement", "decode", "normalise", "prepare", "prepare_placed"]
 
+_new_tuple = tuple.__new__
 _FILTERS = {member.name.lower(): member for member in Image.Resampling}
 
 
@@ -73,7 +74,7 @@ def _place(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, Place
     full_height = spec.height or _round_up(height + 2 * spec.pad, spec.multiple_of)
     full_width = spec.width or _round_up(width + 2 * spec.pad, spec.multiple_of)
     if (full_height, full_width) == (height, width):
-        return content, Placement(picture_width, picture_height, *factors, -cut_left, -cut_top)
+        return content, _new_tuple(Placement, (picture_width, picture_height, *factors, -cut_left, -cut_top))
     if full_height * full_width > max_pixels:
         raise ImageTooLarge(f"the image fills {full_width} x {full_height} pixels; at most {max_pixels} are accepted")
     # A fixed side centres what is smaller; a free one is filled at its end, so that (0, 0) stays put.
@@ -82,7 +83,8 @@ def _place(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, Place
     left = (full_width - width) // 2 if spec.width and centred else spec.pad
     filled = _canvas((full_height, full_width, *content.shape[2:]), spec)
     filled[top : top + height, left : left + width] = content
-    return filled, Placement(picture_width, picture_height, *factors, left - cut_left, top - cut_top)
+    # Past the named tuple's own constructor: one is made for every picture, also where nobody asks for it.
+    return filled, _new_tuple(Placement, (picture_width, picture_height, *factors, left - cut_left, top - cut_top))
 
 
 def _canvas(shape: tuple[int, ...], spec: Input) -> Pixels:

@@ -120,7 +120,7 @@ class Postprocessor:
         found = None if engine.detector is None else _found(answers, outputs, engine.detector)
         output_bytes = answer_bytes(outputs, engine.pictures)
         now_s = time.perf_counter()
-        completions = []
+        answer_s, completions = now_s - answers.ended_s, []
         for i, ticket in enumerate(answers.tickets):
             answer: Answer | JobError | None = None
             if usable and not usable[i]:
@@ -130,19 +130,22 @@ class Postprocessor:
                     found[i], ticket, {name: raw[i] for name, raw in outputs.items()}, answers.shape, engine.detector
                 )
                 now_s = time.perf_counter()
-            if isinstance(answer, JobError):
+                answer_s = now_s - answers.ended_s
+            if answer is not None and isinstance(answer, JobError):
                 ticket.fail(answer)
                 completions.append(self.refusal(ticket))
                 continue
             job = ticket.job
             ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
-            ticket.answer_s = now_s - answers.ended_s
+            ticket.answer_s = answer_s
             names = job.outputs or engine.default_outputs
             if names and (problem := too_large(sum([output_bytes[name] for name in names]))):
                 completions.append(self._not_for_it(ticket, problem))
                 continue
             wanted = {name: outputs[name][i] for name in names} if names else None
-            predictions = None if ranked is None else _predictions(ticket, ranked[0][i], ranked[1][i])
+            predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
+            if predictions is not None and job.asked.min_score is not None:
+                predictions = _above(job.asked.min_score, *predictions)
             completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted, answer)))
         return completions
 
@@ -189,12 +192,10 @@ def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarra
     return {name: raw for name, raw in outputs.items() if name not in read and not (is_input and name == PREPARED)}
 
 
-def _predictions(ticket: Ticket, indices: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
-    """Those of the ranked classes that a job asks for, best first."""
-    most, least = ticket.job.top_k, ticket.job.asked.min_score
-    if least is not None:
-        most = min(most, sum(score >= least for score in scores))
-    return indices[:most], scores[:most]
+def _above(least: float, indices: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """Those of the ranked classes that have this score at least."""
+    count = sum(score >= least for score in scores)
+    return indices[:count], scores[:count]
 
 
 def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detector) -> Sequence[Detections | JobError]:
@@ -202,7 +203,8 @@ def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detec
     wanted = []
     for ticket in answers.tickets:
         asked, placement = ticket.job.asked, ticket.placement or detector.placement_of(answers.shape)
-        wanted.append(Wanted(placement, asked.min_score, asked.iou, asked.max_detections, ticket.only))
+        only = detector.numbers_of(asked.labels) if asked.labels else None
+        wanted.append(Wanted(placement, asked.min_score, asked.iou, asked.max_detections, only))
     try:
         return detector.detect(outputs, wanted, detector.size_of(answers.shape))
     except ModelFault as error:

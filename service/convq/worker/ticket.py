@@ -6,7 +6,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convq.answers.coordinates import Placement
 from convq.engine.engine import Engine, Prepared
@@ -39,8 +38,6 @@ class Ticket:
     prepared: Prepared | None = None
     placement: Placement | None = None
     """How its picture lies in the input, once it ran in a network whose answers have coordinates."""
-    only: NDArray[np.int64] | None = None
-    """The classes that it asks for, where it names some and the model detects."""
     expires_s: float = NEVER_S
     cancelled: bool = False
     pixels: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -17,7 +18,6 @@ from convq.answers.detections.nms import Suppress, suppress
 from convq.answers.masks import MAX_MASK_BYTES, MaskFormat, instance_masks
 from convq.errors import BadField, ModelBroken, NonFinite
 from convq.printable import brief_list, excerpt
-from convq.protocol import MOST_DETECTIONS
 from convq.repository.bounds import MOST_DESCRIBED_BYTES
 from convq.repository.manifest import Manifest
 
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Detector:
     """How one version makes detections. Threads may use it at the same time."""
 
@@ -68,7 +68,7 @@ class Detector:
         except ValueError as err:
             raise ModelBroken(f"{file}: does not fit the manifest's detections: {err}") from None
 
-    @property
+    @cached_property
     def reads(self) -> frozenset[str]:
         """The outputs that detections are made of."""
         return frozenset(self.spec.outputs)
@@ -164,13 +164,16 @@ class Detector:
 
     def most_bytes(self, max_detections: int | None, masks: MasksAsked) -> int:
         """About how much of a document the detections of one job may take, and rather too much."""
-        most = min(MOST_DETECTIONS, self.spec.max_detections if max_detections is None else max_detections)
-        longest = _LONGEST_ESCAPE * max(map(len, self.labels), default=0)
-        points = sum(
-            column.width for one in self.spec.tables for column in one.columns.named if column.word == "keypoints"
-        )
-        boxes = most * (_DETECTION_BYTES + longest + _NUMBER_BYTES * points)
-        return boxes + (_USUAL_MASKS_BYTES if masks != "none" and self.spec.prototypes is not None else 0)
+        most = self.spec.max_detections if max_detections is None else max_detections
+        drawn = masks != "none" and self.spec.prototypes is not None
+        return most * self._bytes_each + (_USUAL_MASKS_BYTES if drawn else 0)
+
+    @cached_property
+    def _bytes_each(self) -> int:
+        columns = [column for table in self.spec.tables for column in table.columns.named]
+        numbers = sum(column.width for column in columns if column.word == "keypoints")
+        longest = max(map(len, self.labels), default=0)
+        return _DETECTION_BYTES + _LONGEST_ESCAPE * longest + _NUMBER_BYTES * numbers
 
     def describe(self) -> dict[str, Any]:
         """What clients may want to know, as JSON-able values: enough to draw what they get."""

@@ -122,7 +122,7 @@ class Preprocessor:
             if name not in engine.outputs and name != PREPARED:
                 raise UnknownOutput(f"{engine.name} has no output {name[:64]!r}; it has {', '.join(engine.outputs)}")
         if job.asked.labels and engine.detector is not None:
-            ticket.only = engine.detector.numbers_of(job.asked.labels)
+            engine.detector.numbers_of(job.asked.labels)  # refuses those that there are not
         if job.tensor is not None:
             if len(job.tensor) > MARKED_BYTES:
                 mark.set(ticket.name.encode())

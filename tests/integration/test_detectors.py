@@ -69,6 +69,10 @@ def test_what_is_not_declared_to_be_an_answer_has_none(tmp_path: Path) -> None:
             '[[detections.tables]]\noutput = "output0"\ncolumns = "cx cy w classes"\n',
             "the columns of a box are cx cy w",
         ),
+        (
+            '[feature_maps]\noutput0 = "output0"\n',
+            "output0 is an output of the graph, and the manifest calls a feature map",
+        ),
         ('nms = "soft"\n', "detections.nms: expected 'class', 'agnostic', 'weighted' or 'none', found 'soft'"),
         ("max_detections = 1001\n", "detections.max_detections: expected less than or equal to 1000"),
         ("skeleton = [[0, 1]]\n", "expected a skeleton of numbers below 0"),

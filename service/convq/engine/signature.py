@@ -243,9 +243,9 @@ def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[
 def _fetched(manifest: Manifest, known: Mapping[str, Node], detector: Detector | None, file: str) -> tuple[str, ...]:
     """The outputs that every batch yields: the declared ones and those of detections, or else all that are no feature maps."""
     read = () if detector is None else detector.spec.outputs
-    if manifest.outputs or read:
-        return tuple(dict.fromkeys([*(output.name for output in manifest.outputs), *read]))
-    fetched = tuple(name for name in known if name not in manifest.feature_maps.values())
+    fetched = tuple(dict.fromkeys([*(output.name for output in manifest.outputs), *read]))
+    if not fetched:
+        fetched = tuple(name for name in known if name not in manifest.feature_maps.values())
     if not fetched:
         raise ModelBroken(f"{file}: all outputs of the graph are feature maps; expected one that every job gets")
     if twice := [name for name in fetched if name in manifest.feature_maps]:

@@ -15,11 +15,17 @@ import { createClient, ErrorReply } from "redis";
 /**
  * @typedef {"high" | "normal" | "low"} Priority
  * @typedef {{ label: string, index: number, score: number }} Prediction
+ * @typedef {{
+ *   label: string, index: number, score: number, box: [number, number, number, number], corners?: [number, number][],
+ *   keypoints?: number[][], mask?: { size: [number, number], counts: string }, polygons?: number[][],
+ *   mask_png?: { x: number, y: number, data: string }
+ * }} Detection coordinates are pixels of the upright picture
  * @typedef {{ name: string, data: string, dtype?: string, shape?: number[], format?: "png" }} Output
  *   `data` is base64: little-endian values in C order, or a PNG file
  * @typedef {{
  *   v: number, id: string, entry: string, model: string, version?: number, status: string, attempt: number,
- *   predictions?: Prediction[], outputs?: Output[], error?: { code: string, message: string },
+ *   predictions?: Prediction[], image?: { width: number, height: number }, detections?: Detection[], truncated?: true,
+ *   outputs?: Output[], error?: { code: string, message: string },
  *   timing_ms: Record<string, number>
  * }} Result the protocol's document
  * @typedef {{ tensor: Float32Array | Uint8Array, shape: number[] }} Tensor without the batch axis, as the model's input has it
@@ -31,6 +37,11 @@ import { createClient, ErrorReply } from "redis";
  * @property {number} [topK] how many predictions; 5 if not given
  * @property {string[]} [outputs] names of outputs or feature maps wanted besides
  * @property {number} [version] pins a version of the model
+ * @property {number} [minScore] from 0 to 1: detections and predictions below it are left out
+ * @property {number} [iou] from 0 to 1: boxes of one class that overlap by more are one object
+ * @property {number} [maxDetections] 1 to 1000, best first
+ * @property {string[]} [labels] only these are detections
+ * @property {string[]} [format] of masks "rle" (if not given), "polygon", "png" or "none"
  * @property {string} [traceparent] W3C trace context
  * @property {number} [timeoutMs] the longest wait of this call, repetitions included
  * @property {AbortSignal} [signal] gives up at once
@@ -42,7 +53,8 @@ import { createClient, ErrorReply } from "redis";
 
 const STREAMS = { high: ":high", normal: "", low: ":low" };
 const WAIT_OPTIONS = ["timeoutMs", "signal"];
-const OPTIONS = ["id", "priority", "ttlMs", "topK", "outputs", "version", "traceparent", "timeoutMs", "signal"];
+const ASKED = ["minScore", "iou", "maxDetections", "labels", "format"];
+const OPTIONS = ["id", "priority", "ttlMs", "topK", "outputs", "version", ...ASKED, "traceparent", "timeoutMs", "signal"];
 const CLIENT_OPTIONS = ["model", "name", "timeoutMs", "tls"];
 const PASSES = new Set(
   "QUEUEFULL HELD OOM LOADING BUSY MISCONF MASTERDOWN CLUSTERDOWN TRYAGAIN NOREPLICAS READONLY UNBLOCKED".split(" "),
@@ -538,16 +550,29 @@ function fieldsOf(/** @type {Input} */ input, /** @type {JobOptions} */ options)
   if (options.ttlMs !== undefined) fields.push("ttl_ms", String(count("ttlMs", options.ttlMs)));
   if (options.topK !== undefined) fields.push("top_k", String(count("topK", options.topK, 1)));
   if (options.version !== undefined) fields.push("version", String(count("version", options.version, 1)));
-  if (options.outputs !== undefined) fields.push("outputs", namesOf(options.outputs));
+  if (options.outputs !== undefined) fields.push("outputs", namesOf("outputs", options.outputs, "conv1"));
+  if (options.minScore !== undefined) fields.push("min_score", share("minScore", options.minScore));
+  if (options.iou !== undefined) fields.push("iou", share("iou", options.iou));
+  if (options.maxDetections !== undefined) fields.push("max_detections", String(count("maxDetections", options.maxDetections, 1)));
+  if (options.labels !== undefined) fields.push("labels", namesOf("labels", options.labels, "person"));
+  if (options.format !== undefined) fields.push("format", namesOf("format", options.format, "polygon"));
   if (options.traceparent !== undefined) fields.push("traceparent", text("traceparent", options.traceparent));
   return fields;
 }
 
-function namesOf(/** @type {string[]} */ outputs) {
-  if (!Array.isArray(outputs) || outputs.length === 0 || outputs.some((name) => typeof name !== "string" || name === "")) {
-    throw new TypeError(`outputs is a list of names like ["conv1"], not ${shown(outputs)}`);
+function namesOf(/** @type {string} */ option, /** @type {string[]} */ names, /** @type {string} */ example) {
+  if (!Array.isArray(names) || names.length === 0 || names.some((name) => typeof name !== "string" || name === "")) {
+    throw new TypeError(`${option} is a list of names like ["${example}"], not ${shown(names)}`);
   }
-  return outputs.join(",");
+  return names.join(",");
+}
+
+/** @returns {string} a number from 0 to 1 as the wire has it: at most six decimals, and none that say nothing */
+function share(/** @type {string} */ option, /** @type {number} */ value) {
+  if (typeof value !== "number" || !(value >= 0 && value <= 1)) {
+    throw new TypeError(`${option} is a number from 0 to 1, not ${shown(value)}`);
+  }
+  return value.toFixed(6).replace(/\.?0+$/, "");
 }
 
 function payloadOf(/** @type {Input} */ input) {

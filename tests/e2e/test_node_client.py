@@ -179,6 +179,7 @@ def test_a_tensor_gets_the_answer_of_the_image_that_it_is(node: NodeClient) -> N
 
 def test_a_job_travels_as_the_fields_of_the_protocol(start: Callable[..., NodeClient], fresh_server: OwnServer) -> None:
     options = {"id": "a.b", "ttlMs": 5, "topK": 3, "version": 2, "outputs": ["x", "y"], "priority": "low"}
+    options |= {"minScore": 0.25, "iou": 1, "maxDetections": 20, "labels": ["a", "b"], "format": ["png"]}
     with start(fresh_server.url) as node, redis.Redis.from_url(fresh_server.url) as connection:
         node.call("submit", tensor=[0.5, -1.0], shape=[1, 2], dtype="float32", options=options)
         ((_, fields),) = connection.xrange(LANES[2])
@@ -193,6 +194,11 @@ def test_a_job_travels_as_the_fields_of_the_protocol(start: Callable[..., NodeCl
         b"top_k": b"3",
         b"version": b"2",
         b"outputs": b"x,y",
+        b"min_score": b"0.25",
+        b"iou": b"1",
+        b"max_detections": b"20",
+        b"labels": b"a,b",
+        b"format": b"png",
     } == fields
 
 
@@ -233,6 +239,9 @@ def test_no_answer_in_time_is_an_error_with_a_code(start: Callable[..., NodeClie
         ({"timeoutMs": 1.5}, "timeoutMs is a whole number"),
         ({"outputs": "conv1"}, 'outputs is a list of names like ["conv1"], not "conv1"'),
         ({"outputs": []}, "outputs is a list"),
+        ({"labels": "dog"}, 'labels is a list of names like ["person"], not "dog"'),
+        ({"minScore": 1.5}, "minScore is a number from 0 to 1, not 1.5"),
+        ({"iou": "0.5"}, 'iou is a number from 0 to 1, not "0.5"'),
         ({"outputs": [1]}, "outputs is a list"),
         ({"traceparent": 5}, "traceparent is a text, not 5"),
         ({"signal": True}, "AbortSignal"),

@@ -24,7 +24,7 @@ from PIL import Image
 
 from convq.protocol import Result, decode_result
 
-FLOAT, UINT8, INT64, BOOL = 1, 2, 7, 9
+FLOAT, UINT8, INT64, BOOL, FLOAT16 = 1, 2, 7, 9, 10
 OPSETS = range(9, 23)
 IR_OF_OPSET_9 = 4
 NEWEST_IR = 8
@@ -54,6 +54,14 @@ class Odd:
     labels: str = ""
     batched: bool | None = None
     """Whether jobs of a burst share batches: yes, never, or whatever comes."""
+    rows: int = 1
+    """Of a batch, where the graph takes no other."""
+    axis: int = 0
+    """Which one of its outputs counts jobs."""
+    dtype: type[np.generic] | None = None
+    """What the graph takes, where jobs bring another type."""
+    more: Mapping[str, Array] = field(default_factory=dict)
+    """Its other inputs, for one job."""
 
     @cached_property
     def session(self) -> Any:
@@ -63,8 +71,10 @@ class Odd:
     def directly(self, task: Task) -> dict[str, Array]:
         """Every output for one job, as onnxruntime gives it without any service."""
         names = [output.name for output in self.session.get_outputs()]
-        made = self.session.run(names, {self.session.get_inputs()[0].name: task.seen[None]})
-        return {name: rows[0] for name, rows in zip(names, made, strict=True)}
+        seen = np.stack([task.seen] * self.rows)
+        feeds = {self.session.get_inputs()[0].name: seen if self.dtype is None else seen.astype(self.dtype)}
+        made = self.session.run(names, {**feeds, **self.more})
+        return {name: np.take(rows, 0, axis=self.axis) for name, rows in zip(names, made, strict=True)}
 
     def write(self, repository: Path) -> Path:
         """The model's folder, as version 1."""
@@ -167,6 +177,42 @@ def fixed_batch() -> Odd:
     sketch.constant("flat", [1, 256], np.int64)
     graph = sketch.bytes([("x", FLOAT, [1, 3, 8, 8])], [("y", FLOAT, [1, 256])])
     return Odd("fixed_batch", graph, tasks=[numbers(seed, 3, 8, 8) for seed in range(12)], batched=False)
+
+
+def fixed_batch_of_four() -> Odd:
+    """A batch axis of 4, with a reshape that only goes with 4."""
+    sketch = conv(Sketch(), "x", "c", (3, 4)).node("Reshape", ["c", "flat"], ["y"])
+    sketch.constant("flat", [4, 256], np.int64)
+    graph = sketch.bytes([("x", FLOAT, [4, 3, 8, 8])], [("y", FLOAT, [4, 256])])
+    return Odd("fixed_batch_of_four", graph, tasks=[numbers(seed, 3, 8, 8) for seed in range(14)], rows=4)
+
+
+def time_major() -> Odd:
+    """A row of the picture at a time, the batch second."""
+    sketch = conv(Sketch(), "x", "c", (3, 4)).node("Transpose", ["c"], ["y"], perm=[2, 0, 1, 3])
+    graph = sketch.bytes([("x", FLOAT, ["n", 3, 8, 8])], [("y", FLOAT, [8, "n", 4, 8])])
+    tasks = [numbers(seed, 3, 8, 8) for seed in range(9)]
+    return Odd("time_major", graph, "[[outputs]]\nname = 'y'\nbatch_axis = 1\n", tasks, axis=1)
+
+
+def with_sizes() -> Odd:
+    """Two more inputs, as detectors have them."""
+    sketch = conv(Sketch(), "x", "c", (3, 4)).node("ReduceMean", ["c"], ["m"], axes=[2, 3], keepdims=0)
+    sketch.node("MatMul", ["m", "w"], ["p"]).node("Mul", ["p", "im_shape"], ["s"]).node("Div", ["s", "factor"], ["y"])
+    sketch.weights("w", 4, 2)
+    takes: list[tuple[str, int, Shape]] = [("x", FLOAT, ["n", 3, 8, 6])]
+    takes += [("im_shape", FLOAT, ["n", 2]), ("factor", FLOAT, ["n", 2])]
+    manifest = "[extra_inputs]\nim_shape = 'size'\nfactor = 'ones'\n"
+    more = {"im_shape": np.array([[8, 6]], np.float32), "factor": np.ones((1, 2), np.float32)}
+    tasks = [numbers(seed, 3, 8, 6) for seed in range(9)]
+    return Odd("with_sizes", sketch.bytes(takes, [("y", FLOAT, ["n", 2])]), manifest, tasks, more=more)
+
+
+def half_precision() -> Odd:
+    """Takes float16, and jobs bring float32."""
+    sketch = conv(Sketch().node("Cast", ["x"], ["f"], to=FLOAT), "f", "y", (3, 4))
+    graph = sketch.bytes([("x", FLOAT16, ["n", 3, 8, 8])], [("y", FLOAT, ["n", 4, 8, 8])])
+    return Odd("half_precision", graph, tasks=[numbers(seed, 3, 8, 8) for seed in range(9)], dtype=np.float16)
 
 
 def free_sides() -> Odd:
@@ -332,6 +378,10 @@ BUILDERS: Mapping[str, Callable[[], Odd]] = {
         build.__name__: build
         for build in (
             fixed_batch,
+            fixed_batch_of_four,
+            time_major,
+            with_sizes,
+            half_precision,
             free_sides,
             channels_last,
             blue_first,

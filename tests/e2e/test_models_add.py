@@ -25,7 +25,7 @@ from PIL import Image
 from convq.importer.dry_run import dry_run
 from convq.protocol import Output
 from convq.repository.model_folders import ModelRepository
-from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing, turned
+from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing
 from servers import OwnServer, wait_until
 from services import MODELS, SAMPLE, RunningService, children_of
 
@@ -35,6 +35,9 @@ PROGRAM = [sys.executable, "-m", "convq"]
 
 ADOPTED: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]] = {
     "fixed_batch": ((), {"layout": "NCHW", "color": "rgb", "max_batch": 1, "meaning": "classes"}),
+    "fixed_batch_of_four": ((), {"max_batch": 4, "meaning": "classes"}),
+    "time_major": (("--task", "tensor"), {"batch_axis": 1, "max_batch": None}),
+    "half_precision": (("--task", "tensor"), {"dtype": "float16"}),
     "free_sides": ((), {"multiple_of": 1, "resize": "none", "height": None, "meaning": "tensor"}),
     "channels_last": (
         ("--color", "bgr"),
@@ -228,10 +231,17 @@ def two_inputs() -> Odd:
     return Odd("two_inputs", sketch.bytes([("a", FLOAT, sides), ("b", FLOAT, sides)], [("y", FLOAT, sides)]))
 
 
+def summed() -> Odd:
+    """A fixed batch of which nothing but its sum goes out."""
+    sketch = Sketch().node("ReduceSum", ["x", "axes"], ["y"])
+    sketch.constant("axes", [0], np.int64)
+    return Odd("summed", sketch.bytes([("x", FLOAT, [3, 3, 4, 4])], [("y", FLOAT, [1, 3, 4, 4])]))
+
+
 @pytest.mark.parametrize(
     ("build", "flags", "code", "expected"),
     [
-        (lambda: turned(3), (), 3, "output y has shape [3, 1, 4, 4] for a batch of 1"),
+        (summed, (), 3, "the batch axis of input x is fixed at 3, and output y is [1, 3, 4, 4]; expected 3 first"),
         (hungry, (), 3, "it needs more than the"),
         (endless, ("--within", "1"), 3, "did not end within 1 s"),
         (

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from convq.host.extras import install
-from onnx_models import FLOAT, blur, graph
+from onnx_models import FLOAT, blur, graph, model_folder
 from servers import PATIENCE, OwnServer, wait_until
 from services import MODELS, RunningService
 
@@ -168,6 +168,29 @@ def test_show_in_a_pipe_is_one_document_with_layers_and_totals(without_layers: P
     (version,) = document["versions"]
     assert (1, "ok", report_of(without_layers)["sha256"]) == (version["version"], version["state"], version["sha256"])
     assert ("ok", 1, 128) == (document["state"], document["version"], document["limits"]["max_batch"])
+
+
+def test_show_says_what_else_a_graph_is_given_and_where_its_batch_is(without_layers: Path) -> None:
+    needs_onnx()
+    manifest = (
+        "[input]\nresize = 'fit'\nlong_side = 960\nmultiple_of = 32\n[extra_inputs]\nim_shape = 'size'\ncut = [0.5, 2]\n"
+        "[[outputs]]\nname = 'y'\nbatch_axis = 1\n[[outputs]]\nname = 'z'\nbatch_axis = 'none'\n"
+    )
+    side = ["n", 3, "h", "w"]
+    takes: Any = [("x", FLOAT, side), ("im_shape", FLOAT, ["n", 2]), ("cut", FLOAT, [2])]
+    nodes: Any = [("Transpose", ["x"], ["y"], {"perm": [1, 0, 2, 3]}), ("Add", ["im_shape", "cut"], ["z"])]
+    model = graph(nodes, takes, [("y", FLOAT, [3, "n", "h", "w"]), ("z", FLOAT, ["n", 2])])
+    folder = model_folder(without_layers.parent / "text", manifest, model)
+
+    text = screen("show", "text", "--models", folder.parent)
+    (document,) = documents("show", "text", "--models", folder.parent)
+
+    assert "at most 960 a side, a multiple of 32, rgb" in text
+    assert "im_shape = size; cut = 0.5, 2" in text
+    assert "y (tensor, batch axis 1), z (tensor, no batch axis)" in text
+    assert {"im_shape": "size", "cut": [0.5, 2.0]} == document["extra_inputs"]
+    assert ("fit", 960, 32) == tuple(document["input"][key] for key in ("resize", "long_side", "multiple_of"))
+    assert document["layers"], document.get("layers_missing")
 
 
 def test_a_narrow_terminal_never_breaks_a_number(without_layers: Path) -> None:

@@ -373,7 +373,7 @@ def test_feature_maps_are_fetched_by_their_name_when_they_are_wanted(tmp_path: P
 @pytest.mark.parametrize(
     ("manifest", "shape", "kind", "expected"),
     [
-        ("", [4, 3, 2, 2], FLOAT, "the batch axis is fixed at 4; expected free, or fixed at 1"),
+        ("", [0, 3, 2, 2], FLOAT, "the batch axis is fixed at 0; expected free, or from 1 on"),
         ("", ["n", 3], FLOAT, "has 2 axes; expected 4"),
         ("", ["n", 3, 2, 2], STRING, r"is a tensor\(string\); expected tensor\(uint8\) or tensor\(float\)"),
         ("", ["n", 3, "h", 8], FLOAT, "resize = 'stretch' needs input.height, which the graph leaves free"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-FLOAT, UINT8, INT64, STRING, DOUBLE = 1, 2, 7, 8, 11
+FLOAT, UINT8, INT32, INT64, STRING, BOOL, FLOAT16, DOUBLE = 1, 2, 6, 7, 8, 9, 10, 11
 Value = tuple[str, int, Any]
 """Name, element type, shape (None: not declared)."""
 

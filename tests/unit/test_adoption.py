@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from convq.engine.samples import wild
 from convq.errors import ModelBroken, ModelFault, SettingsError
 from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Finding, OpenGraph, Overrides, look_at_batch, look_at_input
+from convq.importer.infer_input import Finding, Overrides, look_at_batch, look_at_input
 from convq.importer.infer_outputs import look_at_outputs
 from convq.importer.manifest_writer import manifest_text
+from convq.importer.open_graph import OpenGraph
 from convq.repository.manifest import Input, Manifest
 
 FLOAT, UINT8 = "tensor(float)", "tensor(uint8)"
@@ -253,7 +254,13 @@ def test_a_wish_that_contradicts_the_graph_is_refused(
         ([Node("a", FLOAT, ["n", 3]), Node("b", FLOAT, ["n", 3])], r"has 2 inputs \(a, b\)"),
         ([Node("x", "tensor(int64)", ["n", 3])], r"input x is a tensor\(int64\); expected"),
         ([Node("x", FLOAT, [])], "input x has no axes"),
-        ([Node("x", FLOAT, [4, 3, 8, 8])], "the batch axis of input x is fixed at 4; expected free, or 1"),
+        (
+            [Node("x", FLOAT, [4, 8, 8])],
+            r"the batch axis of input x is fixed at 4 \(it has three axes, expected four: is the batch missing\?\)",
+        ),
+        ([Node("x", FLOAT, [0, 3, 8, 8])], "the batch axis of input x is fixed at 0; expected free, or 1"),
+        ([Node("x", FLOAT, ["n", 3]), Node("im_shape", FLOAT, ["n", 2]), Node("c", FLOAT, [1])], r"2 inputs \(x, c\)"),
+        ([Node("im_shape", FLOAT, ["n", 2]), Node("scale_factor", FLOAT, ["n", 2])], r"has 0 inputs \(none\)"),
     ],
 )
 def test_an_input_that_cannot_be_fed_is_refused(inputs: list[Node], expected: str) -> None:

@@ -131,6 +131,34 @@ WRONG = {
     ),
     "one name twice": ("[[outputs]]\nname = 'a'\n[feature_maps]\na = 'b'", "every output and feature map once: a"),
     "golden without classes": ("[warmup]\nsample = 's.png'\ngolden = '7'", "expected an output that means classes"),
+    "an axis that is none": (
+        "[[outputs]]\nname = 'y'\nbatch_axis = 'last'",
+        ":3: outputs.0.batch_axis: expected a number from 0 to 7, or 'none', found 'last'",
+    ),
+    "an axis that is true": ("[[outputs]]\nname = 'y'\nbatch_axis = true", "expected a number from 0 to 7, or 'none'"),
+    "an extra input of a word": (
+        "[extra_inputs]\nim_shape = 'shape'",
+        ":2: extra_inputs.im_shape: expected 'size', 'size_wh', 'ones', or 1 to 64 numbers, found 'shape'",
+    ),
+    "an extra input of nothing": (
+        "[extra_inputs]\na = []",
+        ":2: extra_inputs.a: expected 'size', 'size_wh', 'ones', or",
+    ),
+    "an extra input of infinity": ("[extra_inputs]\na = [1, inf]", "extra_inputs.a: expected 'size'"),
+    "an input twice": (
+        "[input]\nname = 'x'\n[extra_inputs]\nx = 1",
+        "expected input.name to be none of extra_inputs: x is both",
+    ),
+    "fit without its side": ("[input]\nresize = 'fit'", ":1: input: expected long_side together with resize = 'fit'"),
+    "a long side without fit": ("[input]\nlong_side = 9", ":1: input: expected long_side together with resize = 'fit'"),
+    "fit into a size": (
+        "[input]\nresize = 'fit'\nlong_side = 9\nheight = 9",
+        ":1: input: expected no height and width, as resize = 'fit' leaves them free",
+    ),
+    "a start of nothing": (
+        "[input]\nalign = 'start'",
+        "align = 'start' only together with resize = 'letterbox' or 'fit'",
+    ),
     "several": ("[limits]\nmax_batch = 0\nmax_bytes = 0", "(and 1 more)"),
     "no TOML": ("[input\n", "is not TOML"),
 }

@@ -25,6 +25,10 @@ RULES: dict[str, dict[str, Any]] = {
     "crop of a short side": {"height": 224, "width": 200, "resize": "crop", "short_side": 257},
     "crop of a short side below it": {"height": 333, "width": 331, "resize": "crop", "short_side": 211},
     "height": {"height": 222, "resize": "height", "multiple_of": 32},
+    "fit": {"resize": "fit", "long_side": 320, "multiple_of": 64},
+    "fit at the start": {"resize": "fit", "long_side": 320, "multiple_of": 64, "align": "start", "pad": 3},
+    "fit of what is small enough": {"resize": "fit", "long_side": 1000, "multiple_of": 64},
+    "as OpenCV does it": {"height": 320, "width": 320, "resize": "letterbox", "interpolation": "opencv-linear"},
     "none": {"resize": "none"},
     "none, to a multiple": {"resize": "none", "multiple_of": 64, "pad": 3},
 }

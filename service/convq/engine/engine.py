@@ -72,8 +72,8 @@ class Engine:
     detector: Detector | None
     """What makes detections of the outputs, if anything does."""
     max_batch: int
-    """Jobs in one call of `run`: the manifest's limit, or what ends in time and has room, or 1 for a graph whose batch
-    axis is fixed."""
+    """Jobs in one call of `run`: the manifest's limit, or what ends in time and has room, or the graph's own
+    where its batch axis is fixed."""
     largest_tensor_bytes: int
     """`admit` refuses anything above."""
     remark: str
@@ -98,10 +98,9 @@ class Engine:
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
         self._opened, self._file, self._graph = opened, opened.file, graph
         self._plain, self._featured = opened.plain, opened.featured
-        self._whole = read if opened.detector is not None and not opened.detector.is_batched else frozenset[str]()
         self._example: tuple[int, ...] = ()
         self._sizes = Sizes()
-        self._dtype = np.dtype(graph.dtype)
+        self._dtype, self._adapter = np.dtype(graph.dtype), graph.adapter.or_none()
         # What a tensor must say to go to the network without a second look; "" never matches where a side is free.
         fixed = [side for side in graph.shape if side is not None]
         self._shape: tuple[int, ...] = tuple(fixed) if len(fixed) == len(graph.shape) else ()
@@ -167,7 +166,7 @@ class Engine:
 
     def takes_finite(self, prepared: Prepared) -> bool:
         """Whether this input holds no NaN and no infinity: what comes of one that does is no fault of the network."""
-        return is_finite(prepared.data, self._dtype)
+        return is_finite(prepared.data, self._dtype, "float16" if self._graph.adapter.half else None)
 
     def run(self, inputs: Sequence[Prepared], wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run one batch: outputs and feature maps by name, each [n, ...] in the order of `inputs`.
@@ -187,13 +186,14 @@ class Engine:
             maps = network.graph.feature_maps.items()
             fetched = {**fetched, **{name: raw for name, raw in maps if wanted is None or name in wanted}}
         try:
-            made = network.session.run(list(fetched.values()), {self._graph.name: batch})
+            feeds = {self._graph.name: batch} if self._adapter is None else self._adapter.feeds(batch)
+            made = network.session.run(list(fetched.values()), feeds)
         except Exception as err:  # noqa: BLE001
             # onnxruntime's exceptions share no base class, and whichever it is, this batch was refused.
             raise ModelFault(without_paths(str(err))) from None
         outputs = dict(zip(fetched, made, strict=True))
-        for name in self._whole:  # of one job, without a batch axis
-            outputs[name] = outputs[name][None]
+        if self._adapter is not None:
+            outputs = self._adapter.jobs_first(outputs, size)
         if wanted is not None and PREPARED in wanted and PREPARED not in outputs:
             outputs[PREPARED] = batch
         check_outputs(outputs, size, self.pictures)
@@ -207,7 +207,7 @@ class Engine:
 
     def let_go(self) -> None:
         """Give back what onnxruntime keeps for the next run, which may be as much as the largest needed. After `warm_up`."""
-        shrink(self._plain.session, {self._graph.name: np.zeros((1, *self._example), dtype=self._dtype)})
+        shrink(self._plain.session, self._graph.adapter.feeds(np.zeros((1, *self._example), dtype=self._dtype)))
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""

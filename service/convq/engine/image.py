@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.answers.coordinates import Placement
+from convq.answers.resampling import opencv_linear
 from convq.engine.decoding import Pixels, decode
 from convq.errors import BadImage, ImageTooLarge
 from convq.repository.manifest import Input
@@ -77,10 +78,10 @@ def _place(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, Place
         return content, _new_tuple(Placement, (picture_width, picture_height, *factors, -cut_left, -cut_top))
     if full_height * full_width > max_pixels:
         raise ImageTooLarge(f"the image fills {full_width} x {full_height} pixels; at most {max_pixels} are accepted")
-    # A fixed side centres what is smaller; a free one is filled at its end, so that (0, 0) stays put.
+    # A fixed side centres what is smaller; a free one is filled at its end, so that (0, 0) stays put, but for "fit".
     centred = spec.align == "centre"
-    top = (full_height - height) // 2 if spec.height and centred else spec.pad
-    left = (full_width - width) // 2 if spec.width and centred else spec.pad
+    top = (full_height - height) // 2 if centred and (spec.height or spec.resize == "fit") else spec.pad
+    left = (full_width - width) // 2 if centred and (spec.width or spec.resize == "fit") else spec.pad
     filled = _canvas((full_height, full_width, *content.shape[2:]), spec)
     filled[top : top + height, left : left + width] = content
     # Past the named tuple's own constructor: one is made for every picture, also where nobody asks for it.
@@ -108,22 +109,27 @@ def _scale(decoded: Pixels, spec: Input, max_pixels: int) -> tuple[Pixels, tuple
             expected = f"{inner_width or 'any'} x {inner_height or 'any'}"
             raise BadImage(f"the image is {width} x {height} pixels; this model takes {expected} (width x height)")
         return decoded, (height, width), (0, 0)
-    if inner_height is None or (inner_width is None and spec.resize != "height"):
+    if spec.lacks:
         # Engine.load refuses such a manifest; only a caller without an engine gets here.
-        raise ValueError(f"resize = '{spec.resize}' needs a height and a width in the manifest")
+        raise ValueError(f"resize = '{spec.resize}' needs a {spec.lacks} in the manifest")
     to_height, to_width = _target(height, width, inner_height, inner_width, spec)
     if to_height * to_width > max_pixels:
         raise ImageTooLarge(
             f"the image scales to {to_width} x {to_height} pixels for this model; at most {max_pixels} are accepted"
         )
     if (to_height, to_width) != (height, width):
-        resized = Image.fromarray(decoded).resize((to_width, to_height), _FILTERS[spec.interpolation])
-        decoded = np.asarray(resized)
+        decoded = _resized(decoded, to_height, to_width, spec.interpolation)
     top = left = 0
-    if spec.resize == "crop" and inner_width is not None:
+    if spec.resize == "crop" and inner_height is not None and inner_width is not None:
         top, left = _crop_offset(to_height, inner_height), _crop_offset(to_width, inner_width)
         decoded = decoded[top : top + inner_height, left : left + inner_width]
     return decoded, (to_height, to_width), (top, left)
+
+
+def _resized(decoded: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    if interpolation == "opencv-linear":
+        return opencv_linear(decoded, height, width)
+    return np.asarray(Image.fromarray(decoded).resize((width, height), _FILTERS[interpolation]))
 
 
 def _crop_offset(side: int, cropped: int) -> int:
@@ -131,11 +137,14 @@ def _crop_offset(side: int, cropped: int) -> int:
     return max(0, round((side - cropped) / 2))
 
 
-def _target(height: int, width: int, to_height: int, to_width: int | None, spec: Input) -> tuple[int, int]:
+def _target(height: int, width: int, to_height: int | None, to_width: int | None, spec: Input) -> tuple[int, int]:
     """(height, width) to scale to: proportions are kept except with `stretch`, and no side is below 1.
 
     Sides are rounded, but the long one of a crop is truncated: so torchvision's Resize does, and networks were trained so.
     """
+    if to_height is None:  # resize = "fit"
+        factor = min(1.0, (spec.long_side or max(height, width)) / max(height, width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
     if to_width is None:
         return to_height, max(1, round(width * to_height / height))
     if spec.resize == "stretch":

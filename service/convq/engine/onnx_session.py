@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 import onnxruntime
 
 from convq.engine.answering.detector import Detector
-from convq.engine.signature import Graph, agree, check_same_network, sides_of
+from convq.engine.graph_io.nodes import sides_of
+from convq.engine.signature import Graph, agree, check_same_network
 from convq.errors import ModelBroken, NetworkFaulty, SettingsError
 from convq.host.extras import install_anew
 from convq.printable import brief_list

@@ -1,7 +1,6 @@
 """What a graph takes and yields, held against what its manifest claims. Knows nothing of onnxruntime but its words.
 
-onnxruntime describes each input and output by a name, a type such as "tensor(uint8)", and a shape whose free axes are
-text or None; `Node` is just that, so this module imports no runtime.
+See `graph_io.nodes` for the words of onnxruntime; this module imports no runtime.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from convq.engine.answering.detector import Detector
+from convq.engine.graph_io.adapter import Adapter, adapter_for
+from convq.engine.graph_io.extra_inputs import picture_of
+from convq.engine.graph_io.nodes import DTYPES, Node, dtype_of, sides_of
 from convq.engine.png import Picture
 from convq.errors import ModelBroken
 from convq.printable import brief, brief_list
 from convq.repository.bounds import MOST_DESCRIBED_BYTES, MOST_NAME_CHARACTERS, MOST_OUTPUTS
-from convq.repository.manifest import Input, Manifest
-
-DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-"""The input types that are served: those of the protocol's `tensor` field."""
+from convq.repository.manifest import BatchAxis, Input, Manifest
 
 IMAGE_RANK = 4
 TENSOR_RANKS = range(2, 7)
@@ -29,19 +28,8 @@ FREE_SIDES = (224, 128, 64, 32, 16, 8, 4, 2, 1)
 """What a free side of a tensor is warmed up with: the largest that leaves all of them with no more than a photograph."""
 EXAMPLE_ELEMENTS = 3 * 224 * 224
 NUMERIC = frozenset(
-    ["bool", "float16", "float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+    ["bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 )
-
-
-class Node(Protocol):
-    """One input or output of a graph, as onnxruntime describes it."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def type(self) -> str: ...  # noqa: D102
-    @property
-    def shape(self) -> Sequence[Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +39,7 @@ class Graph:
     name: str
     """The graph's name of its input."""
     dtype: str
-    """uint8 or float32."""
+    """What an input is made as, uint8 or float32; a graph of float16 takes float32 here, which `adapter` casts."""
     shape: tuple[int | None, ...]
     """One input in the layout of the model, without the batch axis; None is a free side."""
     input: Input
@@ -61,6 +49,8 @@ class Graph:
     """The outputs that every batch yields."""
     feature_maps: Mapping[str, str]
     """Name that jobs use -> this graph's output."""
+    adapter: Adapter
+    """What lies between a batch of jobs and the graph."""
     nodes: Mapping[str, dict[str, Any]]
     """By the names that jobs use: dtype, and shape without the batch axis; what is no number in it is a free side."""
     pictures: Mapping[str, Picture]
@@ -110,15 +100,17 @@ def agree(
     `detector` is what the manifest says of detections. `fetched` are the outputs that every batch yields (None: those of the
     manifest, or all there are where it names none); without `with_maps` the feature maps come from another graph, and this one need not have them.
     """
-    if len(inputs) != 1:
-        names = brief_list(node.name for node in inputs) or "none"
-        raise ModelBroken(f"{file}: the graph has {len(inputs)} inputs ({names}); expected exactly one")
-    node = inputs[0]
+    whole = detector.reads if detector is not None and not detector.is_batched else frozenset[str]()
+    try:
+        node = picture_of(inputs, manifest.extra_inputs)
+        adapter = adapter_for(manifest, inputs, node, whole)
+    except ModelBroken as error:
+        raise ModelBroken(f"{file}: {error}") from None
     _check_input(manifest.input, node, file)
     batch, *sides = sides_of(node)
-    if batch is not None and batch != 1:
+    if batch is not None and batch < 1:
         raise ModelBroken(
-            f"{file}: input {brief(node.name)}: the batch axis is fixed at {batch}; expected free, or fixed at 1"
+            f"{file}: input {brief(node.name)}: the batch axis is fixed at {batch}; expected free, or from 1 on"
         )
     spec, shape = _sized(manifest.input, sides, f"{file}: input {brief(node.name)}")
     known = {output.name: output for output in outputs}
@@ -130,8 +122,10 @@ def agree(
     raw = {**{name: name for name in fetched}, **maps}
     for name in raw.values():
         _check_output(known, name, file)
-    whole = detector.reads if detector is not None and not detector.is_batched else frozenset[str]()
-    nodes = {name: _describe(known[output], 0 if name in whole else 1) for name, output in raw.items()}
+    for name, output in raw.items():
+        if misfit := adapter.misfit(name, known[output]):
+            raise ModelBroken(f"{file}: {misfit}")
+    nodes = {name: _describe(known[output], adapter.batch_axes.get(name, 0)) for name, output in raw.items()}
     described_bytes = len(json.dumps([node.name, [str(side) for side in node.shape], nodes]))
     if described_bytes > MOST_DESCRIBED_BYTES:
         raise ModelBroken(
@@ -142,11 +136,12 @@ def agree(
         dtype=DTYPES[node.type],
         shape=shape,
         input=spec,
-        max_batch=1 if batch == 1 or whole else manifest.limits.max_batch,
+        max_batch=1 if batch == 1 else adapter.most_jobs(manifest.limits.max_batch),
         fetched=tuple(fetched),
         feature_maps=dict(maps),
+        adapter=adapter,
         nodes=nodes,
-        pictures=_pictures(manifest, known, file),
+        pictures=_pictures(manifest, nodes, known, file),
     )
 
 
@@ -165,19 +160,19 @@ def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
 
     Both have been held against the same manifest; what a graph leaves open contradicts nothing.
     """
-    if (plain.name, plain.dtype) != (featured.name, featured.dtype):
-        raise ModelBroken(
-            f"{file}: its input is {brief(featured.name)}, {featured.dtype}; "
-            f"model.onnx has {brief(plain.name)}, {plain.dtype}"
-        )
+    ours, theirs = ((brief(one.name), "float16" if one.adapter.half else one.dtype) for one in (plain, featured))
+    if ours != theirs:
+        raise ModelBroken(f"{file}: its input is {theirs[0]}, {theirs[1]}; model.onnx has {ours[0]}, {ours[1]}")
     if (plain.shape, plain.max_batch) != (featured.shape, featured.max_batch):
         raise ModelBroken(f"{file}: its input is {_sides(featured)}; model.onnx has {_sides(plain)}")
+    if plain.adapter != featured.adapter:
+        raise ModelBroken(f"{file}: the size of its batch or its extra inputs are not those of model.onnx")
     for name in plain.fetched:
-        ours, theirs = plain.nodes[name], featured.nodes[name]
-        if ours["dtype"] != theirs["dtype"] or not _compatible(ours["shape"], theirs["shape"]):
+        one, other = plain.nodes[name], featured.nodes[name]
+        if one["dtype"] != other["dtype"] or not _compatible(one["shape"], other["shape"]):
             raise ModelBroken(
-                f"{file}: output {brief(name)} is {theirs['dtype']} {theirs['shape']}; "
-                f"model.onnx has {ours['dtype']} {ours['shape']}"
+                f"{file}: output {brief(name)} is {other['dtype']} {other['shape']}; "
+                f"model.onnx has {one['dtype']} {one['shape']}"
             )
 
 
@@ -189,7 +184,7 @@ def _check_input(spec: Input, node: Node, file: str) -> None:
         )
     if node.type not in DTYPES:
         raise ModelBroken(f"{where} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
-    dtype = DTYPES[node.type]
+    dtype = dtype_of(node)
     if spec.dtype not in (None, dtype):
         raise ModelBroken(f"{where} is {dtype}; the manifest says input.dtype = {spec.dtype}")
     if dtype == "uint8" and spec.normalises:
@@ -226,13 +221,15 @@ def _sized(spec: Input, sides: Sequence[int | None], where: str) -> tuple[Input,
     return sized, (spec.channels, *image) if spec.layout == "NCHW" else (*image, spec.channels)
 
 
-def _pictures(manifest: Manifest, known: Mapping[str, Node], file: str) -> dict[str, Picture]:
+def _pictures(
+    manifest: Manifest, nodes: Mapping[str, dict[str, Any]], known: Mapping[str, Node], file: str
+) -> dict[str, Picture]:
     """How each output that means an image becomes one."""
     spec, pictures = manifest.input, {}
     for output in manifest.outputs:
         if output.meaning == "image":
             made = Picture(spec.layout, spec.color == "bgr", output.scale, output.offset)
-            shape = _describe(known[output.name])["shape"]
+            shape = nodes[output.name]["shape"]
             # No axes at all is how onnxruntime shows an output whose shape only a run can tell.
             if known[output.name].shape and (misfit := made.misfit(tuple(shape))):
                 raise ModelBroken(f"{file}: output {brief(output.name)} {misfit}")
@@ -259,20 +256,14 @@ def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
     if name not in known:
         there = brief_list(known)
         raise ModelBroken(f"{file}: the graph has no output {brief(name)}, which the manifest names; it has {there}")
-    kind = known[name].type
-    if kind.removeprefix("tensor(").removesuffix(")") not in NUMERIC:
-        raise ModelBroken(f"{file}: output {brief(name)} is a {brief(kind)}; expected a tensor of numbers")
+    if dtype_of(known[name]) not in NUMERIC:
+        raise ModelBroken(f"{file}: output {brief(name)} is a {brief(known[name].type)}; expected a tensor of numbers")
 
 
-def _describe(node: Node, batch_axes: int = 1) -> dict[str, Any]:
-    dtype = node.type.removeprefix("tensor(").removesuffix(")")
-    shape = sides_of(node)[batch_axes:]
-    return {"dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype), "shape": shape}
-
-
-def sides_of(node: Node) -> list[int | None]:
-    """Its shape, batch axis included; None is a free side."""
-    return [side if isinstance(side, int) else None for side in node.shape]
+def _describe(node: Node, batch_axis: BatchAxis) -> dict[str, Any]:
+    sides = sides_of(node)
+    shape = sides if batch_axis == "none" else [side for axis, side in enumerate(sides) if axis != batch_axis]
+    return {"dtype": dtype_of(node), "shape": shape}
 
 
 def _compatible(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
@@ -283,5 +274,5 @@ def _compatible(ours: Sequence[int | None], theirs: Sequence[int | None]) -> boo
 
 
 def _sides(graph: Graph) -> str:
-    batch = "1" if graph.max_batch == 1 else "batch"
+    batch = "1" if graph.max_batch == 1 else str(graph.adapter.fixed_batch or "batch")
     return f"[{', '.join([batch, *('any' if side is None else str(side) for side in graph.shape)])}]"

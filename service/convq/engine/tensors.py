@@ -52,9 +52,12 @@ def admit_slowly(tensor: bytes, dtype: str, shape: str, graph: Graph, max_pixels
     return Prepared(normalise(pixels, graph.input), sides)
 
 
-def is_finite(data: bytes | NDArray[np.generic], dtype: str | np.dtype[Any]) -> bool:
-    """Whether a tensor's values, in C order, hold no NaN and no infinity. Integers hold none."""
+def is_finite(data: bytes | NDArray[np.generic], dtype: str | np.dtype[Any], cast_to: str | None = None) -> bool:
+    """Whether a tensor's values, in C order, hold no NaN and no infinity, also when cast. Integers hold none."""
     values = np.frombuffer(data, dtype=dtype)
+    if cast_to is not None:
+        with np.errstate(over="ignore"):
+            values = values.astype(cast_to)
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from convq.engine.graph_io.nodes import DTYPES, Node, dtype_of
 from convq.engine.image import normalise
 from convq.engine.independence import disturbance
 from convq.engine.samples import INPUTS, varied
-from convq.engine.signature import DTYPES, IMAGE_RANK, NUMERIC, Node, beyond
+from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, ModelFault, SettingsError
-from convq.printable import brief, brief_list
+from convq.importer.open_graph import OpenGraph, fixed_batch, is_numeric, known_extra, picture_input
+from convq.printable import brief
 from convq.repository.manifest import Input
 from convq.repository.manifest_errors import expectation
 
@@ -28,26 +30,12 @@ Source = Literal["given", "graph", "measured", "assumed"]
 Value = str | int | float | tuple[float, ...] | None
 Array = NDArray[Any]
 
-NUMBERS = {1: "one", 2: "two", 3: "three"}  # axes, where a picture has four
 CHANNELS = {1: "gray", 3: "rgb"}
 TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
 TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
 LEVELS = 255
 _MOST_AXES_SHOWN = 16
-
-
-class OpenGraph(Protocol):
-    """A graph that can be asked and run."""
-
-    @property
-    def inputs(self) -> Sequence[Node]: ...  # noqa: D102
-    @property
-    def outputs(self) -> Sequence[Node]: ...  # noqa: D102
-
-    def run(self, batch: Array) -> list[Any]:
-        """The outputs, in order, for the one input. Raises ModelFault where the graph refuses it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +61,7 @@ class Finding:
     """One value of the manifest, and how it came about."""
 
     table: str
-    """`input`, `limits`, or `outputs` of the name in `of`."""
+    """`input`, `extra_inputs`, `limits`, or `outputs` of the name in `of`."""
     key: str
     value: Value
     """None where the key stays out of the manifest; `why` says what that means."""
@@ -95,14 +83,17 @@ class Trial:
 
 def look_at_input(graph: OpenGraph, wishes: Overrides) -> tuple[list[Finding], Trial]:
     """What goes in. Raises ModelBroken where convq cannot feed this graph, SettingsError where a wish contradicts it."""
-    node = _only_input(graph)
+    node = picture_input(graph)
     dtype = DTYPES[node.type]
     found = [
-        Finding("input", "name", node.name, "graph", "its only input"),
-        Finding("input", "dtype", dtype, "graph", f"declared {node.type}"),
+        Finding(
+            "input", "name", node.name, "graph", "its only input" if len(graph.inputs) == 1 else "the only one left"
+        ),
+        Finding("input", "dtype", dtype_of(node), "graph", f"declared {node.type}"),
+        *_extra(graph),
     ]
     sides = tuple(side if isinstance(side, int) else None for side in node.shape[1:])
-    layout = None if wishes.color == "none" else _layout(sides)
+    layout = None if wishes.color == "none" else layout_of(sides)
     if layout is None:
         found.append(_no_picture(node, wishes))
         return found, _first_run(graph, Input(color="none"), sides, dtype)
@@ -122,11 +113,12 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
 
     Raises ModelBroken where the graph answers the same input in several ways.
     """
-    if _only_input(graph).shape[0] == 1:
+    if picture_input(graph).shape[0] == 1:
         why = "its batch axis is fixed at 1: jobs run one by one"
         return [Finding("limits", "max_batch", 1, "graph", why)]
-    most = wishes.max_batch if wishes is not None else None
-    inputs = np.stack(varied(trial.spec, trial.shape, DTYPES[graph.inputs[0].type], INPUTS))
+    wish, fixed = (wishes.max_batch if wishes is not None else None), fixed_batch(picture_input(graph))
+    most = wish if fixed is None else min(fixed, wish or fixed)
+    inputs = np.stack(varied(trial.spec, trial.shape, DTYPES[picture_input(graph).type], INPUTS))
 
     def run(batch: Array) -> dict[str, Array]:
         made = zip(graph.outputs, graph.run(batch), strict=True)
@@ -136,9 +128,11 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
         return [Finding("limits", "max_batch", 1, "graph", shared)]
     if why := disturbance(run, inputs, most):
         return [Finding("limits", "max_batch", 1, "measured", why)]
-    said: tuple[Source, str] = (
-        ("measured", "a batch answers as each job alone does") if most is None else ("given", "--max-batch")
-    )
+    said: tuple[Source, str] = "given", "--max-batch"
+    if fixed is not None and most == fixed:
+        said = "graph", f"its batch axis is fixed at {fixed}: fewer jobs are filled up with zeros"
+    elif wish is None:
+        said = "measured", "a batch answers as each job alone does"
     return [Finding("limits", "max_batch", most, *said)]
 
 
@@ -150,27 +144,13 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 # -- the input --------------------------------------------------------------------------------------------------------
 
 
-def _only_input(graph: OpenGraph) -> Node:
-    if len(graph.inputs) != 1:
-        names = brief_list(node.name for node in graph.inputs) or "none"
-        raise ModelBroken(f"the graph has {len(graph.inputs)} inputs ({names}); expected exactly one, the image")
-    node = graph.inputs[0]
-    if misfit := beyond(node.name, [output.name for output in graph.outputs]):
-        raise ModelBroken(misfit)
-    if node.type not in DTYPES:
-        raise ModelBroken(f"input {node.name} is a {brief(node.type)}; expected {' or '.join(DTYPES)}")
-    if not node.shape:
-        raise ModelBroken(f"input {node.name} has no axes; expected the batch first")
-    if isinstance(node.shape[0], int) and node.shape[0] != 1:
-        axes = len(node.shape)
-        lacks = f" (it has {NUMBERS[axes]} axes, expected four: is the batch missing?)" if axes in NUMBERS else ""
-        raise ModelBroken(
-            f"the batch axis of input {node.name} is fixed at {node.shape[0]}{lacks}; expected free, or 1"
-        )
-    return node
+def _extra(graph: OpenGraph) -> list[Finding]:
+    """What is given to the inputs that are no picture."""
+    why = "detectors that call an input so mean that by it"
+    return [Finding("extra_inputs", name, given, "assumed", why) for name, given in known_extra(graph.inputs).items()]
 
 
-def _layout(sides: Sequence[int | None]) -> Finding | None:
+def layout_of(sides: Sequence[int | None]) -> Finding | None:
     """Where the channels are, or None where this is no picture that convq could make."""
     if len(sides) != IMAGE_RANK - 1:
         return None
@@ -194,7 +174,7 @@ def _color(
     graph: OpenGraph, found: Sequence[Finding], layout: Finding, sides: Sequence[int | None], wishes: Overrides
 ) -> tuple[Finding, Trial]:
     """What the channels are, and a run that shows that the graph takes so many."""
-    dtype = DTYPES[graph.inputs[0].type]
+    dtype = DTYPES[picture_input(graph).type]
     channels = sides[0] if layout.value == "NCHW" else sides[-1]
     if wishes.color is not None:
         wanted = 1 if wishes.color == "gray" else 3
@@ -338,11 +318,6 @@ def noise(spec: Input, shape: tuple[int, ...], dtype: str, seed: int = 0) -> Arr
         return rng.standard_normal(shape, dtype=np.float32)
     pixels = rng.integers(0, LEVELS + 1, shape, dtype=np.uint8)
     return pixels if dtype == "uint8" else normalise(pixels, spec)
-
-
-def is_numeric(node: Node) -> bool:
-    """Whether an output is a tensor of numbers, and no sequence, map or text."""
-    return node.type.removeprefix("tensor(").removesuffix(")") in NUMERIC
 
 
 def _shown(shape: Sequence[Any]) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convq.engine.signature import DTYPES, IMAGE_RANK, Node
+from convq.engine.graph_io.nodes import DTYPES, Node
+from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, SettingsError
-from convq.importer.infer_input import Finding, OpenGraph, Overrides, Source, Trial, Value, is_numeric, noise
+from convq.importer.infer_input import Finding, Overrides, Source, Trial, Value, noise
+from convq.importer.open_graph import OpenGraph, batch_axis_of, fixed_batch, is_numeric, picture_input
 from convq.printable import brief_list
 
 LABELS = "labels.txt"
@@ -83,6 +85,7 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Overrides) -> tuple[
                 ("given", "--task tensor") if wishes.task == TENSOR else ("measured", f"{shape} a job")
             )
             found.append(_about(output, "meaning", "tensor", *said))
+        found += _batch_axis(output, picture_input(graph))
     for node in graph.outputs:
         if not is_numeric(node):
             found.append(
@@ -91,6 +94,16 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Overrides) -> tuple[
     if not outputs:
         raise ModelBroken("none of its outputs is a tensor of numbers")
     return found, classes.classes if classes is not None else 0
+
+
+def _batch_axis(output: _Output, picture: Node) -> list[Finding]:
+    """Where it counts jobs, unless that is the first axis."""
+    if batch_axis_of(picture, output.node):
+        return [_about(output, "batch_axis", 1, "graph", "its second axis is called as the batch is")]
+    if output.shape[:1] != (1,) and fixed_batch(picture) is None:
+        why = f"it has the shape {list(output.shape)} for one job: jobs run one by one"
+        return [_about(output, "batch_axis", "none", "measured", why)]
+    return []
 
 
 def activation_of(rows: Sequence[NDArray[Any]]) -> tuple[str, Source, str]:
@@ -116,7 +129,7 @@ def _sum_to_one(values: Sequence[NDArray[np.float64]]) -> bool:
 
 def _run(graph: OpenGraph, trial: Trial) -> list[_Output]:
     """The outputs that are numbers, each with what it said about several noises."""
-    dtype = DTYPES[graph.inputs[0].type]
+    dtype = DTYPES[picture_input(graph).type]
     runs = [trial.alone]
     runs += [graph.run(noise(trial.spec, (1, *trial.shape), dtype, seed)) for seed in range(1, NOISES)]
     columns = zip(graph.outputs, zip(*runs, strict=True), strict=True)

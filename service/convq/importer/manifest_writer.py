@@ -21,6 +21,8 @@ def manifest_text(description: str, findings: Sequence[Finding]) -> str:
         [f"description = {_toml(description)}"],
         ["[input]", *_lines(one for one in findings if one.table == "input")],
     ]
+    if extra := list(_lines(one for one in findings if one.table == "extra_inputs")):
+        blocks.append(["[extra_inputs]", *extra])
     for name in outputs:
         about = [one for one in findings if one.table == "outputs" and one.of == name]
         if [one.value for one in about] == [None]:

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convq.engine.signature import Node
-from convq.errors import ModelBroken, ModelFault
+from convq.errors import ModelBroken
 from convq.importer.families import as_the_family_does
 from convq.importer.infer_input import Finding, Overrides, as_json, look_at_batch, look_at_input
 from convq.importer.infer_outputs import check_some_are_numbers, look_at_outputs
 from convq.importer.manifest_writer import manifest_text
+from convq.importer.open_graph import Session
 from convq.importer.sandbox import answer_once, ask
 from convq.repository.files import MOST_BYTES, read_given
 from convq.repository.operators import Operators, operators_of
@@ -63,27 +63,6 @@ def probe(file: Path, called: str, wishes: Overrides, *, within_s: float) -> Pro
     return Probed(ok=True, findings=findings, manifest=answer["manifest"], classes=answer["classes"])
 
 
-class _Session:
-    """An onnxruntime session as a graph that can be asked."""
-
-    def __init__(self, content: bytes, called: Path) -> None:
-        from convq.engine.onnx_session import open_session  # noqa: PLC0415 - only the child may load onnxruntime
-
-        self._session = open_session(content, called, "cpu", 1)
-        self.inputs: Sequence[Node] = self._session.get_inputs()
-        self.outputs: Sequence[Node] = self._session.get_outputs()
-
-    def run(self, batch: Any) -> list[Any]:
-        """The outputs, in order. Raises ModelFault."""
-        from convq.engine.onnx_session import without_paths  # noqa: PLC0415 - as above
-
-        try:
-            made: list[Any] = self._session.run(None, {self.inputs[0].name: batch})
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
-            raise ModelFault(without_paths(str(error))) from None
-        return made
-
-
 def _probe(question: dict[str, Any]) -> dict[str, Any]:
     """In the child. Raises ModelBroken, SettingsError."""
     content = read_given(Path(question["file"]), MOST_BYTES["model.onnx"])
@@ -96,13 +75,21 @@ def look(content: bytes, called: str, wishes: Overrides) -> dict[str, Any]:
     `{"findings": […], "manifest": text, "classes": number}`. Raises ModelBroken, SettingsError.
     """
     operators = _operators(content)
-    graph = _Session(content, Path(called))
+    graph = _opened(content, Path(called))
     check_some_are_numbers(graph)
     findings, trial = look_at_input(graph, wishes)
     findings = as_the_family_does(findings, trial, wishes)
     meanings, classes = look_at_outputs(graph, trial, wishes)
     findings += [*meanings, *look_at_batch(graph, trial, wishes, operators.shared_fault())]
     return {"findings": as_json(findings), "manifest": manifest_text("", findings), "classes": classes}
+
+
+def _opened(content: bytes, called: Path) -> Session:
+    """Raises ModelBroken."""
+    from convq.engine.onnx_session import open_session, without_paths  # noqa: PLC0415 - only the child may load onnxruntime
+
+    session = open_session(content, called, "cpu", 1)
+    return Session(session, refused=without_paths)
 
 
 def _operators(content: bytes) -> Operators:

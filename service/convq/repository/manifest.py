@@ -5,23 +5,33 @@ It knows nothing of onnxruntime: what the manifest claims is held against the gr
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from convq.errors import ModelBroken
 from convq.protocol import LAST_VERSION
-from convq.repository.bounds import MOST_OUTPUTS, InnerPath, NodeName, Number, Table, as_tuple
+from convq.repository.bounds import MOST_OUTPUTS, InnerPath, NodeName, Number, Table
 from convq.repository.detections_table import Detections
 from convq.repository.files import MOST_BYTES, read_inside, text_of
-from convq.repository.manifest_errors import expectation, explain
+from convq.repository.manifest_errors import explain
+from convq.repository.tables.input import Input, objection
+
+__all__ = ["FILE", "Input", "Limits", "Manifest", "Output", "Rollout", "objection"]
 
 FILE = "manifest.toml"
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
 """A dotted key of so many parts: tomllib takes the square of their number, minutes for a file of a megabyte."""
+
+
+LAST_AXIS: Final = 7
+RULES: Final = ("size", "size_wh", "ones")
+MOST_GIVEN: Final = 64
+"""Numbers for one extra input."""
 
 
 def _as_list_of_tables(value: Any) -> Any:
@@ -31,124 +41,26 @@ def _as_list_of_tables(value: Any) -> Any:
     return tuple(value)
 
 
-def _scales(value: float) -> float:
-    """Every level times 0 is the same: nothing of the picture would be left."""
-    if value == 0:
-        raise ValueError("a number other than 0, as pixels are multiplied by it")
-    return value
+def _axis(value: Any) -> int | str:
+    """In words of its own, which a union of two types would not have."""
+    if value == "none" or (type(value) is int and 0 <= value <= LAST_AXIS):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"a number from 0 to {LAST_AXIS}, or 'none'")
 
 
-Level = Annotated[int, Field(ge=0, le=255)]
-Factor = Annotated[Number, AfterValidator(_scales)]
-PerChannel = Annotated[tuple[Number, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)]
-Side = Annotated[int, Field(ge=1, le=65535)]
+def _given(value: Any) -> str | tuple[float, ...]:
+    """What an extra input is given: a word, or numbers."""
+    if isinstance(value, str) and value in RULES:
+        return value
+    numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if 0 < len(numbers) <= MOST_GIVEN and all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+        return tuple(float(one) for one in numbers)
+    raise ValueError(f"{', '.join(map(repr, RULES))}, or 1 to {MOST_GIVEN} numbers")
+
+
+BatchAxis = Annotated[int | Literal["none"], PlainValidator(_axis)]
+Given = Annotated[Literal["size", "size_wh", "ones"] | tuple[float, ...], PlainValidator(_given)]
 VersionNumber = Annotated[int, Field(ge=1, le=LAST_VERSION)]
-
-
-class Input(Table):
-    """`[input]`: how an image becomes the one input of the graph.
-
-    Sizes are in pixels and are those of the graph's input; what the image is scaled to is smaller by `pad` on every
-    side. An image that has the size of the input already is taken as it is (unless `short_side` is given). `mean`, `std` and `pad_value` are in the model's own order of channels, one value for all or one each.
-    """
-
-    name: NodeName | None = None
-    """The graph's input. Left out: the only one it has."""
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    color: Literal["gray", "rgb", "bgr", "none"] = "rgb"
-    """none: no image at all. The model takes tensors of any rank, and what else stands here about images is not used."""
-    dtype: Literal["uint8", "float32"] | None = None
-    """What the graph takes; the graph decides, and a value given here must agree with it."""
-    height: Side | None = None
-    width: Side | None = None
-    """Left out: the graph's; free where the graph's is free."""
-    multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Free sides are filled with `pad_value` at the bottom and the right up to a multiple of this."""
-    resize: Literal["stretch", "crop", "letterbox", "height", "none"] = "stretch"
-    """stretch: both sides, ignoring the proportions; crop: short side, then the centre, pixel for pixel as torchvision's
-    Resize and CenterCrop; letterbox: fit inside, fill the rest; height: to the height, the width follows; none: only images
-    of the right size."""
-    short_side: Side | None = None
-    """With `crop`: the short side before cropping; what is shorter than the crop is filled with `pad_value` on both ends.
-    Left out: the smallest that covers the crop."""
-    align: Literal["centre", "start"] = "centre"
-    """With `letterbox`: where the image lies. start: at the top left, all that is filled is right of it and below."""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
-    """Pillow's filters; all but `nearest` average over the source area when they shrink."""
-    pad: Annotated[int, Field(ge=0, le=4096)] = 0
-    """A border of `pad_value` on all four sides, inside `height` and `width`."""
-    pad_value: Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)] = (0,)
-    background: Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=3)] = (0,)
-    """What shows through transparent pixels: one level, or red, green and blue."""
-    scale: Factor = 1.0
-    mean: PerChannel = (0.0,)
-    std: PerChannel = (1.0,)
-    """For float32 graphs: value = (pixel * scale - mean) / std, with pixels 0 to 255."""
-
-    @property
-    def channels(self) -> int:
-        """1 for gray, otherwise 3; for `color` none it means nothing."""
-        return 1 if self.color == "gray" else 3
-
-    @property
-    def normalises(self) -> bool:
-        """Whether pixels are changed by scale, mean or std."""
-        return self.scale != 1.0 or any(self.mean) or any(value != 1.0 for value in self.std)
-
-    @field_validator("mean", "std", "pad_value", "background")
-    @classmethod
-    def _three_or_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(value) == 2:  # noqa: PLR2004  (images here have one channel or three)
-            raise ValueError("one value, or one for each of three channels")
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _divides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(part <= 0 for part in value):
-            raise ValueError("values above 0, as pixels are divided by them")
-        return value
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
-        if self.color == "none" and self.model_fields_set - {"name", "color", "dtype"}:
-            odd = sorted(self.model_fields_set - {"name", "color", "dtype"})
-            raise ValueError(f"no {', '.join(odd)}, as color is none: there are no images")
-        if self.color == "gray" and max(map(len, (self.mean, self.std, self.pad_value, self.background))) > 1:
-            raise ValueError("one value each for mean, std, pad_value and background, as color is gray")
-        for side, name in ((self.height, "height"), (self.width, "width")):
-            if side is not None and side <= 2 * self.pad:
-                raise ValueError(f"{name} above twice the pad of {self.pad}")
-        if self.short_side is not None and self.resize != "crop":
-            raise ValueError("short_side only together with resize = 'crop'")
-        if self.align == "start" and self.resize != "letterbox":
-            raise ValueError("align = 'start' only together with resize = 'letterbox'")
-        if self.resize == "height" and self.width is not None:
-            raise ValueError("no width, as resize = 'height' leaves it free")
-        return self
-
-    def sized(self, height: int | None, width: int | None) -> Input:
-        """The same with the graph's `height` and `width` where the manifest leaves them out; None stays free."""
-        if self.color == "none":
-            return self
-        known = {"height": self.height or height, "width": self.width or width}
-        return Input.model_validate({**self.model_dump(), **known})
-
-    @property
-    def lacks(self) -> str | None:
-        """The side that the resize rule needs and that neither manifest nor graph fixes, or None."""
-        needs = {"stretch": ("height", "width"), "crop": ("height", "width"), "letterbox": ("height", "width")}
-        sides = needs.get(self.resize, ("height",) if self.resize == "height" else ())
-        return next((side for side in sides if getattr(self, side) is None), None)
-
-
-def objection(key: str, value: Any) -> str:
-    """Why `[input]` takes no such value for `key`, whatever else stands there: what it expects; empty where it takes it."""
-    try:
-        Input.model_validate({key: value})
-    except ValidationError as err:
-        return expectation(err)
-    return ""
 
 
 class Output(Table):
@@ -165,6 +77,8 @@ class Output(Table):
     scale: Number = 1.0
     offset: Number = 0.0
     """For images: level = value * scale + offset, rounded and cut to 0 to 255."""
+    batch_axis: BatchAxis = 0
+    """Which axis counts the jobs of a batch. none: no axis does, so that jobs run one by one."""
 
     @model_validator(mode="after")
     def _only_classes_have_labels(self) -> Self:
@@ -252,6 +166,9 @@ class Manifest(Table):
 
     description: Annotated[str, Field(max_length=4000)] = ""
     input: Input = Input()
+    extra_inputs: dict[NodeName, Given] = Field(default_factory=dict)
+    """What the graph takes besides the picture, and is given the same for every job of a batch. size: height and width of the
+    network's input, in pixels; size_wh: width and height; ones: nothing but 1; else the numbers themselves."""
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_as_list_of_tables)] = ()
     """Left out: every output of the graph, as tensors; with detections those that they are made of."""
     detections: Detections | None = None
@@ -275,6 +192,8 @@ class Manifest(Table):
             raise ValueError(f"every output and feature map once: {', '.join(twice)}")
         if sum(output.meaning == "classes" for output in self.outputs) > 1:
             raise ValueError("at most one output that means classes")
+        if self.input.name is not None and self.input.name in self.extra_inputs:
+            raise ValueError(f"input.name to be none of extra_inputs: {self.input.name} is both")
         if self.rollout is not None and self.rollout.version == self.versions.require:
             raise ValueError(
                 "versions.require and rollout.version to be two versions: a candidate is none that must answer"

@@ -28,6 +28,10 @@ OK: Final = "ok"
 UNCHECKED: Final = "not checked"
 MOST_HASHED_BYTES: Final = 8 << 30
 """Of all graphs whose checksums one listing compares, the newest of each model first; it takes some ten seconds."""
+SHOWN_OF_INPUT: Final = (
+    *("color", "dtype", "height", "width", "layout", "resize"),
+    *("long_side", "multiple_of", "align", "interpolation"),
+)
 SHORT: Final = 12
 """Digits of a checksum that tell versions apart."""
 
@@ -135,7 +139,8 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
         "name": folder.name,
         "description": manifest.description,
         "newest": folder.newest,
-        "input": manifest.input.model_dump(include={"color", "dtype", "height", "width", "layout", "resize"}),
+        "input": manifest.input.model_dump(include=set(SHOWN_OF_INPUT)),
+        "extra_inputs": manifest.extra_inputs,
         "outputs": [output.model_dump(exclude_none=True) for output in manifest.outputs],
         "feature_maps": list(manifest.feature_maps),
         "labels": len(files.labels()),
@@ -241,7 +246,25 @@ def input_text(spec: dict[str, Any]) -> str:
     if spec["color"] == "none":
         return "tensors" + (f" of {spec['dtype']}" if spec["dtype"] else "")
     sides = " x ".join(str(spec[side] or "any") for side in ("height", "width"))
+    if spec["resize"] == "fit":
+        sides = f"at most {spec['long_side']} a side, a multiple of {spec['multiple_of']},"
     return f"{sides} {spec['color']}" + (f", {spec['dtype']}" if spec["dtype"] else "")
+
+
+def extra_text(extra: Mapping[str, Any]) -> str:
+    """What the other inputs are given, in a few words."""
+    shown = {
+        name: given if isinstance(given, str) else ", ".join(f"{one:g}" for one in given)
+        for name, given in extra.items()
+    }
+    return "; ".join(f"{name} = {given}" for name, given in shown.items())
+
+
+def output_text(output: Mapping[str, Any]) -> str:
+    """One output of a `document_of`, in a few words."""
+    axis = output["batch_axis"]
+    place = "" if axis == 0 else ", no batch axis" if axis == "none" else f", batch axis {axis}"
+    return f"{output['name']} ({output['meaning']}{place})"
 
 
 def accuracy_text(report: Mapping[str, Any]) -> str:

@@ -20,9 +20,11 @@ from convq.cli.models.folder import (
     Version,
     accuracy_text,
     document_of,
+    extra_text,
     input_text,
     models_option,
     open_model,
+    output_text,
     versions_of,
 )
 from convq.cli.versions import version_option
@@ -137,7 +139,7 @@ def _for_programs(
 
 
 def _print(document: Mapping[str, Any], versions: Sequence[Version], table: Architecture | None, missing: str) -> None:
-    outputs = [f"{one['name']} ({one['meaning']})" for one in document["outputs"]]
+    outputs = [output_text(one) for one in document["outputs"]]
     detections = facts_of(document.get("detections"))
     default = "those of the detections" if detections else "every output of the graph, as tensors"
     facts = {
@@ -145,6 +147,7 @@ def _print(document: Mapping[str, Any], versions: Sequence[Version], table: Arch
         "version": f"{document['version']}" + (" (the newest)" if document["version"] == document["newest"] else ""),
         "state": document["state"] if document["state"] == OK else f"BROKEN: {document['state']}",
         "input": input_text(document["input"]),
+        "extra inputs": extra_text(document["extra_inputs"]),
         "outputs": ", ".join(outputs) or default,
         **detections,
         "feature maps": ", ".join(document["feature_maps"]),

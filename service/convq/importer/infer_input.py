@@ -26,7 +26,7 @@ from convq.printable import brief
 from convq.repository.manifest import Input
 from convq.repository.manifest_errors import expectation
 
-Source = Literal["given", "graph", "measured", "assumed"]
+Source = Literal["given", "preset", "graph", "measured", "assumed"]  # preset: its package says so
 Value = str | int | float | tuple[float, ...] | None
 Array = NDArray[Any]
 
@@ -226,7 +226,7 @@ def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Overrides) -> l
 
 
 def scale_of(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[float, str]:
-    """What pixels are multiplied by where only mean and deviation were said, and why: a guess. `models/export.py` asks here too."""
+    """What pixels are multiplied by where only mean and deviation were said, and why: a guess."""
     in_levels = max(*(mean or (0.0,)), *(std or (0.0,))) > 1
     if in_levels:
         return 1.0, "a mean or std above 1 is one of levels 0 to 255"

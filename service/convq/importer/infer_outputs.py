@@ -109,7 +109,7 @@ def _batch_axis(output: _Output, picture: Node) -> list[Finding]:
 def activation_of(rows: Sequence[NDArray[Any]]) -> tuple[str, Source, str]:
     """What makes scores of the class values that a network gave for some noise: the activation, how that is known, and why.
 
-    Each of `rows` holds the values of one image. `models add` and `models/export.py` both ask here.
+    Each of `rows` holds the values of one image.
     """
     values = [row.astype(np.float64) for row in rows]
     low = min(float(row.min()) for row in values)

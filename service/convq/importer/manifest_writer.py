@@ -11,13 +11,11 @@ from convq.printable import excerpt
 COMMENT_COLUMN = 28
 
 
-def manifest_text(description: str, findings: Sequence[Finding]) -> str:
-    """The whole file. What was assumed is marked with `# assumed: …; check`."""
+def manifest_text(description: str, findings: Sequence[Finding], by: str = "convq models add") -> str:
+    """The whole file, as the command `by` writes it. What was assumed is marked with `# assumed: …; check`."""
     outputs = dict.fromkeys(one.of for one in findings if one.table == "outputs")
     blocks = [
-        [
-            "# Written by `convq models add`. Where it says assumed, nothing in the graph could tell: check those values."
-        ],
+        [f"# Written by `{by}`. Where it says assumed, nothing in the graph could tell: check those values."],
         [f"description = {_toml(description)}"],
         ["[input]", *_lines(one for one in findings if one.table == "input")],
     ]

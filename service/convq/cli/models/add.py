@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from convq.importer.adding import Added
     from convq.importer.infer_input import Overrides, Value
 
-SURE = {"given": "you said so", "graph": "the graph says so", "measured": "it was tried", "assumed": "CHECK THIS"}
+SURE = {
+    "given": "you said so",
+    "preset": "its package says so",
+    "graph": "the graph says so",
+    "measured": "it was tried",
+    "assumed": "CHECK THIS",
+}
 
 
 @click.command()
@@ -132,7 +138,7 @@ def _show(added: Added) -> None:
     from convq.importer.manifest_writer import place_of  # noqa: PLC0415 - brings the engine's parts
 
     if added.findings:
-        rows = [[place_of(one), _text(one.value), one.why, SURE[one.source]] for one in added.findings]
+        rows = [[place_of(one), shown_value(one.value), one.why, SURE[one.source]] for one in added.findings]
         print_table(["what", "value", "from", "how sure"], rows)
         print_line()
     if sources := added.report.get("weights_from"):
@@ -150,7 +156,8 @@ def _show(added: Added) -> None:
         print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
 
 
-def _text(value: Value) -> str:
+def shown_value(value: Value) -> str:
+    """A value of the manifest in a table."""
     if isinstance(value, tuple):
-        return ", ".join(_text(part) for part in value)
+        return ", ".join(shown_value(part) for part in value)
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

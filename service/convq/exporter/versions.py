@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import data  # type: ignore[import-not-found]
-import numpy as np
 import onnx
 import torch
-from graphs import OPSET, WithFeatureMaps, example_shape, takes, tensors, to_onnx  # type: ignore[import-not-found]
-from networks import Refused  # type: ignore[import-not-found]
-from parity import batches, prove  # type: ignore[import-not-found]
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from convq.engine.engine import MODEL, REPORT, Engine
+from convq.errors import ExportRefused
+from convq.exporter.graphs import OPSET, WithFeatureMaps, example_shape, takes, tensors, to_onnx
+from convq.exporter.parity import batches, prove
+from convq.layers import layers_of
 from convq.repository.keeping import keep_with, place
 from convq.repository.manifest import FILE, Manifest
 from convq.repository.operators import operators_of
@@ -39,7 +33,7 @@ Step = Callable[[str], None]
 def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any]:
     """Export and prove version `number` of the model in `folder`, whose manifest is there; returns the report.
 
-    Writes model.onnx, features.onnx where the manifest names feature maps, and report.json. Raises Refused where the
+    Writes model.onnx, features.onnx where the manifest names feature maps, and report.json. Raises ExportRefused where the
     network cannot be exported or is not the same in onnxruntime, ModelBroken where the service could not serve it.
     """
     manifest = Manifest.read(folder)
@@ -50,7 +44,9 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
     step("tracing")
     model = to_onnx(served, manifest.input, names)
     if why := operators_of(model).random_fault():
-        raise Refused(f"the network {why}; forward itself may leave something in training mode, as F.dropout does")
+        raise ExportRefused(
+            f"the network {why}; forward itself may leave something in training mode, as F.dropout does"
+        )
     (target / MODEL).write_bytes(model)
     report: dict[str, Any] = {
         "sha256": hashlib.sha256(model).hexdigest(),
@@ -85,7 +81,7 @@ def steps(folder: Path) -> int:
 
 
 def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
-    """The names of the graph's outputs: the manifest's, or the network's own where it names none. Raises Refused."""
+    """The names of the graph's outputs: the manifest's, or the network's own where it names none. Raises ExportRefused."""
     if manifest.outputs:
         return [output.name for output in manifest.outputs]
     shape, dtype = example_shape(manifest.input, 1), manifest.input.dtype or "float32"
@@ -94,7 +90,7 @@ def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
 
 
 def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str], step: Step) -> dict[str, float]:
-    """Batch size -> largest difference, for the report. Raises Refused above the tolerance."""
+    """Batch size -> largest difference, for the report. Raises ExportRefused above the tolerance."""
     absolute, limit = {manifest.classes.name} if manifest.classes else set(), manifest.limits.max_batch
     sizes, found = batches(limit), {}
     step(f"comparing with PyTorch at batch {sizes[0]}")
@@ -107,39 +103,9 @@ def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str]
 
 
 def layers(model: bytes) -> dict[str, Any]:
-    """The report's table of `layers` and its sum of `macs` (free sides leave that unknown), where convq can tell."""
-    try:
-        architecture: Any = importlib.import_module("convq.layers")
-    except ImportError:
-        return {}
-    table = architecture.layers_of(model)
+    """The report's table of `layers` and its sum of `macs` (free sides leave that unknown)."""
+    table = layers_of(model)
     return {"macs": table.macs, "layers": table.to_json()}
-
-
-def accuracy(folder: Path, number: int, idx: Path, dataset: str) -> dict[str, Any]:
-    """Share of the whole test set that the service would get right: PNG bytes in, decode, run. Raises Refused."""
-    engine = Engine.load(folder, number, device="cpu")
-    if engine.classes is None:
-        raise Refused("--data measures how many classes are right; the manifest has no output that means classes")
-    try:
-        images, labels = data.load(idx, "t10k", dataset)
-    except (ValueError, OSError) as err:
-        raise Refused(str(err)) from err
-    right = 0
-    starts = range(0, len(images), engine.max_batch)
-    console = Console(stderr=True)
-    for start in track(starts, "test set", console=console, transient=True, disable=not console.is_terminal):
-        some = slice(start, start + engine.max_batch)
-        logits = engine.run([engine.prepare(engine.decode(png(image))) for image in images[some]])[engine.classes]
-        right += int((logits.argmax(axis=1) == labels[some]).sum())
-    return {"dataset": dataset, "images": len(images), "right": right, "share": right / len(images)}
-
-
-def png(image: np.ndarray[Any, Any]) -> bytes:
-    """One gray image as a PNG file."""
-    out = BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
 
 
 def write_report(target: Path, report: Mapping[str, Any]) -> None:

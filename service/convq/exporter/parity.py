@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from graphs import example_shape, tensors  # type: ignore[import-not-found]
-from networks import Refused  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 from torch import nn
 
 from convq.engine.image import normalise
+from convq.errors import ExportRefused
+from convq.exporter.graphs import example_shape, tensors
 from convq.repository.manifest import Input
 
 TOLERANCE = 1e-4  # float32 sums in another order differ by about 1e-6; a wrong padding or layer by far more
@@ -35,7 +35,7 @@ def prove(
     """Yield each batch size with the largest difference found there, over all outputs `names` of the file.
 
     `net` is the network that was exported; `absolute` are the outputs whose differences count as they are. Free sides
-    have another length at every size. Raises Refused above TOLERANCE, for NaN, for an output whose first axis is not
+    have another length at every size. Raises ExportRefused above TOLERANCE, for NaN, for an output whose first axis is not
     the batch, and where an image's answer depends on its neighbours.
     """
     session = open_session(model)
@@ -49,7 +49,7 @@ def prove(
             made = session.run(list(names), {session.get_inputs()[0].name: batch})
         except Exception as err:
             # onnxruntime's exceptions share no base class.
-            raise Refused(f"onnxruntime refuses a batch of {size}: {str(err).splitlines()[0]}") from err
+            raise ExportRefused(f"onnxruntime refuses a batch of {size}: {str(err).splitlines()[0]}") from err
         found = [
             _compare(name, expected[name], one, name in absolute, size) for name, one in zip(names, made, strict=True)
         ]
@@ -70,36 +70,40 @@ def random_batch(spec: Input, size: int, step: int) -> NDArray[Any]:
 
 
 def answer(net: nn.Module, batch: NDArray[Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """What PyTorch says, by name. Raises Refused where it returns another number of tensors than there are names."""
+    """What PyTorch says, by name. Raises ExportRefused where it returns another number of tensors than there are names."""
     with torch.no_grad():
         made = [one.numpy() for one in tensors(net(torch.from_numpy(batch))).values()]
     if len(made) != len(names):
-        raise Refused(f"the network returns {len(made)} tensors; the manifest names {len(names)}: {', '.join(names)}")
+        raise ExportRefused(
+            f"the network returns {len(made)} tensors; the manifest names {len(names)}: {', '.join(names)}"
+        )
     return dict(zip(names, made, strict=True))
 
 
 def open_session(model: bytes) -> Any:
-    """The file in onnxruntime, on the CPU. Raises Refused."""
+    """The file in onnxruntime, on the CPU. Raises ExportRefused."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:
         # As in `prove`: onnxruntime's exceptions share no base class.
-        raise Refused(f"onnxruntime refuses the file: {str(err).splitlines()[0]}") from err
+        raise ExportRefused(f"onnxruntime refuses the file: {str(err).splitlines()[0]}") from err
 
 
 def _compare(name: str, expected: NDArray[Any], actual: NDArray[Any], absolute: bool, size: int) -> float:
-    """The difference of one output. Raises Refused where it is no proof."""
+    """The difference of one output. Raises ExportRefused where it is no proof."""
     if expected.shape != actual.shape:
-        raise Refused(f"{name}: onnxruntime gives {list(actual.shape)}, PyTorch {list(expected.shape)}")
+        raise ExportRefused(f"{name}: onnxruntime gives {list(actual.shape)}, PyTorch {list(expected.shape)}")
     if expected.shape[:1] != (size,):
-        raise Refused(f"{name} is {list(expected.shape)} for a batch of {size}; expected {size} first")
+        raise ExportRefused(f"{name} is {list(expected.shape)} for a batch of {size}; expected {size} first")
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     scale = 1.0 if absolute else max(1.0, float(np.abs(wide).max(initial=0.0)))
     found = float(np.abs(other - wide).max(initial=0.0)) / scale
     if not found <= TOLERANCE:  # also when it is NaN
-        raise Refused(f"{name}: at batch {size} onnxruntime and PyTorch differ by {found:.2e}; at most {TOLERANCE:g}")
+        raise ExportRefused(
+            f"{name}: at batch {size} onnxruntime and PyTorch differ by {found:.2e}; at most {TOLERANCE:g}"
+        )
     return found
 
 
@@ -110,4 +114,4 @@ def _alone_as_together(net: nn.Module, batch: NDArray[Any], together: Arrays) ->
         row, single = all_rows[-1:].astype(np.float64), alone[name].astype(np.float64)
         scale = max(1.0, float(np.abs(row).max(initial=0.0)))
         if row.shape != single.shape or not np.abs(row - single).max(initial=0.0) <= TOLERANCE * scale:
-            raise Refused(f"{name}: an image's answer depends on the other images of its batch")
+            raise ExportRefused(f"{name}: an image's answer depends on the other images of its batch")

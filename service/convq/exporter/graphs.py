@@ -12,9 +12,10 @@ from typing import Any
 
 import onnx
 import torch
-from networks import Refused, nearest  # type: ignore[import-not-found]
 from torch import nn
 
+from convq.errors import ExportRefused
+from convq.exporter.networks import nearest
 from convq.repository.manifest import Input
 
 OPSET = 20  # read by every onnxruntime from 1.17 on; nothing here needs a newer one
@@ -55,13 +56,13 @@ class WithFeatureMaps(nn.Module):
         known = dict(net.named_modules())
         for name in names:
             if not name or name not in known:
-                raise Refused(
+                raise ExportRefused(
                     f"feature map '{name}': the network has no such module; {nearest(name, filter(None, known))}"
                 )
         self.watched = {name: known[name] for name in names}
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The outputs, then the maps in the order of their names. Raises Refused where a module gives not one map."""
+        """The outputs, then the maps in the order of their names. Raises ExportRefused where a module gives not one map."""
         seen: dict[str, Any] = {}
         hooks = [module.register_forward_hook(_keeper(seen, name)) for name, module in self.watched.items()]
         try:
@@ -71,26 +72,30 @@ class WithFeatureMaps(nn.Module):
                 hook.remove()
         for name in self.watched:
             if not isinstance(seen.get(name), torch.Tensor):
-                raise Refused(f"feature map '{name}': the module gave no tensor, or did not run")
+                raise ExportRefused(f"feature map '{name}': the module gave no tensor, or did not run")
         return (*outputs.values(), *(seen[name] for name in self.watched))
 
 
 def takes(net: nn.Module, spec: Input) -> nn.Module:
     """The network as it is served: with its normalisation in front where it takes uint8 and has `mean` and `std`.
 
-    One without them must take uint8 by itself. Raises Refused where it has only one of the two, and where the model
+    One without them must take uint8 by itself. Raises ExportRefused where it has only one of the two, and where the model
     takes no images.
     """
     if spec.color == "none":
-        raise Refused("color is none in the manifest; expected images (an ONNX file of any kind: `convq models add`)")
+        raise ExportRefused(
+            "color is none in the manifest; expected images (an ONNX file of any kind: `convq models add`)"
+        )
     has = [name for name in ("mean", "std") if hasattr(net, name)]
     if spec.dtype != "uint8" or not has:
         return net
     if len(has) == 1:
-        raise Refused(f"the network has a {has[0]}; expected mean and std, both or none, as the graph takes uint8")
+        raise ExportRefused(
+            f"the network has a {has[0]}; expected mean and std, both or none, as the graph takes uint8"
+        )
     for name in has:
         if len(_numbers(getattr(net, name))) not in {1, spec.channels}:
-            raise Refused(
+            raise ExportRefused(
                 f"the network's {name} has {len(_numbers(getattr(net, name)))} values; expected 1 or {spec.channels}"
             )
     return FromPixels(net, spec.layout).eval()
@@ -108,7 +113,7 @@ def example_shape(spec: Input, images: int, step: int = 0) -> tuple[int, ...]:
 
 
 def to_onnx(net: nn.Module, spec: Input, outputs: Sequence[str]) -> bytes:
-    """The ONNX file for batches of any number of images, of any size where `spec` leaves sides free. Raises Refused."""
+    """The ONNX file for batches of any number of images, of any size where `spec` leaves sides free. Raises ExportRefused."""
     example = torch.zeros(example_shape(spec, 2), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
     axes: dict[int, Any] = {0: "batch"}
     first = 2 if spec.layout == "NCHW" else 1
@@ -121,7 +126,7 @@ def to_onnx(net: nn.Module, spec: Input, outputs: Sequence[str]) -> bytes:
 def trace(net: nn.Module, example: torch.Tensor, axes: Mapping[int, Any], name: str, outputs: Sequence[str]) -> bytes:
     """The ONNX file of a network with one input, in one piece, with nothing in it about this machine.
 
-    `axes` are those that stay free, with their names. Raises Refused, with the first line of PyTorch's reason.
+    `axes` are those that stay free, with their names. Raises ExportRefused, with the first line of PyTorch's reason.
     """
     try:
         with _quiet():
@@ -139,11 +144,11 @@ def trace(net: nn.Module, example: torch.Tensor, axes: Mapping[int, Any], name: 
             onnx.checker.check_model(proto, full_check=True)
             strip(proto)
             return bytes(proto.SerializeToString())
-    except Refused:
+    except ExportRefused:
         raise
     except Exception as err:
         # Tracing runs the user's code in PyTorch's machinery: there is no base class for what may come out.
-        raise Refused(
+        raise ExportRefused(
             f"PyTorch cannot export it with a free {', '.join(map(str, axes.values()))}: {reason(err)}"
         ) from err
 
@@ -162,14 +167,16 @@ def strip(proto: onnx.ModelProto) -> None:
 def tensors(outputs: Any) -> dict[str, torch.Tensor]:
     """What a network returned, by name: one tensor is `output`, several are `output_0`, …, a dict has its own names.
 
-    Raises Refused for anything else.
+    Raises ExportRefused for anything else.
     """
     if isinstance(outputs, torch.Tensor):
         return {"output": outputs}
     named = outputs if isinstance(outputs, Mapping) else {f"output_{i}": one for i, one in enumerate(_several(outputs))}
     odd = [name for name, one in named.items() if not isinstance(one, torch.Tensor)]
     if odd or not named:
-        raise Refused(f"the network returns {_kinds(outputs)}; expected a tensor, several of them, or a dict of them")
+        raise ExportRefused(
+            f"the network returns {_kinds(outputs)}; expected a tensor, several of them, or a dict of them"
+        )
     return dict(named)
 
 
@@ -201,7 +208,7 @@ def _kinds(outputs: Any) -> str:
 def _keeper(seen: dict[str, Any], name: str) -> Callable[..., None]:
     def keep(_module: nn.Module, _given: Any, made: Any) -> None:
         if name in seen:
-            raise Refused(f"feature map '{name}': the module runs more than once; expected one map for one image")
+            raise ExportRefused(f"feature map '{name}': the module runs more than once; expected one map for one image")
         seen[name] = made
 
     return keep

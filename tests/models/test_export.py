@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from convq import Client
 from convq.engine.engine import Engine
@@ -505,6 +507,21 @@ def test_weights_of_another_network_are_refused_by_what_differs(script: Any, net
         "1 unknown to the network (head); 1 of another shape (conv.bias); conv.bias is [9] there, [4] here; "
         "--arg sets what the constructor takes, such as num_classes" == str(refused.value)
     )
+
+
+def test_the_accuracy_on_a_test_set_stands_in_the_report(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lenet = default_root() / "lenet"
+    shutil.copytree(lenet, tmp_path / "lenet", ignore=shutil.ignore_patterns("1", "versions.json"))
+    seven = np.asarray(Image.open(lenet / "sample" / "seven.png").convert("L"))
+    monkeypatch.setattr(script("data"), "load", lambda *_: (np.stack([seven] * 3), np.array([7, 7, 1])))
+
+    order = [f"{lenet / 'net.py'}:LeNet", "--weights", lenet / "weights.safetensors", "--name", "lenet"]
+    exported(script, *order, "--models", tmp_path, "--data", tmp_path)
+
+    written = json.loads((tmp_path / "lenet" / "1" / "report.json").read_text())
+    assert {"dataset": "mnist", "images": 3, "right": 2, "share": 2 / 3} == written["accuracy"]
 
 
 def test_lenet_comes_out_as_it_was_committed(script: Any, tmp_path: Path) -> None:

@@ -79,9 +79,8 @@ def test_every_error_code_stands_in_the_pages_with_whose_fault_it_is(page: str) 
 
 def test_what_is_worth_another_try_is_said_of_every_answer_and_error_as_the_errors_say_it() -> None:
     said = {name: row[0] for cell, row in rows(PROTOCOL, "what came").items() for name in re.findall(r"\w+", cell)}
-    raised = {
-        name: one for name, one in vars(convq).items() if isinstance(one, type) and issubclass(one, errors.ConvqError)
-    }
+    public = {name: getattr(convq, name) for name in convq.__all__}
+    raised = {name: one for name, one in public.items() if isinstance(one, type) and issubclass(one, errors.ConvqError)}
     expected = {name: one.retry for name, one in raised.items() if one is not errors.ConvqError}
     expected |= {one.code: one.retry for one in JOB_ERRORS}
     expected |= dict.fromkeys(set(Status) - {Status.OK, Status.ERROR}, False)

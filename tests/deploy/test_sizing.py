@@ -50,13 +50,14 @@ def test_what_waits_takes_what_the_rule_says_and_little_less(tmp_path: Path, siz
         memory, file = sizes(connection)
         for _ in range(JOBS_EACH):
             connection.xadd(JOBS, {"image": os.urandom(size)})
+        wait_until(lambda: sizes(connection)[1] - file > JOBS_EACH * size, 30)  # a server writes it a while later
         more_memory, more_file = (
             after - before for after, before in zip(sizes(connection), (memory, file), strict=True)
         )
 
     by_the_rule = JOBS_EACH * (size + AROUND_A_JOB)
     assert 0.5 * by_the_rule < more_memory <= 1.2 * by_the_rule + EMPTY_BYTES
-    assert JOBS_EACH * size < more_file <= JOBS_EACH * (size + IN_THE_FILE)
+    assert more_file <= JOBS_EACH * (size + IN_THE_FILE)
 
 
 def test_an_answer_takes_no_more_than_the_rule_says(tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_a_document_holds_what_the_protocol_says(plain: Plain) -> None:
         "attempt",
         "worker",
     } == set(document)
-    assert {"queue", "decode", "batch", "infer", "total"} == set(document["timing_ms"])
+    assert {"queue", "decode", "batch", "infer", "answer", "total"} == set(document["timing_ms"])
     assert all(0 <= value < 60_000 for value in document["timing_ms"].values())
     assert (entry, entry, "lenet", 1, "ok", 1) == tuple(
         document[name] for name in ("id", "entry", "model", "version", "status", "attempt")

@@ -78,8 +78,7 @@ def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
         found = detector.detect(made, [Wanted(placement)], size)[0]
         if isinstance(found, NonFinite):
             return {**answer, "finite": False}
-        rows = {name: made[name][0] for name in detector.reads}
-        answer["detections"] = detector.written(found, rows, placement, size, "none").detections
+        answer["detections"] = detector.written(found, made, 0, placement, size, "none").detections
     return answer
 
 

@@ -126,9 +126,7 @@ class Postprocessor:
             if usable and not usable[i]:
                 answer = NonFinite("the network produced NaN or infinity for this input")
             elif found is not None and engine.detector is not None:
-                answer = _written(
-                    found[i], ticket, {name: raw[i] for name, raw in outputs.items()}, answers.shape, engine.detector
-                )
+                answer = _written(found[i], answers, i, outputs, engine.detector)
                 now_s = time.perf_counter()
                 answer_s = now_s - answers.ended_s
             if answer is not None and isinstance(answer, JobError):
@@ -202,9 +200,9 @@ def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detec
     """What was found for each ticket, by what it asks for, or what it is answered with."""
     wanted = []
     for ticket in answers.tickets:
-        asked, placement = ticket.job.asked, ticket.placement or detector.placement_of(answers.shape)
+        asked = ticket.job.asked
         only = detector.numbers_of(asked.labels) if asked.labels else None
-        wanted.append(Wanted(placement, asked.min_score, asked.iou, asked.max_detections, only))
+        wanted.append(Wanted(ticket.placed, asked.min_score, asked.iou, asked.max_detections, only))
     try:
         return detector.detect(outputs, wanted, detector.size_of(answers.shape))
     except ModelFault as error:
@@ -212,18 +210,14 @@ def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detec
 
 
 def _written(
-    found: Detections | JobError,
-    ticket: Ticket,
-    rows: dict[str, np.ndarray],
-    shape: tuple[int, ...],
-    detector: Detector,
+    found: Detections | JobError, answers: BatchResult, row: int, outputs: dict[str, np.ndarray], detector: Detector
 ) -> Answer | JobError:
-    """The detections of one job as its result has them, masks drawn; `rows` are its part of the outputs."""
+    """The detections of one job as its result has them, masks drawn; `row` is its place in the batch."""
     if isinstance(found, JobError):
         return found
-    placement = ticket.placement or detector.placement_of(shape)
+    ticket, size = answers.tickets[row], detector.size_of(answers.shape)
     try:
-        return detector.written(found, rows, placement, detector.size_of(shape), _masks_of(ticket))
+        return detector.written(found, outputs, row, ticket.placed, size, _masks_of(ticket))
     except ModelFault as error:
         return error.at_rest()
 

@@ -54,7 +54,7 @@ class ResultEncoder:
     ) -> bytes:
         """The document of a computed job: `predictions` are class indices and scores, best first.
 
-        An `answer` has coordinates of the picture, whose size the ticket's placement says.
+        An `answer` has coordinates of the picture, and its size.
         """
         job = ticket.job
         document: dict[str, Any] = {
@@ -74,8 +74,8 @@ class ResultEncoder:
             document["predictions"] = [
                 {"label": labels[i], "index": i, "score": score} for i, score in zip(*predictions, strict=True)
             ]
-        if answer is not None and ticket.placement is not None:
-            document["image"] = {"width": ticket.placement.width, "height": ticket.placement.height}
+        if answer is not None:
+            document["image"] = {"width": answer.width, "height": answer.height}
             document["detections"] = answer.detections
             if answer.truncated:
                 document["truncated"] = True

@@ -55,6 +55,12 @@ class Ticket:
     answer_s: float = 0.0
     total_s: float = 0.0
 
+    @property
+    def placed(self) -> Placement:
+        """`placement`, of a job that ran in a network whose answers have coordinates."""
+        assert self.placement is not None  # noqa: S101 - the runner gives it to each such job
+        return self.placement
+
     def refuse(self, problem: JobError) -> None:
         """This job ends as an error; nobody needs its payload any more."""
         self.job.problem, self.status = problem.at_rest(), Status.ERROR

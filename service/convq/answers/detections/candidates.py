@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convq.answers.detections.rows import JobRows
 from convq.answers.detections.spec import DetectionsSpec
+from convq.answers.scores import activated
 
 MOST_CANDIDATES: Final = 10_000
 """Of one job, the best ones: what is compared with each other grows with their number."""
@@ -19,8 +20,6 @@ MOST_CLASSES: Final = 65_536
 """A class number from here on is none, and neither is one below 0: such rows are filled up with."""
 _SCORES_TOGETHER: Final = 2**20
 """Scores of rows and classes that are looked through at once where every class counts."""
-_EXP_LIMIT: Final = 80.0
-"""Where a sigmoid is 0 or 1 in float32, and exp is far from overflowing."""
 
 
 class Candidates(NamedTuple):
@@ -132,9 +131,7 @@ def _as_float(values: NDArray[Any]) -> NDArray[Any]:
 
 def _activated(values: NDArray[Any], spec: DetectionsSpec) -> NDArray[Any]:
     """Scores of raw values; softmax has been applied already, where all classes of a row were at hand."""
-    if spec.activation != "sigmoid":
-        return values
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -_EXP_LIMIT, _EXP_LIMIT))))
+    return activated(values, "sigmoid" if spec.activation == "sigmoid" else "none")
 
 
 def _combined(scores: NDArray[Any], objectness: NDArray[Any], spec: DetectionsSpec) -> NDArray[Any]:

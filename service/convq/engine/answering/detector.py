@@ -33,10 +33,12 @@ _USUAL_MASKS_BYTES: Final = MAX_MASK_BYTES // 8
 
 
 class Answer(NamedTuple):
-    """The detections of one job, as a result has them."""
+    """The detections of one job, as a result has them, and the size of the picture that they lie in."""
 
     detections: list[dict[str, Any]]
     truncated: bool
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ class Detector:
             if isinstance(found, NonFinite):
                 labels.append(None)
                 continue
-            rows = {name: outputs[name][i] for name in self.reads}
-            labels.append([one["label"] for one in self.written(found, rows, placed[i], size, masks).detections])
+            labels.append([one["label"] for one in self.written(found, outputs, i, placed[i], size, masks).detections])
         return labels
 
     def label(self, number: int) -> str:
@@ -134,12 +135,13 @@ class Detector:
     def written(
         self,
         found: Detections,
-        job_outputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        row: int,
         placement: Placement,
         size: Size,
         masks: MasksAsked,
     ) -> Answer:
-        """The detections of one job as its result has them; `job_outputs` are its rows of the outputs.
+        """The detections of one job as its result has them; `row` is its place in the batch of `outputs`.
 
         Raises ModelFault where weights and prototypes of masks do not belong together.
         """
@@ -155,12 +157,12 @@ class Detector:
                     entry[key] = value
         truncated = found.truncated
         if masks != "none" and found.masks is not None and self.spec.prototypes is not None:
-            prototypes = job_outputs[self.spec.prototypes]
+            prototypes = outputs[self.spec.prototypes][row]
             drawn = instance_masks(found.masks, prototypes, found.boxes, placement, (size.height, size.width), masks)
             for entry, mask in zip(entries, drawn.entries, strict=True):
                 entry.update(mask)
             truncated = truncated or drawn.truncated
-        return Answer(entries, truncated)
+        return Answer(entries, truncated, placement.width, placement.height)
 
     def most_bytes(self, max_detections: int | None, masks: MasksAsked) -> int:
         """About how much of a document the detections of one job may take, and rather too much."""

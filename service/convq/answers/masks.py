@@ -20,7 +20,7 @@ from convq.answers.png import png
 from convq.answers.polygons import MAX_CORNERS, Rings, join, rings, simplified
 from convq.answers.resampling import Floats, mixed, mixed_bands, taps
 from convq.answers.rle import encode_columns
-from convq.errors import ModelFault
+from convq.errors import ModelFault, NonFinite
 
 MaskFormat = Literal["rle", "polygon", "png"]
 
@@ -60,9 +60,9 @@ def instance_masks(
 
     `weights` is [k, m] and `prototypes` [m, h, w], of any floating point type, both without activation; `boxes` is [k, 4]
     as x1, y1, x2, y2 in pixels of the picture, finite; `input_size` is height and width of the network's input in pixels,
-    which the prototypes cover. What is NaN is no part of a mask.
+    which the prototypes cover.
 
-    Raises ModelFault where the shapes do not belong together.
+    Raises ModelFault where the shapes do not belong together, NonFinite where a mask comes of NaN or infinity.
     """
     if weights.ndim != 2 or prototypes.ndim != 3 or weights.shape[1] != len(prototypes) or not prototypes.size:  # noqa: PLR2004
         shapes = f"{list(weights.shape)} and {list(prototypes.shape)}"
@@ -102,7 +102,10 @@ def _packed(
             left_bytes -= len(rle["counts"])
             entry = {"mask": rle}
         else:
-            data = base64.b64encode(png(columns.T.astype(np.uint8) * np.uint8(255))).decode("ascii")
+            levels = np.multiply(
+                columns.T, np.uint8(255), dtype=np.uint8, order="C"
+            )  # rows in one piece: a fifth of the time
+            data = base64.b64encode(png(levels)).decode("ascii")
             left_bytes -= len(data)
             entry = {"mask_png": {"x": box.left, "y": box.top, "data": data}}
         if left_bytes < 0:
@@ -154,9 +157,11 @@ def _columns(
     x, y = (slice(int(found.rows.min()), int(found.rows.max()) + 1) for found in (sides, rows))
     part = prototypes[:, y, x].astype(np.float32, copy=False)
     inside = np.empty((box.width, box.height), dtype=np.bool_)
-    with np.errstate(all="ignore"):  # what is not finite is 0 in the end
+    with np.errstate(all="ignore"):  # what is not finite is told of
         sums: Floats = np.tensordot(weight.astype(np.float32, copy=False), part, axes=1)
-        tall = mixed(sums, rows.within(y.start))
-        for which, band in mixed_bands(np.ascontiguousarray(tall.T), sides.within(x.start)):
-            np.greater(band, 0.0, out=inside[which])
+    if not np.isfinite(sums).all():
+        raise NonFinite("a detection has a mask that is not finite: NaN or infinity came from the network")
+    tall = mixed(sums, rows.within(y.start))
+    for which, band in mixed_bands(np.ascontiguousarray(tall.T), sides.within(x.start)):
+        np.greater(band, 0.0, out=inside[which])
     return inside

@@ -126,6 +126,8 @@ class Postprocessor:
             if usable and not usable[i]:
                 answer = NonFinite("the network produced NaN or infinity for this input")
             elif found is not None and engine.detector is not None:
+                if engine.detector.draws(_masks_of(ticket)):  # that takes its time: only this job is late then
+                    self._mark.set(listed([ticket.name]))
                 answer = _written(found[i], answers, i, outputs, engine.detector)
                 now_s = time.perf_counter()
                 answer_s = now_s - answers.ended_s
@@ -218,7 +220,7 @@ def _written(
     ticket, size = answers.tickets[row], detector.size_of(answers.shape)
     try:
         return detector.written(found, outputs, row, ticket.placed, size, _masks_of(ticket))
-    except ModelFault as error:
+    except (ModelFault, NonFinite) as error:
         return error.at_rest()
 
 

@@ -138,6 +138,30 @@ def test_corners_that_were_exchanged_are_put_in_order() -> None:
     assert [BOX] == found(ROWS, [[30, 40, 10, 20, 0.9, 0]]).boxes.tolist()
 
 
+@pytest.mark.parametrize("columns", ["x1 y1 x2 y2 score class", "x1 y1 x2 y2 classes"])
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_answer_from_the_best_candidates_alone_says_that_it_is_cut(columns: str, more: int) -> None:
+    rows = np.tile(np.array([*BOX, 0.9, 0], dtype=np.float32), (MOST_CANDIDATES + more, 1))
+    tables = [{"output": "out", "columns": columns, "axis": 2}]
+    given = {"nms": "class", "multi_label": "classes" in columns, "tables": tables}
+
+    answer = found(given, rows, classes=2, min_score=0.5)
+
+    assert (1, bool(more)) == (len(answer.boxes), answer.truncated)
+
+
+def test_other_classes_take_no_room_from_those_that_are_asked_for() -> None:
+    scores = np.tile(np.array([0.9, 0.5], dtype=np.float32), (MOST_CANDIDATES + 1, 1))
+    rows = np.hstack([np.tile(np.array(BOX, dtype=np.float32), (len(scores), 1)), scores])
+    given = {"multi_label": True, "tables": [{"output": "out", "columns": "x1 y1 x2 y2 classes", "axis": 2}]}
+
+    job = Wanted(WHOLE, min_score=0.1, classes=np.array([1]))
+    (answer,) = detections_of(describe(given, 2), {"out": rows[None]}, [job], SIZE)
+
+    assert isinstance(answer, Detections)
+    assert [1] == answer.classes.tolist()
+
+
 def test_what_has_no_area_within_the_picture_is_no_detection() -> None:
     rows = [[5, 5, 5, 9, 0.9, 0], [0, 0, 50, 9, 0.8, 0], [0, 8, 50, 12, 0.7, 1], [201, 20, 210, 30, 0.6, 0]]
 

@@ -21,7 +21,7 @@ from convq.answers import masks as module
 from convq.answers.coordinates import Placement
 from convq.answers.masks import MaskFormat, instance_masks
 from convq.answers.rle import decode
-from convq.errors import ModelFault
+from convq.errors import ModelFault, NonFinite
 from pace import Stopwatch
 
 Mask = NDArray[np.bool_]
@@ -151,18 +151,28 @@ def test_a_box_without_an_area_or_outside_has_one_pixel(form: MaskFormat, box: l
         assert 1 == found_mask(entry, 60, 90).sum()
 
 
-def test_what_is_not_finite_is_no_part_of_a_mask() -> None:
+@pytest.mark.parametrize(
+    ("weight", "level"),
+    [(1.0, np.nan), (1.0, np.inf), (0.0, np.nan), (3e38, 3e38)],
+    ids=["nan", "inf", "0 x nan", "overflow"],
+)
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_mask_that_comes_of_no_number_is_an_error(form: MaskFormat, weight: float, level: float) -> None:
     protos = np.full((2, 16, 16), 1.0, dtype=np.float32)
-    protos[0, :8], protos[1, :, :8] = np.nan, -np.inf
+    protos[0, :8] = level
+    weights, whole = np.array([[weight, 1.0]], dtype=np.float32), np.array([[0, 0, 64, 64]])
 
-    (entry,), _ = instance_masks(
-        np.ones((1, 2), dtype=np.float32), protos, np.array([[0, 0, 64, 64]]), Placement(64, 64), (64, 64)
-    )
+    with pytest.raises(NonFinite, match="mask"):
+        instance_masks(weights, protos, whole, Placement(64, 64), (64, 64), form)
 
-    mask = found_mask(entry, 64, 64)
-    assert mask[36:, 36:].all()
-    assert not mask[:28].any()
-    assert not mask[:, :28].any()
+
+def test_prototypes_outside_a_box_may_hold_anything() -> None:
+    protos = np.full((1, 16, 16), 1.0, dtype=np.float32)
+    protos[0, :4] = np.nan
+
+    (entry,), _ = instance_masks(np.ones((1, 1)), protos, np.array([[0, 32, 64, 64]]), Placement(64, 64), (64, 64))
+
+    assert found_mask(entry, 64, 64)[32:].all()
 
 
 @pytest.mark.parametrize(

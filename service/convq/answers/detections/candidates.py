@@ -31,10 +31,21 @@ class Candidates(NamedTuple):
     """[k]: positions in the model's labels."""
     scores: NDArray[np.float32]
     """[k]."""
+    cut: bool = False
+    """Whether there were more than `MOST_CANDIDATES`."""
 
     def picked(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Candidates:
         """Those of them."""
-        return Candidates(self.rows[which], self.classes[which], self.scores[which])
+        return Candidates(self.rows[which], self.classes[which], self.scores[which], self.cut)
+
+    def among(self, allowed: NDArray[np.int64] | None) -> Candidates:
+        """Those of the classes in `allowed`; all where it is None."""
+        return self if allowed is None else self.picked(np.isin(self.classes, allowed))
+
+    def best(self) -> Candidates:
+        """At most `MOST_CANDIDATES`, best first."""
+        cut = self.cut or len(self.scores) > MOST_CANDIDATES
+        return self.picked(_best_first(self.scores))._replace(cut=cut)
 
 
 def choose(
@@ -45,14 +56,10 @@ def choose(
     A score that is not a number is below every `min_score`.
     """
     if "classes" not in rows:
-        found = _by_number(rows, spec, min_score)
-    elif spec.multi_label:
-        found = _by_every_class(rows, spec, min_score)
-    else:
-        found = _by_best_class(rows, spec, min_score)
-    if allowed is not None:
-        found = found.picked(np.isin(found.classes, allowed))
-    return found.picked(_best_first(found.scores))
+        return _by_number(rows, spec, min_score).among(allowed).best()
+    if spec.multi_label:
+        return _by_every_class(rows, spec, min_score, allowed).best()
+    return _by_best_class(rows, spec, min_score).among(allowed).best()
 
 
 def _by_number(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Candidates:
@@ -80,7 +87,9 @@ def _by_best_class(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Can
     return Candidates(chosen if likely is None else likely[chosen], classes.astype(np.int64), scores[chosen])
 
 
-def _by_every_class(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Candidates:
+def _by_every_class(
+    rows: JobRows, spec: DetectionsSpec, min_score: float, allowed: NDArray[np.int64] | None
+) -> Candidates:
     values, objectness, likely = _class_values(rows, spec, min_score)
     parts = []
     # part by part, for where the threshold is 0 every score of every row passes
@@ -91,9 +100,10 @@ def _by_every_class(rows: JobRows, spec: DetectionsSpec, min_score: float) -> Ca
             scores = _combined(scores, objectness[start : start + step, None], spec)
         chosen, classes = np.nonzero(scores >= min_score)
         found = Candidates(chosen + start, classes.astype(np.int64), scores[chosen, classes])
-        parts.append(found.picked(_best_first(found.scores)))
-    chosen, classes, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Candidates(chosen if likely is None else likely[chosen], classes, scores)
+        parts.append(found.among(allowed).best())
+    chosen, classes, scores = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    cut = any(part.cut for part in parts)
+    return Candidates(chosen if likely is None else likely[chosen], classes, scores, cut)
 
 
 def _class_values(

@@ -115,5 +115,5 @@ def _answer(rows: JobRows, kept: _Kept, placement: Placement) -> Detections:
         keypoints=points,
         masks=masks,
         corners=corners,
-        truncated=kept.truncated,
+        truncated=kept.truncated or objects.found.cut,
     )

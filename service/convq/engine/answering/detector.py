@@ -125,7 +125,12 @@ class Detector:
             if isinstance(found, NonFinite):
                 labels.append(None)
                 continue
-            labels.append([one["label"] for one in self.written(found, outputs, i, placed[i], size, masks).detections])
+            try:
+                written = self.written(found, outputs, i, placed[i], size, masks)
+            except NonFinite:
+                labels.append(None)
+                continue
+            labels.append([one["label"] for one in written.detections])
         return labels
 
     def label(self, number: int) -> str:
@@ -143,7 +148,7 @@ class Detector:
     ) -> Answer:
         """The detections of one job as its result has them; `row` is its place in the batch of `outputs`.
 
-        Raises ModelFault where weights and prototypes of masks do not belong together.
+        Raises ModelFault where weights and prototypes of masks do not belong together, NonFinite where a mask is not finite.
         """
         entries: list[dict[str, Any]] = [
             {"label": self.label(number), "index": number, "score": score, "box": box}
@@ -164,11 +169,14 @@ class Detector:
             truncated = truncated or drawn.truncated
         return Answer(entries, truncated, placement.width, placement.height)
 
+    def draws(self, masks: MasksAsked) -> bool:
+        """Whether a job that wants masks so gets any."""
+        return masks != "none" and self.spec.prototypes is not None
+
     def most_bytes(self, max_detections: int | None, masks: MasksAsked) -> int:
         """About how much of a document the detections of one job may take, and rather too much."""
         most = self.spec.max_detections if max_detections is None else max_detections
-        drawn = masks != "none" and self.spec.prototypes is not None
-        return most * self._bytes_each + (_USUAL_MASKS_BYTES if drawn else 0)
+        return most * self._bytes_each + (_USUAL_MASKS_BYTES if self.draws(masks) else 0)
 
     @cached_property
     def _bytes_each(self) -> int:

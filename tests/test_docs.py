@@ -13,6 +13,7 @@ import pytest
 
 import convq
 from convq import errors
+from convq.answers.detections import describe
 from convq.answers.detections.families import FAMILIES
 from convq.cli import commands
 from convq.engine.codecs import tiff
@@ -234,7 +235,8 @@ def test_the_page_of_models_says_of_every_family_what_its_code_says() -> None:
 
     for name, make in FAMILIES.items():
         said, _, source = " ".join((make.__doc__ or "").replace("|", r"\|").split()).partition(" Source: ")
-        assert f"| `{name}` | {said} | {source.removesuffix('.')} |" in page
+        reads = " ".join(describe({"family": name}, 3).outputs)
+        assert f"| `{name}` | {said} Reads `{reads}`. | {source.removesuffix('.')} |" in page
 
 
 def test_the_protocol_page_has_every_field_of_a_job() -> None:

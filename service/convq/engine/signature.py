@@ -121,7 +121,7 @@ def agree(
         raise ModelBroken(f"{file}: {misfit}")
     raw = {**{name: name for name in fetched}, **maps}
     for name in raw.values():
-        _check_output(known, name, file)
+        _check_output(known, name, file, _family_of(name, manifest, detector))
     for name, output in raw.items():
         if misfit := adapter.misfit(name, known[output]):
             raise ModelBroken(f"{file}: {misfit}")
@@ -252,10 +252,19 @@ def _fetched(manifest: Manifest, known: Mapping[str, Node], detector: Detector |
     return fetched
 
 
-def _check_output(known: Mapping[str, Node], name: str, file: str) -> None:
+def _family_of(output: str, manifest: Manifest, detector: Detector | None) -> str | None:
+    """The family that has the name of an output from its exporter, where the manifest does not say it."""
+    said = manifest.detections
+    by_family = detector is not None and said is not None and not said.tables and output in detector.reads
+    return said.family if by_family and said is not None else None
+
+
+def _check_output(known: Mapping[str, Node], name: str, file: str, family: str | None) -> None:
     if name not in known:
         there = brief_list(known)
-        raise ModelBroken(f"{file}: the graph has no output {brief(name)}, which the manifest names; it has {there}")
+        who = "the manifest names" if family is None else f"family {family} reads"
+        how = "" if family is None else "; name yours in [[detections.tables]], with its columns"
+        raise ModelBroken(f"{file}: the graph has no output {brief(name)}, which {who}; it has {there}{how}")
     if dtype_of(known[name]) not in NUMERIC:
         raise ModelBroken(f"{file}: output {brief(name)} is a {brief(known[name].type)}; expected a tensor of numbers")
 

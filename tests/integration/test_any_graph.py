@@ -125,6 +125,21 @@ def time_major(rows: int | str = "n") -> bytes:
     return graph(nodes, [("x", FLOAT, [rows, *PIXELS])], [("y", FLOAT, [8, rows, 24])], {"shape": np.array([0, 0, 24])})
 
 
+def summed(rows: int) -> bytes:
+    """Each job gets the sum of all."""
+    nodes = [("ReduceSum", ["x", "axes"], ["s"], {"keepdims": 1}), ("Add", ["x", "s"], ["y"])]
+    return fixed(rows, nodes, [rows, *PIXELS], {"axes": np.array([0])})
+
+
+@pytest.mark.parametrize("model", [time_major(8), summed(3)], ids=["as many rows as jobs", "a sum"])
+def test_a_fixed_batch_whose_jobs_mix_is_not_added(model: bytes) -> None:
+    """What fills the batch up would be a neighbour, too."""
+    with pytest.raises(
+        ModelBroken, match=r"batch axis is fixed at \d, and output y of a job depends on the other jobs"
+    ):
+        look(model, "m.onnx", Overrides())
+
+
 @pytest.mark.parametrize("rows", ["n", 4])
 def test_an_output_may_have_its_batch_axis_second(tmp_path: Path, rows: int | str) -> None:
     folder = model_folder(tmp_path / "m", "[[outputs]]\nname = 'y'\nbatch_axis = 1\n", time_major(rows))
@@ -366,13 +381,6 @@ def test_a_fixed_batch_is_found(tmp_path: Path) -> None:
     assert ((5, "graph"), 5) == (found["max_batch"], engine.max_batch)
     assert ((2, "given"), 2) == (said["max_batch"], fewer.max_batch)
     assert engine.manifest.input.normalises
-
-
-def test_a_fixed_batch_whose_jobs_mix_runs_one_by_one(tmp_path: Path) -> None:
-    summed = [("ReduceSum", ["x", "axes"], ["s"], {"keepdims": 1}), ("Add", ["x", "s"], ["y"])]
-    engine, found = added(tmp_path / "m", fixed(3, summed, [3, *PIXELS], {"axes": np.array([0])}))
-
-    assert ((1, "measured"), 1) == (found["max_batch"], engine.max_batch)
 
 
 def test_float16_is_found(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
 
     `shared` is why they may not, where the graph's operators say so; no sample has to show it then.
 
-    Raises ModelBroken where the graph answers the same input in several ways.
+    Raises ModelBroken where the graph answers the same input in several ways, and where its batch is fixed and mixes its jobs.
     """
     if picture_input(graph).shape[0] == 1:
         why = "its batch axis is fixed at 1: jobs run one by one"
@@ -127,6 +127,11 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
     if shared:
         return [Finding("limits", "max_batch", 1, "graph", shared)]
     if why := disturbance(run, inputs, most):
+        if fixed is not None and all(list(node.shape[:1]) == [fixed] for node in graph.outputs):
+            # what fills a batch up would be a neighbour, too
+            raise ModelBroken(
+                f"its batch axis is fixed at {fixed}, and {why}: export it with a batch axis that is free or 1"
+            )
         return [Finding("limits", "max_batch", 1, "measured", why)]
     said: tuple[Source, str] = "given", "--max-batch"
     if fixed is not None and most == fixed:

@@ -429,6 +429,7 @@ REFUSALS = {
         ("--weights", "none"),
         "says nowhere how large its images are: give --size N, HxW or any",
     ),
+    "no name at all": ("nets.py:Small", (*FLAGS, "--name", ""), "'' is no name for a model"),
     "no name for a model": ("nets.py:Small", (*FLAGS, "--name", "My Net"), "'My Net' is no name for a model"),
     "a size that it cannot take": (
         "nets.py:Small",

@@ -55,7 +55,7 @@ def export(
     Raises SettingsError, ExportRefused, ModelBroken, NotPlaced.
     """
     place, root = Place.of(request.network), Path(request.root)
-    name = request.name or _name_of(place, root)
+    name = _name_of(place, root) if request.name is None else request.name
     if not NAME.fullmatch(name):
         raise SettingsError(f"'{name}' is no name for a model; expected --name [a-z0-9][a-z0-9_-]{{0,63}}")
     folder = root / name

@@ -6,13 +6,14 @@ The process is `convq.exporter.child`. It answers in lines of JSON: what it does
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGKILL
 from typing import IO, Any, Final
 
 from convq.errors import ConvqError, ExportRefused, ModelBroken, NotPlaced, SettingsError
@@ -173,7 +174,7 @@ def _child(words: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     environment = child_environment() | {"ORT_DISABLE_TELEMETRY": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": words}
     try:
-        child = subprocess.Popen(python(CHILD), env=environment, **pipes)
+        child = subprocess.Popen(python(CHILD), env=environment, process_group=0, **pipes)
     except OSError as error:
         raise ExportRefused(f"no process could be started for it: {error.strerror}") from None
     with child:
@@ -181,10 +182,12 @@ def _child(words: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
             yield child
         except BaseException:
             child.send_signal(SIGINT)  # it may work in a folder that must go
+            raise
+        finally:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(GRACE_S)
-            child.kill()
-            raise
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, SIGKILL)  # what a network's own code has started, too
 
 
 def _converse(child: subprocess.Popen[bytes], request: ExportRequest, step: Step) -> dict[str, Any] | None:

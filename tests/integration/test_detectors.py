@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,26 @@ def test_only_labels_that_there_are_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(BadField, match="labels: this model detects no 'horse'; it has person, dog, cat"):
         detector.numbers_of(["person", "horse"])
     assert "#91" == detector.label(91)
+
+
+def test_labels_that_hold_commas_and_numbers_for_labels_can_be_asked_for(tmp_path: Path) -> None:
+    detector = loaded(spotter_folder(tmp_path / "spotter")).detector
+    assert detector is not None
+    named = replace(detector, labels=("tench, Tinca tinca", "tench", "cat", "tench,Tinca tinca"))
+
+    assert [1] == named.numbers_of(["tench"]).tolist()
+    assert [0, 2, 3] == named.numbers_of(["tench", "Tinca tinca", "cat"]).tolist()
+    assert [2, 4, 91] == named.numbers_of(["#91", "cat", "#4"]).tolist()
+    for none in (["Tinca tinca"], ["#3"], ["#65536"], ["#x"], ["#\u0665"]):
+        with pytest.raises(BadField, match="detects no"):
+            named.numbers_of(["cat", *none])
+
+
+def test_a_label_like_a_number_for_a_label_is_a_label(tmp_path: Path) -> None:
+    detector = loaded(spotter_folder(tmp_path / "spotter")).detector
+    assert detector is not None
+
+    assert [0] == replace(detector, labels=("#1", "cat")).numbers_of(["#1"]).tolist()
 
 
 def test_what_is_looked_at_before_it_is_served_shows_detections(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, takewhile
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from convq.answers.coordinates import Placement
 from convq.answers.detections import Detections, DetectionsSpec, Size, Wanted, describe, detections_of
+from convq.answers.detections.candidates import MOST_CLASSES
 from convq.answers.detections.nms import Suppress, suppress
 from convq.answers.masks import MAX_MASK_BYTES, MaskFormat, instance_masks
 from convq.errors import BadField, ModelBroken, NonFinite
@@ -89,13 +91,42 @@ class Detector:
         size = self.size_of(shape)
         return Placement(size.width, size.height)
 
-    def numbers_of(self, names: Collection[str]) -> NDArray[np.int64]:
-        """The classes that have these labels. Raises BadField for one that is none."""
-        unknown = next((name for name in names if name not in self.labels), None)
-        if unknown is not None:
-            there = brief_list(self.labels) or "none"
-            raise BadField(f"labels: this model detects no {excerpt(unknown, 40)!r}; it has {there}")
-        return np.array([number for number, label in enumerate(self.labels) if label in names], dtype=np.int64)
+    def numbers_of(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """The classes that have these labels, in order; "#91" is the class 91 where that has none.
+
+        `names` is a text cut at its commas, which labels may hold, too: the longest label is meant that the next names make.
+        Raises BadField for one that is none.
+        """
+        numbers: set[int] = set()
+        rest = list(names)
+        while rest:
+            for count in range(min(len(rest), self._most_parts), 0, -1):
+                if classes := self._classes_of(rest[:count]):
+                    numbers.update(classes)
+                    del rest[:count]
+                    break
+            else:
+                there = brief_list(self.labels) or "none"
+                raise BadField(f"labels: this model detects no {excerpt(rest[0], 40)!r}; it has {there}")
+        return np.array(sorted(numbers), dtype=np.int64)
+
+    def _classes_of(self, parts: Sequence[str]) -> Sequence[int]:
+        """The classes whose label has these parts between its commas."""
+        unlabelled = re.fullmatch("#([0-9]{1,5})", parts[0]) if len(parts) == 1 else None
+        if unlabelled and len(self.labels) <= int(unlabelled[1]) < MOST_CLASSES:
+            return [int(unlabelled[1])]
+        return self._by_parts.get(tuple(parts), [])
+
+    @cached_property
+    def _by_parts(self) -> dict[tuple[str, ...], list[int]]:
+        found: dict[tuple[str, ...], list[int]] = {}
+        for number, label in enumerate(self.labels):
+            found.setdefault(tuple(part.strip() for part in label.split(",")), []).append(number)
+        return found
+
+    @cached_property
+    def _most_parts(self) -> int:
+        return max(map(len, self._by_parts), default=1)
 
     def detect(
         self, outputs: Mapping[str, NDArray[Any]], jobs: Sequence[Wanted], size: Size

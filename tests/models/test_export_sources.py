@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -283,6 +284,29 @@ def test_other_bytes_are_no_weights(tmp_path: Path, content: bytes, kind: type[C
         (tmp_path / f"w{suffix}").write_bytes(content)
         with pytest.raises(kind, match=f"w{suffix}: "):
             weights.read_weights(tmp_path / f"w{suffix}")
+
+
+def test_an_old_pickle_is_not_called_by_the_number_of_its_first_byte(tmp_path: Path) -> None:
+    weights = importlib.import_module("convq.exporter.weights")
+    (tmp_path / "w.pkl.pt").write_bytes(pickle.dumps({"conv": np.zeros(3)}, protocol=5))
+
+    said = refusal(weights.read_weights, tmp_path / "w.pkl.pt")
+
+    assert said.endswith("w.pkl.pt: is no plain state dict; save one with torch.save(net.state_dict(), FILE)")
+
+
+def test_a_device_is_no_file_of_weights() -> None:
+    weights = importlib.import_module("convq.exporter.weights")
+
+    with pytest.raises(ConvqError, match="/dev/zero: is no regular file"):
+        weights.read_weights(Path("/dev/zero"))
+
+
+def test_weights_that_training_has_broken_are_named(tmp_path: Path) -> None:
+    net = torch.nn.Conv2d(3, 2, 3)
+    broken = net.state_dict() | {"bias": torch.tensor([0.5, torch.nan])}
+
+    assert "w.pth: 1 of its 2 tensors hold NaN (bias)" in refusal(fitted, net, broken, tmp_path / "w.pth")
 
 
 # -- presets ----------------------------------------------------------------------------------------------------------

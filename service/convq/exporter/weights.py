@@ -26,16 +26,17 @@ AVERAGED: Final = "n_averaged"
 """What AveragedModel counts in, beside the weights."""
 State = Mapping[str, torch.Tensor]
 
-_FOREIGN = re.compile(r"Unsupported (?:global|class|operand)[: ]+(?:GLOBAL )?([\w.]+)")
+_FOREIGN = re.compile(r"Unsupported (?:global|class)[: ]+(?:GLOBAL )?([\w.]+)")
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file; that of a checkpoint that holds more. Its names are as they stand there.
 
-    Raises SettingsError where there is no such file, ExportRefused where it holds no plain weights.
+    Raises SettingsError where it is no file, ExportRefused where it holds no plain weights.
     """
     if not file.is_file():
-        raise SettingsError(f"{file}: there is no such file; expected weights ({', '.join(SUFFIXES)}), or none")
+        what = "is no regular file" if file.exists() else "there is no such file"
+        raise SettingsError(f"{file}: {what}; expected weights ({', '.join(SUFFIXES)}), or none")
     if file.suffix not in SUFFIXES:
         raise SettingsError(f"{file}: expected weights as {', '.join(SUFFIXES)}")
     try:
@@ -55,7 +56,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 def fit(net: nn.Module, state: State, file: str) -> list[str]:
     """Put the weights into the network; returns what was done to their names, and what was left out.
 
-    Raises ExportRefused where names or shapes are not those of the network.
+    Raises ExportRefused where names or shapes are not those of the network, and where weights are NaN.
     """
     own = net.state_dict()
     found, notes = _own_names(state, own.keys())
@@ -73,6 +74,9 @@ def fit(net: nn.Module, state: State, file: str) -> list[str]:
         raise ExportRefused(
             f"{file} does not fit the network: of its {len(own)} tensors, {'; '.join(said)}{sizes}{hint}"
         )
+    broken = [name for name in sorted(own) if found[name].is_floating_point() and found[name].isnan().any()]
+    if broken:
+        raise ExportRefused(f"{file}: {len(broken)} of its {len(own)} tensors hold NaN ({listed(broken)})")
     net.load_state_dict(found)
     return notes
 

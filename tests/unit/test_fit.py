@@ -53,6 +53,37 @@ def test_fit_shrinks_to_the_long_side_and_fills_to_whole_steps(align: Literal["c
         np.testing.assert_array_equal(np.asarray(expected), made, err_msg=f"{picture.shape} {spec}")
 
 
+def as_torchvision_has_it(height: int, width: int, short_side: int, long_side: int | None) -> tuple[int, int]:
+    """torchvision's `_compute_resized_image_output_size`, in its own order of steps."""
+    short, long = (width, height) if width <= height else (height, width)
+    new_short, new_long = short_side, int(short_side * long / short)
+    if long_side is not None and new_long > long_side:
+        new_short, new_long = int(long_side * new_short / new_long), long_side
+    new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
+    return new_height, new_width
+
+
+def test_fit_scales_to_the_short_side_as_torchvision_does() -> None:
+    random_sizes = random.Random(6)
+    for _ in range(200):
+        height, width, short_side = (random_sizes.randint(1, 60) for _ in range(3))
+        long_side = random_sizes.choice([None, short_side, random_sizes.randint(short_side, 2 * short_side)])
+        spec = Input(layout="NHWC", resize="fit", short_side=short_side, long_side=long_side)
+        to_height, to_width = as_torchvision_has_it(height, width, short_side, long_side)
+        picture = noise(height, width, 3)
+
+        made = prepare(picture, spec)
+
+        size = max(1, to_width), max(1, to_height)
+        resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(np.asarray(resized), made, err_msg=f"{picture.shape} {spec}")
+
+
+def test_a_picture_that_is_a_line_does_not_grow_without_end() -> None:
+    with pytest.raises(ImageTooLarge, match="the image scales to 520000 x 520 pixels"):
+        prepare(noise(1, 1000, 3), Input(resize="fit", short_side=520), max_pixels=50_000_000)
+
+
 def test_fit_never_enlarges() -> None:
     picture = noise(5, 9, 3)
     spec = Input(layout="NHWC", resize="fit", long_side=1000)

@@ -149,8 +149,15 @@ WRONG = {
         "[input]\nname = 'x'\n[extra_inputs]\nx = 1",
         "expected input.name to be none of extra_inputs: x is both",
     ),
-    "fit without its side": ("[input]\nresize = 'fit'", ":1: input: expected long_side together with resize = 'fit'"),
-    "a long side without fit": ("[input]\nlong_side = 9", ":1: input: expected long_side together with resize = 'fit'"),
+    "fit without its side": ("[input]\nresize = 'fit'", ":1: input: expected long_side or short_side, or both"),
+    "a long side without fit": (
+        "[input]\nlong_side = 9",
+        ":1: input: expected long_side only together with resize = 'fit'",
+    ),
+    "a long side below the short one": (
+        "[input]\nresize = 'fit'\nlong_side = 9\nshort_side = 10",
+        ":1: input: expected long_side of at least the short_side of 10",
+    ),
     "fit into a size": (
         "[input]\nresize = 'fit'\nlong_side = 9\nheight = 9",
         ":1: input: expected no height and width, as resize = 'fit' leaves them free",

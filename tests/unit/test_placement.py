@@ -27,6 +27,7 @@ RULES: dict[str, dict[str, Any]] = {
     "height": {"height": 222, "resize": "height", "multiple_of": 32},
     "fit": {"resize": "fit", "long_side": 320, "multiple_of": 64},
     "fit at the start": {"resize": "fit", "long_side": 320, "multiple_of": 64, "align": "start", "pad": 3},
+    "fit to a short side": {"resize": "fit", "short_side": 257, "long_side": 400, "multiple_of": 32},
     "fit of what is small enough": {"resize": "fit", "long_side": 1000, "multiple_of": 64},
     "as OpenCV does it": {"height": 320, "width": 320, "resize": "letterbox", "interpolation": "opencv-linear"},
     "none": {"resize": "none"},

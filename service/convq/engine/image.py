@@ -140,11 +140,11 @@ def _crop_offset(side: int, cropped: int) -> int:
 def _target(height: int, width: int, to_height: int | None, to_width: int | None, spec: Input) -> tuple[int, int]:
     """(height, width) to scale to: proportions are kept except with `stretch`, and no side is below 1.
 
-    Sides are rounded, but the long one of a crop is truncated: so torchvision's Resize does, and networks were trained so.
+    Sides are rounded, but what follows from a `short_side` is truncated: so torchvision's Resize does, and networks were
+    trained so.
     """
     if to_height is None:  # resize = "fit"
-        factor = min(1.0, (spec.long_side or max(height, width)) / max(height, width))
-        return max(1, round(height * factor)), max(1, round(width * factor))
+        return _fitted(height, width, spec)
     if to_width is None:
         return to_height, max(1, round(width * to_height / height))
     if spec.resize == "stretch":
@@ -157,6 +157,18 @@ def _target(height: int, width: int, to_height: int | None, to_width: int | None
         rests_on_width = to_width * height >= to_height * width
         short = to_width if rests_on_width else to_height
     return (int(short * height / width), short) if rests_on_width else (short, int(short * width / height))
+
+
+def _fitted(height: int, width: int, spec: Input) -> tuple[int, int]:
+    """(height, width) for `fit`: to the short side, as torchvision's Resize(short_side, max_size=long_side), or shrunk only."""
+    short, long = sorted((height, width))
+    if spec.short_side is None:
+        factor = min(1.0, (spec.long_side or long) / long)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+    to_short, to_long = spec.short_side, int(spec.short_side * long / short)
+    if spec.long_side is not None and to_long > spec.long_side:
+        to_short, to_long = max(1, int(spec.long_side * to_short / to_long)), spec.long_side
+    return (to_short, to_long) if height <= width else (to_long, to_short)
 
 
 def _round_up(side: int, multiple: int) -> int:

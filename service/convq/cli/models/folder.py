@@ -30,7 +30,7 @@ MOST_HASHED_BYTES: Final = 8 << 30
 """Of all graphs whose checksums one listing compares, the newest of each model first; it takes some ten seconds."""
 SHOWN_OF_INPUT: Final = (
     *("color", "dtype", "height", "width", "layout", "resize"),
-    *("long_side", "multiple_of", "align", "interpolation"),
+    *("short_side", "long_side", "multiple_of", "align", "interpolation"),
 )
 SHORT: Final = 12
 """Digits of a checksum that tell versions apart."""
@@ -247,7 +247,9 @@ def input_text(spec: dict[str, Any]) -> str:
         return "tensors" + (f" of {spec['dtype']}" if spec["dtype"] else "")
     sides = " x ".join(str(spec[side] or "any") for side in ("height", "width"))
     if spec["resize"] == "fit":
-        sides = f"at most {spec['long_side']} a side, a multiple of {spec['multiple_of']},"
+        said = [f"short side {spec['short_side']}"] if spec["short_side"] else []
+        said += [f"at most {spec['long_side']} a side"] if spec["long_side"] else []
+        sides = ", ".join([*said, f"a multiple of {spec['multiple_of']},"])
     return f"{sides} {spec['color']}" + (f", {spec['dtype']}" if spec["dtype"] else "")
 
 

@@ -52,14 +52,13 @@ class Input(Table):
     """Free sides are filled with `pad_value` at the bottom and the right up to a multiple of this."""
     resize: Literal["stretch", "crop", "letterbox", "fit", "height", "none"] = "stretch"
     """stretch: both sides, ignoring the proportions; crop: short side, then the centre, pixel for pixel as torchvision's
-    Resize and CenterCrop; letterbox: fit inside, fill the rest; fit: shrink to `long_side`, fill to
-    `multiple_of`; height: to the height, the width follows; none: only images
-    of the right size."""
+    Resize and CenterCrop; letterbox: fit inside, fill the rest; fit: to `short_side` and `long_side`, both sides free, fill
+    to `multiple_of`; height: to the height, the width follows; none: only images of the right size."""
     short_side: Side | None = None
     """With `crop`: the short side before cropping; what is shorter than the crop is filled with `pad_value` on both ends.
-    Left out: the smallest that covers the crop."""
+    Left out: the smallest that covers the crop. With `fit`: what the shorter side is scaled to, as torchvision's Resize does."""
     long_side: Side | None = None
-    """With `fit`: what the longer side is shrunk to where it is longer; nothing is enlarged."""
+    """With `fit`: what the longer side has at most. Without `short_side` nothing is enlarged."""
     align: Literal["centre", "start"] = "centre"
     """With `letterbox` and `fit`: where the image lies. start: at the top left, all that is filled is right of it and below."""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "opencv-linear"] = "bilinear"
@@ -109,16 +108,24 @@ class Input(Table):
         for side, name in ((self.height, "height"), (self.width, "width")):
             if side is not None and side <= 2 * self.pad:
                 raise ValueError(f"{name} above twice the pad of {self.pad}")
-        if self.short_side is not None and self.resize != "crop":
-            raise ValueError("short_side only together with resize = 'crop'")
+        if self.short_side is not None and self.resize not in ("crop", "fit"):
+            raise ValueError("short_side only together with resize = 'crop' or 'fit'")
         if self.align == "start" and self.resize not in ("letterbox", "fit"):
             raise ValueError("align = 'start' only together with resize = 'letterbox' or 'fit'")
-        if (self.long_side is not None) != (self.resize == "fit"):
-            raise ValueError("long_side together with resize = 'fit', and neither without the other")
-        if self.resize == "fit" and (self.height or self.width):
-            raise ValueError("no height and width, as resize = 'fit' leaves them free")
         if self.resize == "height" and self.width is not None:
             raise ValueError("no width, as resize = 'height' leaves it free")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_to_fit(self) -> Self:
+        if self.long_side is not None and self.resize != "fit":
+            raise ValueError("long_side only together with resize = 'fit'")
+        if self.resize == "fit" and self.long_side is None and self.short_side is None:
+            raise ValueError("long_side or short_side, or both, as resize = 'fit'")
+        if self.long_side is not None and self.short_side is not None and self.long_side < self.short_side:
+            raise ValueError(f"long_side of at least the short_side of {self.short_side}")
+        if self.resize == "fit" and (self.height or self.width):
+            raise ValueError("no height and width, as resize = 'fit' leaves them free")
         return self
 
     def sized(self, height: int | None, width: int | None) -> Input:

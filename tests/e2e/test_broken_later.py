@@ -35,7 +35,7 @@ def models(tmp_path: Path) -> Path:
 def answered(plain: Plain, model: str) -> int:
     """The version that answers a job of a model."""
     entry = plain.redis.xadd(f"convq:{{{model}}}:jobs", JOB)
-    found = plain.redis.blpop(f"convq:{{{model}}}:result:{entry.decode()}", 30)
+    found = plain.redis.blpop(f"convq:{{{model}}}:result:{entry.decode()}", 120)
     assert found is not None, f"{model} is not answered"
     said = json.loads(found[1])
     assert "ok" == said["status"]
@@ -64,16 +64,16 @@ def test_a_model_that_breaks_takes_no_other_down_and_comes_back(
         assert "a" == line["model"], line
         assert place in line["reason"]
         assert any(place in one.get("reason", "") for one in service.log if one["message"] == "a worker died")
-        wait_until(lambda: {"b"} == set(models_served(plain)), 30, every_s=0.1)
-        wait_until(service.is_ready, 30, every_s=0.1)
+        wait_until(lambda: {"b"} == set(models_served(plain)), 120, every_s=0.1)
+        wait_until(service.is_ready, 120, every_s=0.1)
         assert "1 workers serve b; not a: a" in service.get("/readyz")[1]
 
         shutil.rmtree(models / "a", ignore_errors=True)
         kept.rename(models / "a")  # the very files, with their times
 
         assert 1 == answered(plain, "a")
-        wait_until(lambda: {"a", "b"} == set(models_served(plain)), 30, every_s=0.1)
-        wait_until(lambda: "not a" not in service.get("/readyz")[1], 30, every_s=0.1)
+        wait_until(lambda: {"a", "b"} == set(models_served(plain)), 120, every_s=0.1)
+        wait_until(lambda: "not a" not in service.get("/readyz")[1], 120, every_s=0.1)
 
 
 def test_where_nothing_is_left_the_service_waits_for_it(fresh_server: OwnServer, models: Path) -> None:
@@ -82,7 +82,7 @@ def test_where_nothing_is_left_the_service_waits_for_it(fresh_server: OwnServer,
         models.rename(models.parent / "aside")
         lose_workers(service)
 
-        wait_until(lambda: "no model can be served" in service.get("/readyz")[1], 30, every_s=0.1)
+        wait_until(lambda: "no model can be served" in service.get("/readyz")[1], 120, every_s=0.1)
         status, said = service.get("/readyz")
         assert 503 == status
         assert "not a: a" in said
@@ -91,7 +91,7 @@ def test_where_nothing_is_left_the_service_waits_for_it(fresh_server: OwnServer,
         (models.parent / "aside").rename(models)
 
         assert (1, 1) == (answered(plain, "a"), answered(plain, "b"))
-        wait_until(service.is_ready, 30, every_s=0.1)
+        wait_until(service.is_ready, 120, every_s=0.1)
 
 
 def test_an_older_version_answers_where_the_newest_broke(fresh_server: OwnServer, models: Path) -> None:
@@ -103,5 +103,5 @@ def test_an_older_version_answers_where_the_newest_broke(fresh_server: OwnServer
         lose_workers(service)
 
         assert 1 == answered(plain, "a")
-        wait_until(lambda: "2" in models_served(plain).get("a", {}).get("refused", {}), 30, every_s=0.1)
+        wait_until(lambda: "2" in models_served(plain).get("a", {}).get("refused", {}), 120, every_s=0.1)
         assert "a/2/model.onnx" in models_served(plain)["a"]["refused"]["2"]

@@ -423,7 +423,7 @@ def swelling(folder: Path) -> Path:
 def test_the_memory_of_a_dry_run_is_limited(tmp_path: Path) -> None:
     model = swelling(tmp_path)
 
-    enough, little = (dry_run(model, 1, memory_limit_bytes=size) for size in (3 * GIB, GIB * 7 // 16))
+    enough, little = (dry_run(model, 1, within_s=240, memory_limit_bytes=size) for size in (3 * GIB, GIB * 7 // 16))
 
     assert enough.ok, enough.reason
     assert not little.ok

@@ -96,7 +96,7 @@ WRONG = {
     "width of a free width": ("[input]\nresize = 'height'\nwidth = 9", ":1: input: expected no width"),
     "second output": (
         "[[outputs]]\nname = 'a'\n[[outputs]]\nname = 'b'\nmeaning = 'label'",
-        ":5: outputs.1.meaning: expected 'classes', 'image' or 'tensor', found 'label'",
+        ":5: outputs.1.meaning: expected 'classes', 'image', 'tensor', 'segments', 'matte', 'depth', 'embedding', ",
     ),
     "one table of outputs": (
         "[input]\nscale = 2\n[outputs]\nname = 'y'",
@@ -108,10 +108,13 @@ WRONG = {
     "an output's name alone": ("outputs = 'y'", ":1: outputs: expected [[outputs]], once for each output, found 'y'"),
     "nameless output": ("[[outputs]]\nmeaning = 'tensor'", ":1: outputs.0.name: expected Field required"),
     "no labels": ("[[outputs]]\nname = 'a'\nmeaning = 'classes'", ":1: outputs.0: expected a labels file"),
-    "labels of a tensor": ("[[outputs]]\nname = 'a'\nlabels = 'l.txt'", "labels and activation only together"),
+    "labels of a tensor": (
+        "[[outputs]]\nname = 'a'\nlabels = 'l.txt'",
+        "labels only together with meaning = 'classes', ",
+    ),
     "scale of a tensor": (
         "[[outputs]]\nname = 'a'\nscale = 2",
-        ":1: outputs.0: expected scale and offset only together with meaning = 'image'",
+        ":1: outputs.0: expected scale only together with meaning = 'image', 'depth' or 'value'",
     ),
     "infinite offset": (
         "[[outputs]]\nname = 'a'\nmeaning = 'image'\noffset = nan",
@@ -119,7 +122,7 @@ WRONG = {
     ),
     "labels of an image": (
         "[[outputs]]\nname = 'a'\nmeaning = 'image'\nlabels = 'l.txt'",
-        "labels and activation only together",
+        "labels only together with meaning = 'classes', 'segments' or 'text'",
     ),
     "pixels of no image": (
         "[input]\ncolor = 'none'\nlayout = 'NHWC'\nheight = 3",
@@ -166,6 +169,66 @@ WRONG = {
         "[input]\nalign = 'start'",
         "align = 'start' only together with resize = 'letterbox' or 'fit'",
     ),
+    "segments without labels": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'segments'",
+        ":1: outputs.0: expected a labels file, as meaning is 'segments'",
+    ),
+    "text without an alphabet": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'text'",
+        "expected a labels file, as meaning is 'text'",
+    ),
+    "points without names": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'keypoints'",
+        "expected the names of the points, as meaning is 'keypoints'",
+    ),
+    "a line to a point that is none": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'keypoints'\nnames = ['x', 'y']\nskeleton = [[0, 2]]",
+        "expected a skeleton of numbers below 2, as there are so many names",
+    ),
+    "a stretched depth": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'depth'\nstretch = true",
+        "expected stretch only together with meaning = 'matte'",
+    ),
+    "softmax of a matte": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'matte'\nactivation = 'softmax'",
+        "expected activation 'none' or 'sigmoid', as meaning is 'matte'",
+    ),
+    "sigmoid of an expectation": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'value'\nexpectation = true\nactivation = 'sigmoid'",
+        "expected activation 'softmax' or 'none', as meaning is 'value' with expectation",
+    ),
+    "an expectation over one class": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'classes'\nlabels = 'l.txt'\nexpectation = true",
+        "expected expectation only together with meaning = 'value'",
+    ),
+    "depth of nothing": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'depth'\nscale = 0",
+        "expected a scale other than 0, as values are multiplied by it",
+    ),
+    "time first and batch first": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'text'\nlabels = 'l.txt'\ntime_first = true\nbatch_axis = 0",
+        "expected batch_axis = 1, or none, as time_first is true",
+    ),
+    "batch first and second": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'text'\nlabels = 'l.txt'\ntime_first = false\nbatch_axis = 1",
+        "expected batch_axis = 0, or none, as time_first is false",
+    ),
+    "a class that no map holds": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'segments'\nlabels = 'l.txt'\nignore = 65535",
+        ":5: outputs.0.ignore: expected less than or equal to 65534",
+    ),
+    "two embeddings": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'embedding'\n[[outputs]]\nname = 'b'\nmeaning = 'embedding'",
+        "expected at most one output that means embedding: an answer has one place for it",
+    ),
+    "a map of no picture": (
+        "[input]\ncolor = 'none'\n[[outputs]]\nname = 'a'\nmeaning = 'matte'",
+        "expected no output that means matte, as input.color is none: there are no images",
+    ),
+    "golden of an embedding": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'embedding'\n[warmup]\nsample = 's.png'\ngolden = '7'",
+        "expected an output that means classes or text, or detections with labels, as warmup.golden names one",
+    ),
     "several": ("[limits]\nmax_batch = 0\nmax_bytes = 0", "(and 1 more)"),
     "no TOML": ("[input\n", "is not TOML"),
 }
@@ -208,6 +271,68 @@ def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, content: bytes,
 
     with pytest.raises(ModelBroken, match=expected):
         files.labels()
+
+
+def test_several_outputs_may_hold_classes_and_mean_other_things(tmp_path: Path) -> None:
+    gender = CLASSES.replace("logits", "gender").replace("labels.txt", "gender.txt") + "activation = 'sigmoid'\n"
+    points = "[[outputs]]\nname = 'p'\nmeaning = 'keypoints'\nnames = ['nose', 'ear']\nskeleton = [[0, 1]]\n"
+    age = "[[outputs]]\nname = 'age'\nmeaning = 'value'\nexpectation = true\nscale = 3\noffset = -99\n"
+
+    manifest = Manifest.read(written(tmp_path, CLASSES + gender + points + age))
+
+    assert manifest.classes is not None
+    assert ("logits", ["logits", "gender"]) == (manifest.classes.name, [one.name for one in manifest.heads])
+    assert ["softmax", "sigmoid", "none", "softmax"] == [one.applied for one in manifest.outputs]
+    assert ("labels.txt", "gender.txt") == manifest.labels_files
+    assert (("nose", "ear"), ((0, 1),)) == (manifest.outputs[2].names, manifest.outputs[2].skeleton)
+
+
+TEXT = "[[outputs]]\nname = 'y'\nmeaning = 'text'\nlabels = 'alphabet.txt'\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [("", 0), ("time_first = true\n", 1), ("batch_axis = 1\n", 1), ("time_first = false\n", 0)]
+)
+def test_which_axis_counts_jobs_may_be_said_in_two_ways(tmp_path: Path, more: str, expected: int) -> None:
+    (output,) = Manifest.read(written(tmp_path, TEXT + more)).outputs
+
+    assert expected == output.jobs_axis
+
+
+def test_an_alphabet_is_one_character_a_line_which_may_be_a_blank(tmp_path: Path) -> None:
+    files = VersionFiles.of(written(tmp_path, TEXT), 1)
+    (tmp_path / "alphabet.txt").write_bytes("\ufeff\u3000\r\na\r\n \r\n'\n\n\n".encode())
+
+    assert ("\u3000", "a", " ", "'") == files.labels_of(files.manifest.outputs[0])
+    assert () == files.labels()
+    assert ["alphabet.txt"] == [name for name, _ in files.named()]
+
+
+@pytest.mark.parametrize(("content", "expected"), [(b"", ":1: is empty"), (b"a\n\nb", ":2: is empty")])
+def test_an_alphabet_that_cannot_be_meant_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    files = VersionFiles.of(written(tmp_path, TEXT), 1)
+    (tmp_path / "alphabet.txt").write_bytes(content)
+
+    with pytest.raises(ModelBroken, match=f"{expected}; expected one character on every line"):
+        files.labels_of(files.manifest.outputs[0])
+
+
+def test_versions_of_before_are_recognised_and_later_keys_count() -> None:
+    """Ledgers hold these digits: they must not change from release to release."""
+    digits = VersionFiles.of(default_root() / "lenet", 1).answers()
+
+    assert digits == "3a0bff88b8100ca9f65561b3aa01db3bca2e3e6cac02be9c5d7c29e01543764a"
+
+
+def test_what_an_output_means_and_its_labels_make_another_version(tmp_path: Path) -> None:
+    text = "[[outputs]]\nname = 'y'\nmeaning = 'segments'\nlabels = 'labels.txt'\n"
+    said = set()
+    for more, labels in (("", "a\nb"), ("ignore = 0\n", "a\nb"), ("", "a\nc")):
+        written(tmp_path, text + more)
+        (tmp_path / "labels.txt").write_text(labels)
+        said.add(VersionFiles.of(tmp_path, 1).answers())
+
+    assert 3 == len(said)
 
 
 def test_missing_labels_are_named(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
 
 
+def as_tuples(value: Any) -> Any:
+    """TOML arrays in an array as tuples."""
+    return tuple(tuple(one) if isinstance(one, list) else one for one in value) if isinstance(value, list) else value
+
+
 def is_inside(value: str) -> bool:
     """Whether it names a file of the model's own folder; a folder that is copied elsewhere must still be whole."""
     path = PurePosixPath(value)
@@ -47,3 +52,6 @@ def _inside(value: str) -> str:
 InnerPath = Annotated[str, Field(max_length=200), AfterValidator(_inside)]
 """A file of the model's folder."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
+PointName = Annotated[str, Field(min_length=1, max_length=64)]
+"""Of a keypoint."""
+PointNumber = Annotated[int, Field(ge=0, le=999)]

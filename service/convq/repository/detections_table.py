@@ -11,19 +11,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from convq.protocol import MOST_DETECTIONS
-from convq.repository.bounds import InnerPath, NodeName, Number, Table, as_tuple
+from convq.repository.bounds import InnerPath, NodeName, Number, PointName, PointNumber, Table, as_tuple, as_tuples
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[NodeName, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=64)]
-PointName = Annotated[str, Field(min_length=1, max_length=64)]
 Stride = Annotated[int, Field(ge=1, le=4096)]
 Prior = Annotated[float, Field(gt=0, le=65535)]
-PointNumber = Annotated[int, Field(ge=0, le=999)]
-
-
-def _as_tuples(value: Any) -> Any:
-    """TOML arrays in an array as tuples."""
-    return tuple(tuple(one) if isinstance(one, list) else one for one in value) if isinstance(value, list) else value
 
 
 def _as_tables(value: Any) -> Any:
@@ -58,7 +51,7 @@ class Grid(Table):
     point: Share = 0.0
     bins: Annotated[int, Field(ge=1, le=256)] = 1
     variances: Annotated[tuple[Number, Number], BeforeValidator(as_tuple)] = (0.1, 0.2)
-    min_sizes: Annotated[tuple[tuple[Prior, ...], ...], BeforeValidator(_as_tuples), Field(max_length=16)] = ()
+    min_sizes: Annotated[tuple[tuple[Prior, ...], ...], BeforeValidator(as_tuples), Field(max_length=16)] = ()
 
 
 class Regions(Table):
@@ -87,7 +80,7 @@ class Detections(Table):
     class_base: Annotated[int, Field(ge=0, le=1000)] = 0
     multi_label: bool = False
     keypoints: Annotated[tuple[PointName, ...], BeforeValidator(as_tuple), Field(max_length=1000)] = ()
-    skeleton: Annotated[tuple[tuple[PointNumber, PointNumber], ...], BeforeValidator(_as_tuples)] = ()
+    skeleton: Annotated[tuple[tuple[PointNumber, PointNumber], ...], BeforeValidator(as_tuples)] = ()
     batch: Literal["first", "column", "counts", "none"] = "first"
     counts: NodeName | None = None
     tables: Annotated[tuple[RowsTable, ...], BeforeValidator(_as_tables), Field(min_length=1, max_length=64)] = ()

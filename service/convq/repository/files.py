@@ -119,6 +119,22 @@ def labels_of(content: bytes, file: Path) -> tuple[str, ...]:
     return tuple(labels)
 
 
+def alphabet_of(content: bytes, file: Path) -> tuple[str, ...]:
+    """Characters, one a line, which blanks may be; empty lines at the end are nobody's. Raises ModelBroken.
+
+    Lines end as those of `labels_of`.
+    """
+    lines = text_of(content, file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines or "" in lines:
+        where = lines.index("") + 1 if lines else 1
+        raise ModelBroken(f"{file}:{where}: is empty; expected one character on every line")
+    if long := next((number for number, one in enumerate(lines, 1) if len(one) > MOST_LABEL_CHARACTERS), None):
+        raise ModelBroken(f"{file}:{long}: has {len(lines[long - 1])} characters; expected one on every line")
+    return tuple(lines)
+
+
 def repeated(labels: Sequence[str]) -> str:
     """The names that stand for several classes, with their lines; empty where each is another."""
     lines: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ def fingerprint_of(model: Path, version: int) -> str:
     files = VersionFiles.of(model, version)
     manifest = files.manifest.model_dump(mode="json", exclude=OF_THE_MODEL)
     sample = files.sample()
-    parts = [json.dumps([manifest, files.labels()], sort_keys=True).encode(), sample[1] if sample else b""]
+    parts = [json.dumps([manifest, files.every_label()], sort_keys=True).encode(), sample[1] if sample else b""]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
     folder = model / str(version)
     digests += [_digest(folder / name, model) if os.path.lexists(folder / name) else "" for name in GRAPHS]

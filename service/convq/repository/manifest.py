@@ -15,20 +15,20 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 
 from convq.errors import ModelBroken
 from convq.protocol import LAST_VERSION
-from convq.repository.bounds import MOST_OUTPUTS, InnerPath, NodeName, Number, Table
+from convq.repository.bounds import MOST_OUTPUTS, InnerPath, NodeName, Table
 from convq.repository.detections_table import Detections
 from convq.repository.files import MOST_BYTES, read_inside, text_of
 from convq.repository.manifest_errors import explain
 from convq.repository.tables.input import Input, objection
+from convq.repository.tables.outputs import OF_PICTURES, ONCE, BatchAxis, Output
 
-__all__ = ["FILE", "Input", "Limits", "Manifest", "Output", "Rollout", "objection"]
+__all__ = ["FILE", "BatchAxis", "Input", "Limits", "Manifest", "Output", "Rollout", "objection"]
 
 FILE = "manifest.toml"
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){16}""")
 """A dotted key of so many parts: tomllib takes the square of their number, minutes for a file of a megabyte."""
 
 
-LAST_AXIS: Final = 7
 RULES: Final = ("size", "size_wh", "ones")
 MOST_GIVEN: Final = 64
 """Numbers for one extra input."""
@@ -41,13 +41,6 @@ def _as_list_of_tables(value: Any) -> Any:
     return tuple(value)
 
 
-def _axis(value: Any) -> int | str:
-    """In words of its own, which a union of two types would not have."""
-    if value == "none" or (type(value) is int and 0 <= value <= LAST_AXIS):
-        return value  # type: ignore[no-any-return]
-    raise ValueError(f"a number from 0 to {LAST_AXIS}, or 'none'")
-
-
 def _given(value: Any) -> str | tuple[float, ...]:
     """What an extra input is given: a word, or numbers."""
     if isinstance(value, str) and value in RULES:
@@ -58,37 +51,8 @@ def _given(value: Any) -> str | tuple[float, ...]:
     raise ValueError(f"{', '.join(map(repr, RULES))}, or 1 to {MOST_GIVEN} numbers")
 
 
-BatchAxis = Annotated[int | Literal["none"], PlainValidator(_axis)]
 Given = Annotated[Literal["size", "size_wh", "ones"] | tuple[float, ...], PlainValidator(_given)]
 VersionNumber = Annotated[int, Field(ge=1, le=LAST_VERSION)]
-
-
-class Output(Table):
-    """One of `[[outputs]]`: an output of the graph that is fetched for every batch, and what it means."""
-
-    name: NodeName
-    meaning: Literal["classes", "image", "tensor"] = "tensor"
-    """image: [n, channels, height, width], or channels last where the input has them last, with 1 or 3 channels in the
-    input's order of colours. A job gets it as a PNG."""
-    activation: Literal["softmax", "sigmoid", "none"] | None = None
-    """For classes: what turns the raw values into scores; softmax unless said."""
-    labels: InnerPath | None = None
-    """For classes: the file with one name a line, in the order of the output."""
-    scale: Number = 1.0
-    offset: Number = 0.0
-    """For images: level = value * scale + offset, rounded and cut to 0 to 255."""
-    batch_axis: BatchAxis = 0
-    """Which axis counts the jobs of a batch. none: no axis does, so that jobs run one by one."""
-
-    @model_validator(mode="after")
-    def _only_classes_have_labels(self) -> Self:
-        if self.meaning == "classes" and self.labels is None:
-            raise ValueError("a labels file, as meaning is 'classes'")
-        if self.meaning != "classes" and (self.labels or self.activation):
-            raise ValueError("labels and activation only together with meaning = 'classes'")
-        if self.meaning != "image" and {"scale", "offset"} & self.model_fields_set:
-            raise ValueError("scale and offset only together with meaning = 'image'")
-        return self
 
 
 class Limits(Table):
@@ -190,29 +154,50 @@ class Manifest(Table):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"every output and feature map once: {', '.join(twice)}")
-        if sum(output.meaning == "classes" for output in self.outputs) > 1:
-            raise ValueError("at most one output that means classes")
         if self.input.name is not None and self.input.name in self.extra_inputs:
             raise ValueError(f"input.name to be none of extra_inputs: {self.input.name} is both")
         if self.rollout is not None and self.rollout.version == self.versions.require:
             raise ValueError(
                 "versions.require and rollout.version to be two versions: a candidate is none that must answer"
             )
-        if self.warmup is not None and self.warmup.golden is not None and not self.labels_files:
-            raise ValueError("an output that means classes, or detections with labels, as warmup.golden names one")
-        if self.detections is not None and self.input.color == "none":
-            raise ValueError("no detections, as input.color is none: there are no images")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_make_sense(self) -> Self:
+        meanings = [output.meaning for output in self.outputs]
+        for meaning in ONCE:
+            if meanings.count(meaning) > 1:
+                raise ValueError(f"at most one output that means {meaning}: an answer has one place for it")
+        named = self.detections is not None and self.detections.labels is not None
+        if (
+            self.warmup is not None
+            and self.warmup.golden is not None
+            and not ({"classes", "text"} & {*meanings} or named)
+        ):
+            raise ValueError(
+                "an output that means classes or text, or detections with labels, as warmup.golden names one"
+            )
+        if self.input.color == "none":
+            if self.detections is not None:
+                raise ValueError("no detections, as input.color is none: there are no images")
+            if placed := next((meaning for meaning in meanings if meaning in OF_PICTURES), None):
+                raise ValueError(f"no output that means {placed}, as input.color is none: there are no images")
         return self
 
     @property
     def classes(self) -> Output | None:
-        """The output that holds the classes, if there is one."""
-        return next((output for output in self.outputs if output.meaning == "classes"), None)
+        """The output that holds the classes: of several the first, whose best are a job's `predictions`."""
+        return next(iter(self.heads), None)
+
+    @property
+    def heads(self) -> tuple[Output, ...]:
+        """All outputs that hold classes."""
+        return tuple(output for output in self.outputs if output.meaning == "classes")
 
     @property
     def labels_files(self) -> tuple[str, ...]:
         """The files with labels that it names."""
-        named = (self.classes and self.classes.labels, self.detections and self.detections.labels)
+        named = [*(output.labels for output in self.outputs), self.detections and self.detections.labels]
         return tuple(dict.fromkeys(name for name in named if name))
 
     @classmethod

@@ -20,11 +20,12 @@ from convq.repository.files import (
     MOST_BYTES,
     MOST_LABELS_BYTES,
     MOST_SAMPLE_BYTES,
+    alphabet_of,
     labels_of,
     read_inside,
     read_sample,
 )
-from convq.repository.manifest import FILE, Manifest
+from convq.repository.manifest import FILE, Manifest, Output
 
 REPORT = "report.json"
 HOLDS = "files"
@@ -57,14 +58,30 @@ class VersionFiles:
         return own if os.path.lexists(own) else self.model / name
 
     def labels(self) -> tuple[str, ...]:
-        """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken."""
+        """The class names, one a line of the labels file; empty for a model without classes. Raises ModelBroken.
+
+        Of several outputs that mean classes, those of the first.
+        """
         classes = self.manifest.classes
-        return () if classes is None or classes.labels is None else self._labels_in(classes.labels)
+        return () if classes is None else self.labels_of(classes)
+
+    def labels_of(self, output: Output) -> tuple[str, ...]:
+        """What the lines of its labels file say: names of classes, or characters; empty without one. Raises ModelBroken."""
+        if output.labels is None:
+            return ()
+        if output.meaning != "text":
+            return self._labels_in(output.labels)
+        file = self.find(output.labels)
+        return alphabet_of(read_inside(file, self.model, MOST_LABELS_BYTES), file)
 
     def detected_labels(self) -> tuple[str, ...]:
         """What detections may be, one a line of their labels file; empty where there is none. Raises ModelBroken."""
         detections = self.manifest.detections
         return () if detections is None or detections.labels is None else self._labels_in(detections.labels)
+
+    def every_label(self) -> list[tuple[str, ...]]:
+        """What all files of labels say that the manifest names: those of its outputs, then of detections. Raises ModelBroken."""
+        return [*(self.labels_of(output) for output in self.manifest.outputs if output.labels), self.detected_labels()]
 
     def _labels_in(self, name: str) -> tuple[str, ...]:
         file = self.find(name)
@@ -87,9 +104,18 @@ class VersionFiles:
     def answers(self) -> str:
         """64 hexadecimal digits for what makes answers of what its graphs yield: input, outputs, labels, detections.
 
-        Without detections they are what they were before there were any. Raises ModelBroken.
+        Without detections, and without outputs of later meanings, they are what they were before there were any. Raises
+        ModelBroken.
         """
-        tables: list[Any] = [self.manifest.model_dump(mode="json", include=_ANSWERING), self.labels()]
+        manifest = self.manifest
+        answering = manifest.model_dump(mode="json", include=_ANSWERING)
+        answering["outputs"] = [output.lasting() for output in manifest.outputs]
+        tables: list[Any] = [answering, self.labels()]
+        more = [
+            self.labels_of(output) for output in manifest.outputs if output is not manifest.classes and output.labels
+        ]
+        if more:
+            tables.append(more)
         if self.manifest.detections is not None:
             tables += [self.manifest.detections.model_dump(mode="json"), self.detected_labels()]
         said = json.dumps(tables, sort_keys=True)

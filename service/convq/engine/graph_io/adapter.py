@@ -107,7 +107,7 @@ def adapter_for(
         half=picture.type == HALF,
         extra=extra_inputs_of(inputs, manifest.extra_inputs, picture, takes_images=spec.color != "none"),
         batch_axes={
-            **{one.name: one.batch_axis for one in manifest.outputs if one.batch_axis != 0},
+            **{one.name: one.jobs_axis for one in manifest.outputs if one.jobs_axis != 0},
             **dict.fromkeys(whole, "none"),
         },
         channels_last=spec.layout == "NHWC",

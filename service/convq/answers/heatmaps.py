@@ -27,8 +27,8 @@ def keypoints(
 ) -> list[list[float]]:
     """What a result says under `keypoints`, of one job's output: [x, y, score] of each point, or [x, y], in the given order.
 
-    `values` holds `count` points: x and y of each, [K * 2], or with a score, [K * 3], further axes of length 1 allowed; or
-    maps [K, h, w] over the network's input, whose peaks they are. `units` says of what coordinates are: pixels of the input,
+    `values` holds `count` points: x and y of each, [K * 2] or [K, 2], or with a score, [K * 3] or [K, 3], further axes of length
+    1 allowed; or maps [K, h, w] over the network's input, whose peaks they are. `units` says of what coordinates are: pixels of the input,
     or its sides. `activation` is for scores alone. `input_size` is height and width of the network's input. Points are in
     pixels of the picture, with two decimals, and may lie outside of it.
 
@@ -52,11 +52,17 @@ def keypoints(
     return [[*place, score] for place, score in zip(places, told, strict=True)]
 
 
+def rows_of(count: int) -> list[list[int]]:
+    """The shapes that the coordinates of so many points may have, axes of length 1 left out."""
+    shapes = ((count * 2,), (count * 3,), (count, 2), (count, 3))
+    return [[side for side in shape if side != 1] for shape in shapes]
+
+
 def _coordinates(values: NDArray[Any], count: int) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
     """[K, 2] as they are, and the scores [K] where there are any."""
-    plain = values.ndim > 0 and all(side == 1 for side in values.shape[1:]) and values.size in (count * 2, count * 3)
-    if not plain or not count:
-        expected = f"[{count * 2}], [{count * 3}] or maps [{count}, h, w]"
+    sides = [side for side in values.shape if side != 1]
+    if not count or sides not in rows_of(count):
+        expected = f"[{count * 2}], [{count * 3}], [{count}, 2], [{count}, 3] or maps [{count}, h, w]"
         raise ModelFault(f"an output that means keypoints has the shape {list(values.shape)}; expected {expected}")
     rows = as_float32(values).reshape(count, -1)
     return rows[:, :2].astype(np.float64), rows[:, 2] if rows.shape[1] > 2 else None  # noqa: PLR2004

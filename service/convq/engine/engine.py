@@ -15,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import convq.engine.image as images
+from convq.answers.coordinates import Placement
 from convq.engine.answering.detector import Detector
+from convq.engine.answering.frame import NOWHERE, Frame, frame_of
+from convq.engine.answering.meanings import Meanings, fitting
 from convq.engine.kernels.suppression import fast_suppress
 from convq.engine.onnx_session import FEATURES, MODEL, REPORT, OpenedVersion, open_version, shrink, without_paths
 from convq.engine.png import Picture
-from convq.engine.postprocess import check_outputs
+from convq.engine.postprocess import Head, check_outputs
 from convq.engine.room import TOGETHER_BYTES, Sizes
 from convq.engine.tensors import Prepared, admit_slowly, is_finite, largest_bytes, read_npy
 from convq.engine.warm_up import WarmUp
 from convq.errors import BadField, JobError, ModelFault, NetworkFaulty
 from convq.protocol import PREPARED
+from convq.repository.bounds import MOST_DESCRIBED_BYTES
 from convq.repository.manifest import Manifest
 from convq.repository.version_files import VersionFiles
 
@@ -62,15 +66,21 @@ class Engine:
     feature_maps: frozenset[str]
     """Those of `outputs` that are computed or fetched only for batches in which a job asks."""
     default_outputs: tuple[str, ...]
-    """What a job gets besides predictions and detections when it asks for nothing: the declared outputs that are neither."""
+    """What a job gets besides its answer when it asks for nothing: the declared outputs that no answer is made of."""
     pictures: Mapping[str, Picture]
     """Those of `outputs` that are images, and how each becomes one."""
     classes: str | None
-    """The output that holds the classes, if any."""
+    """The output that holds the classes, if any; of several the first."""
     activation: str
     """What `rank` must apply to `classes`."""
+    heads: tuple[Head, ...]
+    """All outputs that hold classes."""
     detector: Detector | None
     """What makes detections of the outputs, if anything does."""
+    meanings: Meanings
+    """What other outputs mean."""
+    is_placed: bool
+    """Whether an answer says something of places in the picture."""
     max_batch: int
     """Jobs in one call of `run`: the manifest's limit, or what ends in time and has room, or the graph's own
     where its batch axis is fixed."""
@@ -88,12 +98,13 @@ class Engine:
         self.provider, self.requested_provider, self.precision = opened.provider, opened.requested, opened.precision
         self.sha256, self.seal = opened.sha256, opened.seal
         self.outputs, self.feature_maps = (*graph.fetched, *maps), frozenset(maps)
-        self.classes = manifest.classes.name if manifest.classes else None
-        read = frozenset[str]() if opened.detector is None else opened.detector.reads
+        self.heads, self.meanings, self.pictures = opened.heads, opened.meanings, graph.pictures
+        self.classes, _, self.activation = self.heads[0] if self.heads else (None, (), "softmax")
         self.detector = None if opened.detector is None else replace(opened.detector, suppress=fast_suppress())
-        self.default_outputs = tuple(name for name in graph.fetched if name != self.classes and name not in read)
-        self.pictures = graph.pictures
-        self.activation = (manifest.classes.activation if manifest.classes else None) or "softmax"
+        self.is_placed = self.detector is not None or self.meanings.is_placed
+        self._detected = frozenset[str]() if opened.detector is None else opened.detector.reads
+        told = self._detected | self.meanings.reads | {head.output for head in self.heads}
+        self.default_outputs = tuple(name for name in graph.fetched if name not in told)
         self.max_batch, self.remark, self.load_s = graph.max_batch, "", 0.0
         self.largest_tensor_bytes = largest_bytes(graph, manifest.limits.max_pixels)
         self._opened, self._file, self._graph = opened, opened.file, graph
@@ -205,13 +216,25 @@ class Engine:
         names = [*self._plain.fetched, *(one for one in self.feature_maps if wanted is None or one in wanted)]
         return self._sizes.job_bytes(shape, names)
 
+    def told_bytes(self, shape: tuple[int, ...], wanted: Collection[str] | None) -> int:
+        """What of that goes into the document of a job that wants these outputs, counted alike, and about what is told besides."""
+        names = [one for one in self.outputs if one in self.default_outputs or wanted is None or one in wanted]
+        named_bytes = self._sizes.job_bytes(shape, names)[0]
+        if self.detector is not None:
+            named_bytes += self.detector.most_bytes(None, "none")
+        return named_bytes + (self.meanings.usual_bytes(shape) if self.meanings.is_drawn else 0)
+
+    def frame_of(self, shape: tuple[int, ...], placement: Placement | None) -> Frame:
+        """Where a picture lies in an input of that shape; without a `placement` it is the input itself."""
+        return frame_of(shape, self._graph.input.layout, placement) if self.is_placed else NOWHERE
+
     def let_go(self) -> None:
         """Give back what onnxruntime keeps for the next run, which may be as much as the largest needed. After `warm_up`."""
         shrink(self._plain.session, self._graph.adapter.feeds(np.zeros((1, *self._example), dtype=self._dtype)))
 
     def describe(self) -> dict[str, object]:
         """What clients may want to know before they submit, as JSON-able values; free sides are None."""
-        answers = {} if self.detector is None else {"answers": {"detections": self.detector.describe()}}
+        answers = self._describe_answers()
         return {
             "description": self.manifest.description,
             "inputs": [self._graph.describe_input()],
@@ -221,18 +244,30 @@ class Engine:
             ],
             "classes": self.classes,
             "labels": len(self.labels),
-            **answers,
+            **({"answers": answers} if answers else {}),
             "limits": {**self.manifest.limits.model_dump(), "max_batch": self.max_batch},
             "provider": self.provider,
             "sha256": self.sha256,
         }
 
+    def _describe_answers(self) -> dict[str, object]:
+        """By key of a result: what it takes to make use of it."""
+        shapes = {name: node["shape"] for name, node in self._graph.nodes.items()}
+        answers: dict[str, object] = {} if self.detector is None else {"detections": self.detector.describe()}
+        answers |= self.meanings.describe(shapes)
+        if len(self.heads) > 1:
+            room = MOST_DESCRIBED_BYTES // len(self.heads)
+            answers["heads"] = {head.output: {"labels": fitting(head.labels, room)} for head in self.heads}
+        return answers
+
     def _meaning(self, name: str) -> str:
         if name in self.feature_maps:
             return "feature_map"
-        if name != self.classes and self.detector is not None and name in self.detector.reads:
-            return "detections"
-        return "classes" if name == self.classes else "image" if name in self.pictures else "tensor"
+        if any(name == head.output for head in self.heads):
+            return "classes"
+        if meant := self.meanings.named(name):
+            return meant
+        return "detections" if name in self._detected else "image" if name in self.pictures else "tensor"
 
     def noise(self, seed: int = _SEED) -> Prepared:
         """An input that is not the same everywhere, and always the same one for a seed. After `warm_up`."""

@@ -15,8 +15,10 @@ from typing import Any, Final, NamedTuple
 import onnxruntime
 
 from convq.engine.answering.detector import Detector
+from convq.engine.answering.meanings import Meanings
 from convq.engine.graph_io.nodes import sides_of
-from convq.engine.signature import Graph, agree, check_same_network
+from convq.engine.postprocess import Head
+from convq.engine.signature import Graph, agree, check_meanings, check_same_network
 from convq.errors import ModelBroken, NetworkFaulty, SettingsError
 from convq.host.extras import install_anew
 from convq.printable import brief_list
@@ -58,8 +60,12 @@ class OpenedVersion:
     version: int
     manifest: Manifest
     labels: tuple[str, ...]
+    heads: tuple[Head, ...]
+    """Its outputs that hold classes; `labels` are those of the first."""
     detector: Detector | None
     """What makes detections of its outputs, if anything does."""
+    meanings: Meanings
+    """What its other outputs mean."""
     file: Path
     """Its `model.onnx`."""
     plain: Network
@@ -81,9 +87,11 @@ def open_version(folder: Path, version: int, *, device: str, seal: str) -> Opene
     """What `Engine.load` loads. Raises ModelBroken, SettingsError as it says."""
     began = time.monotonic()
     files = VersionFiles.of(folder, version)
-    manifest, labels = files.manifest, files.labels()
+    manifest = files.manifest
     file, features = (folder / str(version) / name for name in (MODEL, FEATURES))
+    heads = tuple(Head(one.name, files.labels_of(one), one.applied) for one in manifest.heads)
     detector = Detector.of(manifest, files.detected_labels(), file)
+    meanings = Meanings.of(manifest, files.labels_of)
     separate = bool(manifest.feature_maps) and features.exists()
     requested = manifest.runtime.device if device == "auto" else device
     features_sha256, (tried, _, tried_features) = "", seal.partition("+")
@@ -93,6 +101,7 @@ def open_version(folder: Path, version: int, *, device: str, seal: str) -> Opene
     graph = agree(manifest, *ends, str(file), detector=detector, with_maps=not separate)
     if detector is not None:
         detector = detector.bound({node.name: sides_of(node) for node in ends[1]}, file)
+    check_meanings(meanings, graph, ends[1], str(file))
     _check_operators(content, file, graph.max_batch)
     plain = featured = Network(session, graph, {name: name for name in graph.fetched})
     if separate:
@@ -107,8 +116,10 @@ def open_version(folder: Path, version: int, *, device: str, seal: str) -> Opene
         name=folder.absolute().name,
         version=version,
         manifest=manifest,
-        labels=labels,
+        labels=heads[0].labels if heads else (),
+        heads=heads,
         detector=detector,
+        meanings=meanings,
         file=file,
         plain=plain,
         featured=featured,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,16 @@ MAX_ANSWER_BYTES: Final = 36 * 2**20
 base64 that is 48 MiB, in one Redis value, in the memory of a server that others use as well."""
 PARTITION_FROM = 8
 """Selecting k of many classes beats sorting them all once there are this many times k; measured with 1,000 classes."""
+
+
+class Head(NamedTuple):
+    """An output that holds classes."""
+
+    output: str
+    labels: tuple[str, ...]
+    """The classes in the order of the output."""
+    activation: str
+    """What `rank` must apply."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from convq.errors import ModelBroken
 
 TOGETHER_BYTES: Final = 60 * 2**20
 """What comes of one batch may take so much where nobody says otherwise: an eighth of what a worker plans with."""
-DOCUMENT_PARTS: Final = (7, 3)
-"""What a job's outputs take, and what is written of them in base64: so many thirds of the outputs alone."""
+BASE64_PARTS: Final = (4, 3)
+"""What is written of bytes in base64: so many thirds of them."""
 
 SHAPES_KNOWN: Final = 256
 """Shapes of inputs whose outputs are remembered: clients choose them where sides are free."""
@@ -24,19 +24,23 @@ MARGIN: Final = 2.0
 TRIES: Final = 3
 
 
-def taken_bytes(job_bytes: int, jobs: int = 1) -> int:
-    """What the outputs of so many jobs take, `job_bytes` for each, together with the documents that are made of them."""
-    return job_bytes * jobs * DOCUMENT_PARTS[0] // DOCUMENT_PARTS[1]
+def taken_bytes(job_bytes: int, jobs: int = 1, told_bytes: int | None = None) -> int:
+    """What the outputs of so many jobs take, `job_bytes` for each, together with the documents that are made of them.
+
+    `told_bytes` of each job go into its document, all of its outputs where that is not given.
+    """
+    told_bytes = job_bytes if told_bytes is None else told_bytes
+    return (job_bytes * BASE64_PARTS[1] + told_bytes * BASE64_PARTS[0]) * jobs // BASE64_PARTS[1]
 
 
-def fitting(job_bytes: int, largest: int, together_bytes: int) -> int:
+def fitting(job_bytes: int, largest: int, together_bytes: int, told_bytes: int | None = None) -> int:
     """The most jobs, up to `largest` and at least one, that take no more than `together_bytes` with what comes of them."""
-    return max(1, min(largest, together_bytes // max(1, taken_bytes(job_bytes))))
+    return max(1, min(largest, together_bytes // max(1, taken_bytes(job_bytes, told_bytes=told_bytes))))
 
 
-def remark(job_bytes: int, largest: int, together_bytes: int) -> str:
+def remark(job_bytes: int, largest: int, together_bytes: int, told_bytes: int | None = None) -> str:
     """Why fewer than `largest` jobs share a batch; empty where they do not."""
-    fits = fitting(job_bytes, largest, together_bytes)
+    fits = fitting(job_bytes, largest, together_bytes, told_bytes)
     if fits == largest:
         return ""
     figures = f"the outputs of one take {job_bytes:,} bytes, and a batch and its documents may take {together_bytes:,}"

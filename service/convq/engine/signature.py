@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convq.engine.answering.detector import Detector
+from convq.engine.answering.meanings import Meanings
 from convq.engine.graph_io.adapter import Adapter, adapter_for
 from convq.engine.graph_io.extra_inputs import picture_of
 from convq.engine.graph_io.nodes import DTYPES, Node, dtype_of, sides_of
@@ -174,6 +175,18 @@ def check_same_network(plain: Graph, featured: Graph, file: str) -> None:
                 f"{file}: output {brief(name)} is {other['dtype']} {other['shape']}; "
                 f"model.onnx has {one['dtype']} {one['shape']}"
             )
+
+
+def check_meanings(meanings: Meanings, graph: Graph, outputs: Sequence[Node], file: str) -> None:
+    """Raise ModelBroken, beginning with `file`, where an output cannot mean what the manifest says.
+
+    What has no axes at all is an output whose shape only a run can tell: it is looked at then.
+    """
+    declared = {node.name for node in outputs if node.shape}
+    shapes = {name: (said["shape"], said["dtype"]) for name, said in graph.nodes.items() if name in declared}
+    if misfits := meanings.misfits(shapes):
+        name, why = next(iter(misfits.items()))
+        raise ModelBroken(f"{file}: output {brief(name)} {why}")
 
 
 def _check_input(spec: Input, node: Node, file: str) -> None:

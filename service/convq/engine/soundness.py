@@ -5,19 +5,20 @@ Each check raises NetworkFaulty with the graph's file and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convq.engine.answering.detector import Detector
-from convq.engine.onnx_session import MODEL
+from convq.engine.answering.frame import NOWHERE, frame_of
+from convq.engine.answering.meaning import Told, Wish
+from convq.engine.onnx_session import MODEL, OpenedVersion
 from convq.engine.postprocess import agrees, finite, rank
 from convq.engine.tensors import Prepared
-from convq.errors import ModelFault, NetworkFaulty
-from convq.repository.manifest import FILE, Manifest
+from convq.errors import ModelFault, NetworkFaulty, NonFinite
+from convq.repository.manifest import FILE
 
 Made = Mapping[str, NDArray[Any]]
 
@@ -56,34 +57,50 @@ def _not_finite(made: Made, read: Collection[str]) -> tuple[str, ...]:
     )
 
 
-def check_sample(
-    file: Path, manifest: Manifest, made: Made, labels: Sequence[str], detector: Detector | None, sample: Prepared
-) -> None:
-    """What the graph made of the warm-up sample is finite, and the label that the manifest says. Raises ModelFault too."""
-    warmup, classes = manifest.warmup, manifest.classes
+def check_sample(opened: OpenedVersion, made: Made, sample: Prepared) -> None:
+    """What the graph made of the warm-up sample is finite, and what the manifest says. Raises ModelFault too."""
+    file, warmup, detector = opened.file, opened.manifest.warmup, opened.detector
     if warmup is None:
         return
     found = None if detector is None else detector.labels_found(made, sample.shape, [sample.placement], "rle")[0]
+    told = told_of(opened, made, sample)
     read = frozenset[str]() if detector is None else detector.reads
-    if _not_finite(made, read) or (detector is not None and found is None):
+    if _not_finite(made, read) or told is None or (detector is not None and found is None):
         raise NetworkFaulty(f"{file}: the warm-up sample {warmup.sample} gives NaN or infinity")
     if warmup.golden is None:
         return
-    if classes is not None:
-        label = labels[rank(made[classes.name], classes.activation or "softmax", 1).indices[0, 0]]
+    if opened.heads:
+        output, labels, activation = opened.heads[0]
+        said = labels[rank(made[output], activation, 1).indices[0, 0]]
+    elif detector is not None and detector.labels:
+        said = found[0] if found else "nothing that is detected"
     else:
-        label = found[0] if found else "nothing that is detected"
-    if label != warmup.golden:
-        raise NetworkFaulty(f"{file}: {warmup.sample} is '{label}'; warmup.golden says '{warmup.golden}'")
+        said = told.keys["text"]
+    if said != warmup.golden:
+        raise NetworkFaulty(f"{file}: {warmup.sample} is '{said}'; warmup.golden says '{warmup.golden}'")
 
 
-def check_classes(file: Path, manifest: Manifest, made: Made, labels: int) -> None:
-    """There are as many labels as the declared classes have values."""
-    declared = manifest.classes
-    if declared is not None and (count := made[declared.name][0].size) != labels:
-        there = f"there are {labels} labels in {declared.labels}, which its {FILE} names"
-        hint = 'for other classes see models/README.md, "Changing the classes"'
-        raise NetworkFaulty(f"{file}: {declared.name} has {count} classes; {there}; {hint}")
+def told_of(opened: OpenedVersion, made: Made, one: Prepared) -> Told | None:
+    """What a job is told of what came of this input alone, detections left out; None where that is not finite.
+
+    Raises ModelFault where an output has another shape than its meaning has, which a run alone may show.
+    """
+    meanings, frame = opened.meanings, NOWHERE
+    if meanings.is_placed:
+        frame = frame_of(one.shape, meanings.layout, one.placement)
+    try:
+        return meanings.tell(made, 0, frame, Wish())
+    except NonFinite:
+        return None
+
+
+def check_classes(opened: OpenedVersion, made: Made) -> None:
+    """There are as many labels as declared classes have values."""
+    for declared, (output, labels, _) in zip(opened.manifest.heads, opened.heads, strict=True):
+        if (count := made[output][0].size) != len(labels):
+            there = f"there are {len(labels)} labels in {declared.labels}, which its {FILE} names"
+            hint = 'for other classes see models/README.md, "Changing the classes"'
+            raise NetworkFaulty(f"{opened.file}: {output} has {count} classes; {there}; {hint}")
 
 
 def check_same(file: Path, plain: Made, featured: Made) -> None:

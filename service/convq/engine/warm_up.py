@@ -13,7 +13,7 @@ from convq.engine.independence import Run, check_independence
 from convq.engine.onnx_session import FEATURES, OpenedVersion
 from convq.engine.room import MARGIN, fitting, fitting_batch, remark
 from convq.engine.samples import BLANK, FEW, inputs_for, varied, wild
-from convq.engine.soundness import check_classes, check_finite, check_same, check_sample
+from convq.engine.soundness import check_classes, check_finite, check_same, check_sample, told_of
 from convq.engine.tensors import Prepared
 
 PLAIN: tuple[str, ...] = ()
@@ -28,6 +28,9 @@ class Runs(Protocol):
 
     def output_bytes(self, shape: tuple[int, ...], wanted: Collection[str] | None) -> tuple[int, bool]:
         """See `Engine.output_bytes`."""
+
+    def told_bytes(self, shape: tuple[int, ...], wanted: Collection[str] | None) -> int:
+        """See `Engine.told_bytes`."""
 
 
 class WarmUp:
@@ -50,15 +53,16 @@ class WarmUp:
         began, run, sample = time.monotonic(), self._engine.run, self._sample
         made = run([self._blank], PLAIN)
         if self._graph.shape and None not in self._graph.shape:  # else every shape is looked at when it comes
-            taken = self._engine.output_bytes(self.example, PLAIN)[0], self.max_batch, self._together_bytes
+            job_bytes, told_bytes = self._job_bytes(PLAIN)
+            taken = job_bytes, self.max_batch, self._together_bytes, told_bytes
             self.max_batch, self.remark = fitting(*taken), remark(*taken)
-        check_classes(self._file, self._manifest, made, len(self._opened.labels))
+        check_classes(self._opened, made)
         detector = self._opened.detector
         if detector is not None:  # whether its outputs are what the manifest says, a run alone can show
             detector.labels_found(made, self.example, [None], "rle")
+        told_of(self._opened, made, self._blank)
         if sample is not None:
-            opened = self._opened
-            check_sample(self._file, self._manifest, run([sample], PLAIN), opened.labels, detector, sample)
+            check_sample(self._opened, run([sample], PLAIN), sample)
         else:
             noises = [[one] for number, one in enumerate(self._varied(FEW + 1)) if number != BLANK]
             read = frozenset[str]() if detector is None else detector.reads
@@ -70,6 +74,10 @@ class WarmUp:
             check_same(self._mapped_file, run(inputs[:1], PLAIN), run(inputs[:1], None))
         if time.monotonic() - began > self._manifest.limits.max_batch_s / MARGIN and self._fit_batch():
             self._check_independence(inputs, 0.0)
+
+    def _job_bytes(self, wanted: Collection[str] | None) -> tuple[int, int]:
+        """What comes of one job of the example's shape, and what of that goes into its document."""
+        return self._engine.output_bytes(self.example, wanted)[0], self._engine.told_bytes(self.example, wanted)
 
     def _varied(self, count: int) -> list[Prepared]:
         """Distinct inputs of the example's shape."""
@@ -83,8 +91,8 @@ class WarmUp:
         for file, wanted in tried.items():
             if wanted is None:  # what the maps of one job take is to be known before more share a batch
                 check_independence(file, self._runner(inputs[1:2], wanted), 1, 1, 0.0)
-            job_bytes = self._engine.output_bytes(self.example, wanted)[0]
-            largest = fitting(job_bytes, self.max_batch, self._together_bytes)
+            job_bytes, told_bytes = self._job_bytes(wanted)
+            largest = fitting(job_bytes, self.max_batch, self._together_bytes, told_bytes)
             count = min(len(inputs), inputs_for(largest))
             every = [*inputs[:count], *(Prepared(data, self.example) for data in strange.values())]
             check_independence(file, self._runner(every, wanted), count, largest, spare_s / len(tried), list(strange))

@@ -20,15 +20,16 @@ HALF = Placement(100, 60, 0.5, 0.5, 7.0, 9.0)
 SIZE = (48, 64)
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 1, 1)])
+@pytest.mark.parametrize("shape", [(6,), (6, 1, 1), (3, 2), (1, 3, 2)])
 def test_pairs_are_points_of_the_input_brought_back_to_the_picture(shape: tuple[int, ...]) -> None:
     values = np.array([7, 9, 32, 24, 5, 57.005], dtype=np.float32).reshape(shape)
 
     assert [[0.0, 0.0], [50.0, 30.0], [-4.0, 96.01]] == keypoints(values, 3, HALF, SIZE)
 
 
-def test_triples_have_scores() -> None:
-    values = np.array([7, 9, 0.25, 32, 24, 0.5], dtype=np.float32)
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 6)])
+def test_triples_have_scores(shape: tuple[int, ...]) -> None:
+    values = np.array([7, 9, 0.25, 32, 24, 0.5], dtype=np.float32).reshape(shape)
     found = keypoints(values, 2, HALF, SIZE)
 
     assert [[0.0, 0.0, 0.25], [50.0, 30.0, 0.5]] == found
@@ -92,7 +93,7 @@ def test_points_with_nan_or_infinity_are_not_finite(wrong: float) -> None:
         keypoints(np.array([1.0, wrong]), 1, SAME, SIZE)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (5,), (8,), (2, 2), (3, 4, 4), (2, 0, 4), (2, 1, 4), (1, 2, 8, 8)])
+@pytest.mark.parametrize("shape", [(), (3,), (5,), (8,), (2, 4), (3, 2), (3, 4, 4), (2, 0, 4), (2, 1, 4), (1, 2, 8, 8)])
 def test_points_of_another_shape_are_the_models_fault(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelFault, match="shape"):
         keypoints(np.zeros(shape), 2, SAME, SIZE)

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, takewhile
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +16,17 @@ from convq.answers.coordinates import Placement
 from convq.answers.detections import Detections, DetectionsSpec, Size, Wanted, describe, detections_of
 from convq.answers.detections.candidates import MOST_CLASSES
 from convq.answers.detections.nms import Suppress, suppress
-from convq.answers.masks import MAX_MASK_BYTES, MaskFormat, instance_masks
+from convq.answers.masks import MAX_MASK_BYTES, instance_masks
+from convq.engine.answering.frame import Layout, frame_of, size_of
+from convq.engine.answering.meaning import LONGEST_ESCAPE, MasksAsked
+from convq.engine.answering.meanings import fitting
 from convq.errors import BadField, ModelBroken, NonFinite
 from convq.printable import brief_list, excerpt
-from convq.repository.bounds import MOST_DESCRIBED_BYTES
 from convq.repository.manifest import Manifest
-
-MasksAsked = MaskFormat | Literal["none"]
 
 _DETECTION_BYTES: Final = 160
 """Of a document: the names, numbers and punctuation of one detection with a box."""
 _NUMBER_BYTES: Final = 12
-_LONGEST_ESCAPE: Final = 6
-"""Bytes that one character of a label may become."""
 _USUAL_MASKS_BYTES: Final = MAX_MASK_BYTES // 8
 """Masks of a job are counted so before they are made: what is usual is a hundredth of it."""
 
@@ -50,7 +47,7 @@ class Detector:
     spec: DetectionsSpec
     labels: tuple[str, ...]
     """By number of the class; empty where there is no file of labels."""
-    layout: Literal["NCHW", "NHWC"]
+    layout: Layout
     suppress: Suppress = suppress
     """What compares boxes."""
 
@@ -84,12 +81,11 @@ class Detector:
 
     def size_of(self, shape: Sequence[int]) -> Size:
         """Of an input of that shape, without the batch axis."""
-        return Size(*shape[1:3]) if self.layout == "NCHW" else Size(*shape[:2])
+        return size_of(shape, self.layout)
 
     def placement_of(self, shape: Sequence[int]) -> Placement:
         """Where the picture is the network's input itself."""
-        size = self.size_of(shape)
-        return Placement(size.width, size.height)
+        return frame_of(shape, self.layout, None).placement
 
     def numbers_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """The classes that have these labels, in order; "#91" is the class 91 where that has none.
@@ -214,14 +210,14 @@ class Detector:
         columns = [column for table in self.spec.tables for column in table.columns.named]
         numbers = sum(column.width for column in columns if column.word == "keypoints")
         longest = max(map(len, self.labels), default=0)
-        return _DETECTION_BYTES + _LONGEST_ESCAPE * longest + _NUMBER_BYTES * numbers
+        return _DETECTION_BYTES + LONGEST_ESCAPE * longest + _NUMBER_BYTES * numbers
 
     def describe(self) -> dict[str, Any]:
         """What clients may want to know, as JSON-able values: enough to draw what they get."""
         spec = self.spec
         return {
             "family": spec.family,
-            "labels": _fitting(self.labels),
+            "labels": fitting(self.labels),
             "keypoints": list(spec.keypoints),
             "skeleton": [list(line) for line in spec.skeleton],
             "min_score": spec.min_score,
@@ -229,11 +225,3 @@ class Detector:
             "nms": spec.nms,
             "masks": spec.prototypes is not None,
         }
-
-
-def _fitting(labels: Sequence[str]) -> list[str]:
-    """The first of them that have room: services repeat them to Redis every few seconds."""
-    taken = accumulate(_LONGEST_ESCAPE * len(label) + 4 for label in labels)
-    return [
-        label for label, _ in takewhile(lambda one: one[1] <= MOST_DESCRIBED_BYTES, zip(labels, taken, strict=True))
-    ]

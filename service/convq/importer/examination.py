@@ -6,6 +6,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convq.answers.detections import Wanted
+from convq.engine.answering.meaning import Wish
 from convq.engine.engine import Engine
-from convq.engine.postprocess import finite, rank
+from convq.engine.postprocess import Head, finite, rank
 from convq.engine.tensors import Prepared, read_npy
 from convq.errors import JobError, ModelBroken, NonFinite
 from convq.repository.files import MOST_SAMPLE_BYTES, read_given, read_inside
@@ -66,20 +68,38 @@ def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
         "finite": not rest or bool(finite(rest).all()),
         "outputs": [{"name": name, **_looks(rows[0])} for name, rows in made.items()],
     }
-    if engine.classes is not None:
-        ranking = rank(made[engine.classes], engine.activation, TOP)
-        answer["predictions"] = [
-            {"label": engine.labels[index], "index": int(index), "score": round(float(score), 7)}
-            for index, score in zip(ranking.indices[0], ranking.scores[0], strict=True)
-        ]
+    if engine.heads:
+        ranked = {head.output: _ranked(head, made) for head in engine.heads}
+        answer["predictions"] = ranked[engine.heads[0].output]
+        answer |= {"heads": ranked} if len(ranked) > 1 else {}
+    frame = engine.frame_of(sample.shape, sample.placement)
+    try:
+        told = engine.meanings.tell(made, 0, frame, Wish())
+    except NonFinite:
+        return {**answer, "finite": False}
+    answer |= {key: _brief(said) for key, said in told.keys.items()}
+    if told.pictures:
+        answer["pictures"] = [_brief(picture) for picture in told.pictures]
     if detector is not None:
-        placement = sample.placement or detector.placement_of(sample.shape)
-        size = detector.size_of(sample.shape)
-        found = detector.detect(made, [Wanted(placement)], size)[0]
+        found = detector.detect(made, [Wanted(frame.placement)], frame.size)[0]
         if isinstance(found, NonFinite):
             return {**answer, "finite": False}
-        answer["detections"] = detector.written(found, made, 0, placement, size, "none").detections
+        answer["detections"] = detector.written(found, made, 0, *frame, "none").detections
     return answer
+
+
+def _ranked(head: Head, made: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """The top classes of the only job."""
+    ranking = rank(made[head.output], head.activation, TOP)
+    return [
+        {"label": head.labels[index], "index": int(index), "score": round(float(score), 7)}
+        for index, score in zip(ranking.indices[0], ranking.scores[0], strict=True)
+    ]
+
+
+def _brief(said: Any) -> Any:
+    """The same without what is no reading for people: the bytes of pictures and vectors."""
+    return {key: value for key, value in said.items() if key != "data"} if isinstance(said, dict) else said
 
 
 def _looks(value: NDArray[Any]) -> dict[str, Any]:

@@ -1,28 +1,29 @@
-"""The last phase of a job before it is published: what the network said is ranked and written down."""
+"""The last phase of a job before it is published: what the network said is ranked, told and written down."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from convq.answers.detections import Detections, Wanted
-from convq.engine.answering.detector import Answer, Detector, MasksAsked
+from convq.engine.answering.meaning import Told
 from convq.engine.engine import Engine, Prepared
 from convq.engine.postprocess import answer_bytes, finite, rank, too_large
-from convq.errors import JobError, ModelFault, NonFinite, NoRoom
+from convq.errors import JobError, NonFinite, NoRoom
 from convq.ipc.crash_marks import CrashMark, listed
 from convq.protocol import PREPARED, Status
 from convq.queue import PORTION_BYTES, Completion
 from convq.worker.admission.batcher import Batch
 from convq.worker.loaded_model import Role
 from convq.worker.results import ResultEncoder
+from convq.worker.telling import Telling
 from convq.worker.ticket import Ticket
 
+Ranked = tuple[list[list[int]], list[list[float]]]
+"""Indices and scores of the best classes of each job, best first."""
 OUTPUT_BYTES = 1024
 """Of a document, for what is said of an output besides its data."""
 
@@ -67,7 +68,9 @@ class Postprocessor:
         """The writer for one version; gone with it."""
         found = self._documents.get(engine)
         if found is None:
-            found = ResultEncoder(self._model, engine.version, engine.labels, self._worker, engine.pictures)
+            found = ResultEncoder(
+                self._model, engine.version, engine.labels, self._worker, engine.pictures, engine.heads
+            )
             self._documents[engine] = found
         return found
 
@@ -87,20 +90,18 @@ class Postprocessor:
         outputs, engine, tickets = answers.outputs, answers.engine, answers.tickets
         if outputs is None or engine is None:
             return ()
-        row_bytes = self._documents_of(engine).prediction_bytes if engine.classes is not None else 0
+        documents, telling = self._documents_of(engine), Telling(engine, outputs, tickets, answers.shape)
         text_bytes = {
             name: size * 4 // 3 + OUTPUT_BYTES for name, size in answer_bytes(outputs, engine.pictures).items()
         }
-        job_bytes = sum(text_bytes.values()) + len(engine.labels) * row_bytes
-        if engine.detector is None and job_bytes * len(tickets) <= PORTION_BYTES:
+        job_bytes = sum(text_bytes.values()) + documents.ranked_bytes(max(one.job.top_k for one in tickets))
+        if not telling.is_needed and job_bytes * len(tickets) <= PORTION_BYTES:
             return ()
         sizes = []
-        for ticket in tickets:
-            names, asked = ticket.job.outputs or engine.default_outputs, ticket.job.asked
-            size = sum(text_bytes[name] for name in names) + min(ticket.job.top_k, len(engine.labels)) * row_bytes
-            if engine.detector is not None:
-                size += engine.detector.most_bytes(asked.max_detections, _masks_of(ticket))
-            sizes.append(size)
+        for row, ticket in enumerate(tickets):
+            names = ticket.job.outputs or engine.default_outputs
+            size = sum(text_bytes[name] for name in names) + documents.ranked_bytes(ticket.job.top_k)
+            sizes.append(size + telling.most_bytes(row) if telling.is_needed else size)
         return sizes
 
     def answer(self, answers: BatchResult) -> list[Completion]:
@@ -114,51 +115,61 @@ class Postprocessor:
 
     def _answer(self, answers: BatchResult, outputs: dict[str, np.ndarray], engine: Engine) -> list[Completion]:
         size, documents = answers.size or len(answers.tickets), self._documents_of(engine)
-        asked = [ticket.job.outputs for ticket in answers.tickets]
-        usable = finite(_made(outputs, engine), engine.feature_maps, asked).tolist()
+        usable = finite(
+            _made(outputs, engine), engine.feature_maps, [one.job.outputs for one in answers.tickets]
+        ).tolist()
         ranked = self._rank(answers.tickets, engine, outputs)
-        found = None if engine.detector is None else _found(answers, outputs, engine.detector)
-        output_bytes = answer_bytes(outputs, engine.pictures)
+        telling = Telling(engine, outputs, answers.tickets, answers.shape)
+        output_bytes, completions = answer_bytes(outputs, engine.pictures), []
         now_s = time.perf_counter()
-        answer_s, completions = now_s - answers.ended_s, []
-        for i, ticket in enumerate(answers.tickets):
-            answer: Answer | JobError | None = None
-            if usable and not usable[i]:
-                answer = NonFinite("the network produced NaN or infinity for this input")
-            elif found is not None and engine.detector is not None:
-                if engine.detector.draws(_masks_of(ticket)):  # that takes its time: only this job is late then
-                    self._mark.set(listed([ticket.name]))
-                answer = _written(found[i], answers, i, outputs, engine.detector)
-                now_s = time.perf_counter()
-                answer_s = now_s - answers.ended_s
-            if answer is not None and isinstance(answer, JobError):
-                ticket.fail(answer)
-                completions.append(self.refusal(ticket))
+        for row, ticket in enumerate(answers.tickets):
+            if usable and not usable[row]:
+                completions.append(
+                    self._failed(ticket, NonFinite("the network produced NaN or infinity for this input"))
+                )
                 continue
-            job = ticket.job
-            ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
-            ticket.answer_s = answer_s
-            names = job.outputs or engine.default_outputs
-            if names and (problem := too_large(sum([output_bytes[name] for name in names]))):
+            told: Told | None = None
+            names = ticket.job.outputs or engine.default_outputs
+            named_bytes = sum([output_bytes[name] for name in names]) if names else 0
+            if problem := too_large(named_bytes + (telling.meant_bytes(row) * 3 // 4 if telling.is_needed else 0)):
                 completions.append(self._not_for_it(ticket, problem))
                 continue
-            wanted = {name: outputs[name][i] for name in names} if names else None
-            predictions = None if ranked is None else (ranked[0][i][: job.top_k], ranked[1][i][: job.top_k])
-            if predictions is not None and job.asked.min_score is not None:
-                predictions = _above(job.asked.min_score, *predictions)
-            completions.append(Completion(job, documents.ok(ticket, size, predictions, wanted, answer)))
+            if telling.is_needed:
+                made = self._tell(telling, row, ticket, answers)
+                if isinstance(made, JobError):
+                    completions.append(self._failed(ticket, made))
+                    continue
+                told, now_s = made, time.perf_counter()
+            ticket.total_s = ticket.queue_s + now_s - ticket.arrived_s
+            ticket.answer_s = now_s - answers.ended_s
+            wanted = {name: outputs[name][row] for name in names} if names else None
+            best = [_best_of(ticket, indices[row], scores[row]) for indices, scores in ranked]
+            document = documents.ok(ticket, size, best[0] if best else None, wanted, told, best[1:])
+            completions.append(Completion(ticket.job, document))
         return completions
 
-    def _rank(
-        self, tickets: Sequence[Ticket], engine: Engine, outputs: dict[str, np.ndarray]
-    ) -> tuple[list[list[int]], list[list[float]]] | None:
-        """Indices and scores of the best classes of each job, as many as the one that wants most of them."""
-        if engine.classes is None:
-            return None
+    def _tell(self, telling: Telling, row: int, ticket: Ticket, answers: BatchResult) -> Told | JobError:
+        """What a job is told; where that takes its time, the board names this job alone, so that no other is late by it."""
+        if not telling.is_slow(row):
+            return telling.tell(row)
+        self._mark.set(listed([ticket.name]))
+        told = telling.tell(row)
+        self._mark.set(answers.names)
+        return told
+
+    def _rank(self, tickets: Sequence[Ticket], engine: Engine, outputs: dict[str, np.ndarray]) -> list[Ranked]:
+        """Of each head, indices and scores of the best classes of each job, as many as the one that wants most of them."""
+        if not engine.heads:
+            return []
         most = max(ticket.job.top_k for ticket in tickets)
-        ranking = rank(outputs[engine.classes], engine.activation, most)
+        rankings = [rank(outputs[head.output], head.activation, most) for head in engine.heads]
         # Seven digits are what float32 holds; as float64 they would be written with seventeen.
-        return ranking.indices.tolist(), ranking.scores.astype(np.float64).round(7).tolist()
+        return [(one.indices.tolist(), one.scores.astype(np.float64).round(7).tolist()) for one in rankings]
+
+    def _failed(self, ticket: Ticket, problem: JobError) -> Completion:
+        """The completion of a job whose answer is a fault of the network."""
+        ticket.fail(problem)
+        return self.refusal(ticket)
 
     def _not_for_it(self, ticket: Ticket, problem: JobError) -> Completion:
         """The completion of a job that was computed and cannot be told; no version is to blame for that."""
@@ -180,53 +191,27 @@ class Postprocessor:
 
 
 def _made(outputs: dict[str, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:
-    """What the network made that must be finite throughout.
+    """What the network made that must be finite throughout, and that nobody else looks at.
 
     Its input, where somebody asked for it, may hold NaN without being to blame; what detections are made of may hold
-    anything in rows that are none.
+    anything in rows that are none; whoever tells what an output means looks at it himself.
     """
-    read = frozenset[str]() if engine.detector is None else engine.detector.reads
+    read = engine.meanings.reads if engine.detector is None else engine.meanings.reads | engine.detector.reads
     if not read and (PREPARED not in outputs or PREPARED in engine.outputs):
         return outputs
     is_input = PREPARED not in engine.outputs
     return {name: raw for name, raw in outputs.items() if name not in read and not (is_input and name == PREPARED)}
 
 
-def _above(least: float, indices: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
-    """Those of the ranked classes that have this score at least."""
+def _best_of(ticket: Ticket, indices: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """Those of the ranked classes that a job asks for."""
+    job = ticket.job
+    indices, scores = indices[: job.top_k], scores[: job.top_k]
+    if job.asked.min_score is None:
+        return indices, scores
+    least = job.asked.min_score
     count = sum(score >= least for score in scores)
     return indices[:count], scores[:count]
-
-
-def _found(answers: BatchResult, outputs: dict[str, np.ndarray], detector: Detector) -> Sequence[Detections | JobError]:
-    """What was found for each ticket, by what it asks for, or what it is answered with."""
-    wanted = []
-    for ticket in answers.tickets:
-        asked = ticket.job.asked
-        only = detector.numbers_of(asked.labels) if asked.labels else None
-        wanted.append(Wanted(ticket.placed, asked.min_score, asked.iou, asked.max_detections, only))
-    try:
-        return detector.detect(outputs, wanted, detector.size_of(answers.shape))
-    except ModelFault as error:
-        return [error.at_rest()] * len(wanted)
-
-
-def _written(
-    found: Detections | JobError, answers: BatchResult, row: int, outputs: dict[str, np.ndarray], detector: Detector
-) -> Answer | JobError:
-    """The detections of one job as its result has them, masks drawn; `row` is its place in the batch."""
-    if isinstance(found, JobError):
-        return found
-    ticket, size = answers.tickets[row], detector.size_of(answers.shape)
-    try:
-        return detector.written(found, outputs, row, ticket.placed, size, _masks_of(ticket))
-    except (ModelFault, NonFinite) as error:
-        return error.at_rest()
-
-
-def _masks_of(ticket: Ticket) -> MasksAsked:
-    """How a job wants masks."""
-    return cast("MasksAsked", ticket.job.asked.form_of("masks"))
 
 
 def _part(answers: BatchResult, first: int, end: int) -> BatchResult:

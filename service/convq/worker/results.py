@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from convq.engine.answering.detector import Answer
+from convq.engine.answering.meaning import Told
 from convq.engine.png import Picture
+from convq.engine.postprocess import Head
 from convq.errors import JobError
 from convq.protocol import VERSION
 from convq.worker.ticket import Ticket
 
+Best = tuple[Sequence[int], Sequence[float]]
+"""Indices and scores of classes, best first."""
 PREDICTION_BYTES = 80
 """Names, numbers and punctuation of one prediction."""
 LONGEST_ESCAPE = 6
@@ -28,7 +31,8 @@ LONGEST_ESCAPE = 6
 class ResultEncoder:
     """Result documents of protocol version 1.
 
-    `labels` are the classes in the order of the output; `pictures` are the outputs that go out as PNG files.
+    `labels` are the classes in the order of the output; `pictures` are the outputs that go out as PNG files. `heads` are all
+    outputs that hold classes, the one of `labels` first; they matter where there are several.
     """
 
     def __init__(
@@ -38,23 +42,30 @@ class ResultEncoder:
         labels: Sequence[str],
         worker: str,
         pictures: Mapping[str, Picture] | None = None,
+        heads: Sequence[Head] = (),
     ) -> None:
         self._model, self._version, self._labels, self._worker = model, version, tuple(labels), worker
         self._pictures = dict(pictures or {})
-        self.prediction_bytes = PREDICTION_BYTES + LONGEST_ESCAPE * max(map(len, self._labels), default=0)
-        """At most what one prediction takes."""
+        self._heads = tuple(heads)
+        every = [self._labels, *(head.labels for head in self._heads if len(self._heads) > 1)]
+        self._rows = [(len(one), PREDICTION_BYTES + LONGEST_ESCAPE * max(map(len, one))) for one in every if one]
+
+    def ranked_bytes(self, top_k: int) -> int:
+        """At most what so many predictions take, of each head where there are several."""
+        return sum(min(top_k, count) * row_bytes for count, row_bytes in self._rows)
 
     def ok(
         self,
         ticket: Ticket,
         batch: int,
-        predictions: tuple[Sequence[int], Sequence[float]] | None,
+        predictions: Best | None,
         outputs: Mapping[str, np.ndarray] | None = None,
-        answer: Answer | None = None,
+        told: Told | None = None,
+        more: Sequence[Best] = (),
     ) -> bytes:
         """The document of a computed job: `predictions` are class indices and scores, best first.
 
-        An `answer` has coordinates of the picture, and its size.
+        `more` are those of further heads, in their order; `told` is what else the answer says.
         """
         job = ticket.job
         document: dict[str, Any] = {
@@ -70,17 +81,17 @@ class ResultEncoder:
             "worker": self._worker,
         }
         if predictions is not None:
-            labels = self._labels
-            document["predictions"] = [
-                {"label": labels[i], "index": i, "score": score} for i, score in zip(*predictions, strict=True)
-            ]
-        if answer is not None:
-            document["image"] = {"width": answer.width, "height": answer.height}
-            document["detections"] = answer.detections
-            if answer.truncated:
-                document["truncated"] = True
-        if outputs is not None:
-            document["outputs"] = [self._output(name, value) for name, value in outputs.items()]
+            document["predictions"] = _predictions(self._labels, predictions)
+            if more:
+                each = zip(self._heads, (predictions, *more), strict=True)
+                document["heads"] = {head.output: _predictions(head.labels, best) for head, best in each}
+        pictures: list[dict[str, Any]] = []
+        if told is not None:
+            document |= told.keys
+            pictures = told.pictures
+        if outputs is not None or pictures:
+            named = [self._output(name, value) for name, value in outputs.items()] if outputs is not None else []
+            document["outputs"] = [*pictures, *named]
         if job.ignored:
             document["ignored"] = job.ignored
         return orjson.dumps(document)
@@ -112,6 +123,10 @@ class ResultEncoder:
         if job.ignored:
             document["ignored"] = job.ignored
         return orjson.dumps(document)
+
+
+def _predictions(labels: Sequence[str], best: Best) -> list[dict[str, Any]]:
+    return [{"label": labels[i], "index": i, "score": score} for i, score in zip(*best, strict=True)]
 
 
 def _timing(ticket: Ticket) -> dict[str, float]:

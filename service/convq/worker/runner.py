@@ -87,15 +87,16 @@ class Runner:
         """
         engine, prepared = tickets[0].engine, tickets[0].prepared
         assert engine is not None and prepared is not None  # noqa: S101, PT018 - `prepare` gives a ticket both, or refuses it
-        wanted = {name for ticket in tickets for name in ticket.job.outputs} if engine.feature_maps else ()
+        wanted = {name for ticket in tickets for name in ticket.job.outputs}
         largest = min(len(tickets), engine.max_batch)
         job_bytes, is_known = engine.output_bytes(prepared.shape, wanted)
-        fits = fitting(job_bytes, largest, self._memory.together_bytes)
+        told_bytes = engine.told_bytes(prepared.shape, wanted)
+        fits = fitting(job_bytes, largest, self._memory.together_bytes, told_bytes)
         if fits < largest and is_known:
             self._note(engine, job_bytes, fits)
         elif fits < largest:
             fits = 1
-        return fits, taken_bytes(job_bytes, fits)
+        return fits, taken_bytes(job_bytes, fits, told_bytes)
 
     def _note(self, engine: Engine, job_bytes: int, fits: int) -> None:
         """Say once of a version that its outputs make batches smaller."""
@@ -147,9 +148,9 @@ class Runner:
         with in_network(self._row, engine, names):
             outputs = engine.run(inputs, wanted)
         ended_s = time.perf_counter()
-        if engine.detector is not None:
+        if engine.is_placed:
             for ticket, one in zip(tickets, inputs, strict=True):
-                ticket.placement = one.placement or engine.detector.placement_of(one.shape)
+                ticket.placement = engine.frame_of(one.shape, one.placement).placement
         for ticket in tickets:
             ticket.wait_s = max(0.0, began - ticket.arrived_s - ticket.decode_s - ticket.prepare_s)
             ticket.infer_s = ended_s - began

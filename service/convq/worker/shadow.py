@@ -72,7 +72,7 @@ class Shadow:
 
     def _at_once(self, inputs: Sequence[Prepared], shadow: Engine) -> int:
         job_bytes, is_known = shadow.output_bytes(inputs[0].shape, ())
-        fits = fitting(job_bytes, shadow.max_batch, self._together_bytes)
+        fits = fitting(job_bytes, shadow.max_batch, self._together_bytes, told_bytes=0)  # nothing is written of them
         return fits if is_known or fits >= len(inputs) else 1
 
 
@@ -81,7 +81,7 @@ def agreement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[n] of bool each, for the jobs from `first` on: which are answered with numbers, and which of them alike.
 
-    That is the same best class, the same number of detections of each label, or else the same numbers. `outputs` are what the
+    That is the same best class of each head, the same number of detections of each label, the same text, or else the same numbers. `outputs` are what the
     shadow made of `inputs`. Raises ModelFault.
     """
     count, made = len(inputs), answers.outputs or {}
@@ -96,15 +96,22 @@ def agreement(
             for one, other in zip(before, after, strict=True)
         ]
         return np.array([one is not None for one in after]), np.array(same)
+    if (
+        (texts := shadow.meanings.texts(outputs))
+        and serving is not None
+        and (before_texts := serving.meanings.texts(mine))
+    ):
+        alike = [one is not None and one == other for one, other in zip(texts, before_texts, strict=True)]
+        return np.array([one is not None for one in texts]), np.array(alike)
     return finite(outputs), _same(mine, outputs, shadow)
 
 
 def _same(mine: dict[str, np.ndarray], outputs: dict[str, np.ndarray], shadow: Engine) -> np.ndarray:
-    """[n] of bool: which jobs have the same best class, or else the same numbers."""
+    """[n] of bool: which jobs have the same best classes, or else the same numbers."""
     count = len(next(iter(outputs.values())))
-    if shadow.classes is not None and mine:
-        expected, found = (one[shadow.classes].reshape(count, -1) for one in (mine, outputs))
-        return np.asarray(expected.argmax(axis=1) == found.argmax(axis=1))
+    if shadow.heads and mine:
+        pairs = ([one[head.output].reshape(count, -1) for one in (mine, outputs)] for head in shadow.heads)
+        return np.asarray(np.logical_and.reduce([one.argmax(axis=1) == other.argmax(axis=1) for one, other in pairs]))
     same = np.ones(count, dtype=np.bool_)
     for name, values in outputs.items():
         if name not in mine or mine[name].shape != values.shape:

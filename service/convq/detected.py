@@ -1,9 +1,11 @@
-"""What a detector found, as results have it: part of the protocol's words, see `convq.protocol`."""
+"""What networks see in a picture, as results have it: part of the protocol's words, see `convq.protocol`."""
 
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+import struct
+import zlib
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -98,3 +100,94 @@ class Detection(BaseModel):
         if self.rle is None:
             raise ValueError("this detection has no mask as run lengths: ask for format='rle' of a model with masks")
         return self.rle.array()
+
+
+class SegmentClass(BaseModel):
+    """A class that occurs in a class map."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    index: int
+    share: float = Field(description="of the pixels of the map, from 0 to 1")
+
+
+class Segments(BaseModel):
+    """Which class each pixel of a picture belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["png"] = "png"
+    width: int = Field(description="of the map, in pixels")
+    height: int
+    data: str = Field(
+        description="base64 of a PNG, gray of 8 bits, or 16 above 255 classes: level = index of the class"
+    )
+    classes: tuple[SegmentClass, ...] = Field(description="those that occur, largest share first")
+    box: tuple[float, float, float, float] | None = Field(
+        None, description="x1, y1, x2, y2: the part of the picture that the map covers, where that is not all of it"
+    )
+
+    def png(self) -> bytes:
+        """The PNG file."""
+        return base64.b64decode(self.data)
+
+    def array(self) -> np.ndarray:
+        """The indices of the classes, [height, width] of uint8 or uint16; the highest number is nothing. Needs numpy."""
+        return gray_levels(self.png())
+
+    def mask(self, label: str) -> np.ndarray:
+        """Which pixels belong to classes of that label, [height, width] of bool; none, where they do not occur. Needs numpy."""
+        import numpy as np  # noqa: PLC0415 - the base install has no numpy
+
+        return np.isin(self.array(), [one.index for one in self.classes if one.label == label])
+
+
+class Vector(BaseModel):
+    """What a picture is like, as numbers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    dtype: Literal["float32"] = "float32"
+    normalized: bool = Field(description="whether its length is 1")
+    data: str | None = Field(None, description="base64 of little-endian values")
+    values: tuple[float, ...] | None = Field(None, description="instead of data")
+
+    def array(self) -> np.ndarray:
+        """The numbers, [size] of float32. Needs numpy."""
+        import numpy as np  # noqa: PLC0415 - the base install has no numpy
+
+        if self.data is None:
+            return np.array(self.values or (), dtype=np.float32)
+        return np.frombuffer(base64.b64decode(self.data), dtype="<f4")
+
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_UP: Final = 2
+"""The filter of every row of such a file: what stands there is the difference to the row above."""
+
+
+def gray_levels(png: bytes) -> np.ndarray:
+    """The levels of a gray PNG file that a service has written, [height, width] of uint8 or uint16. Needs numpy.
+
+    Raises ValueError for any other file: to read those of all kinds takes a library for pictures.
+    """
+    import numpy as np  # noqa: PLC0415 - the base install has no numpy
+
+    chunks, place = {}, len(_SIGNATURE)
+    while place + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, place)
+        chunks[kind] = png[place + 8 : place + 8 + length]
+        place += 12 + length
+    try:
+        width, height, bits, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+        rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), dtype=np.uint8).reshape(height, -1)
+    except (KeyError, struct.error, zlib.error, ValueError):
+        raise ValueError("this is no PNG file of a service") from None
+    if not png.startswith(_SIGNATURE) or rest != [0, 0, 0, 0] or bits not in (8, 16) or (rows[:, 0] != _UP).any():
+        raise ValueError("this is no gray PNG file of a service: use a library for pictures")
+    levels = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
+    if bits == 8:  # noqa: PLR2004
+        return levels.reshape(height, width)
+    return np.ascontiguousarray(levels).view(">u2").astype(np.uint16).reshape(height, width)

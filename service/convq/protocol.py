@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from convq.detected import Detection, PictureSize
+from convq.detected import Detection, PictureSize, Segments, Vector, gray_levels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,8 +153,11 @@ class Prediction(BaseModel):
     score: float = Field(description="between 0 and 1; the scores of all classes sum to 1")
 
 
+_HIGHEST_LEVEL = 65_535
+
+
 class Output(BaseModel):
-    """One raw output: an array (`dtype`, `shape`) or an image (`format`), base64 in `data`."""
+    """One output: an array (`dtype`, `shape`) or an image (`format`), base64 in `data`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -163,6 +166,11 @@ class Output(BaseModel):
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
     format: Literal["png"] | None = None
+    low: float | None = Field(None, description="of depth: what level 0 means")
+    high: float | None = Field(None, description="of depth: what level 65535 means")
+    box: tuple[float, float, float, float] | None = Field(
+        None, description="x1, y1, x2, y2: the part of the picture that a map covers, where that is not all of it"
+    )
 
     def png(self) -> bytes:
         """The PNG file of an image output, ready to be written or decoded. ValueError for an array."""
@@ -179,8 +187,19 @@ class Output(BaseModel):
         import numpy as np  # noqa: PLC0415 - the base install has no numpy
 
         if self.dtype is None or self.shape is None:
-            raise ValueError(f"output {self.name} is an image ({self.format}): use png()")
+            raise ValueError(f"output {self.name} is an image ({self.format}): use png(), or levels() of a map")
         return np.frombuffer(self.bytes(), np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
+
+    def levels(self) -> np.ndarray:
+        """The levels of a matte or of depth, [height, width] of uint8 or uint16. Needs numpy; ValueError for anything else."""
+        return gray_levels(self.png())
+
+    def depth(self) -> np.ndarray:
+        """How far away each pixel is, [height, width] of float64. Needs numpy; ValueError for what is no depth."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"output {self.name} is no depth")
+        distances: np.ndarray = self.low + (self.high - self.low) * (self.levels() / _HIGHEST_LEVEL)
+        return distances
 
 
 class ErrorBody(BaseModel):
@@ -208,7 +227,7 @@ class Timing(BaseModel):
 class Result(BaseModel):
     """One result document."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     v: int = VERSION
     id: str
@@ -217,13 +236,26 @@ class Result(BaseModel):
     version: int | None = Field(None, description="of the network that answered; absent where none ran")
     status: Status
     predictions: tuple[Prediction, ...] | None = None
-    image: PictureSize | None = Field(None, description="there where the answer has coordinates")
+    heads: dict[str, tuple[Prediction, ...]] | None = Field(
+        None,
+        description="predictions by output, of a model that has several with classes; predictions are of the first",
+    )
+    image: PictureSize | None = Field(None, description="there where the answer has coordinates or maps")
     detections: tuple[Detection, ...] | None = Field(
         None, description="best score first; empty where nothing was found"
     )
     truncated: bool | None = Field(
         None, description="true where there were more than max_detections, or no room for all masks"
     )
+    segments: Segments | None = Field(None, description="which class each pixel belongs to")
+    vector: Vector | None = Field(None, alias="embedding", description="what the picture is like")
+    text: str | None = Field(None, description="what a line of text reads; may be empty")
+    text_score: float | None = Field(None, description="between 0 and 1; 0 of an empty text")
+    keypoints: tuple[tuple[float, ...], ...] | None = Field(
+        None,
+        description="x, y and perhaps a score each, in the order of the model's names; may lie outside the picture",
+    )
+    values: dict[str, float] | None = Field(None, description="what was measured, by output")
     outputs: tuple[Output, ...] | None = None
     error: ErrorBody | None = None
     timing_ms: Timing = Timing()
@@ -246,27 +278,65 @@ class Result(BaseModel):
             raise ValueError(f"job {self.id} has no predictions: {self.explain()}")
         return self.predictions[0].label
 
+    @property
+    def embedding(self) -> np.ndarray:
+        """What the picture is like, [size] of float32, made anew each time. Needs numpy; ValueError where there is none."""
+        if self.vector is None:
+            raise ValueError(f"job {self.id} has no embedding: {self.explain()}")
+        return self.vector.array()
+
     def output(self, name: str) -> Output:
-        """The output of that name. KeyError where it was not asked for."""
-        for output in self.outputs or ():
-            if output.name == name:
-                return output
-        raise KeyError(f"job {self.id} has no output {name!r}")
+        """The output of that name. KeyError where it was not asked for.
+
+        Of a matte or depth whose numbers the job has named in `outputs`, these; `picture` is what comes by itself.
+        """
+        return self._find(name, arrays_first=True)
+
+    def picture(self, name: str) -> Output:
+        """The image, matte or depth of that name, as a PNG. KeyError where there is none."""
+        found = self._find(name, arrays_first=False)
+        if found.format is None:
+            raise KeyError(f"output {name!r} of job {self.id} is an array")
+        return found
+
+    def _find(self, name: str, *, arrays_first: bool) -> Output:
+        named = [output for output in self.outputs or () if output.name == name]
+        if not named:
+            raise KeyError(f"job {self.id} has no output {name!r}")
+        return min(named, key=lambda output: (output.format is not None) == arrays_first)
 
     def counted(self) -> str:
         """What was detected, for people: `3 person, 1 dog`, the most first."""
         counts = Counter(one.label for one in self.detections or ())
         return ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "nothing found"
 
+    def told(self) -> str:
+        """What the network saw besides classes and detections, for people: text, values, classes of pixels, the size of a vector."""
+        parts = []
+        if self.text is not None:
+            parts.append(f"{self.text!r}")
+        parts += [f"{name} {value:.6g}" for name, value in (self.values or {}).items()]
+        if self.segments is not None:
+            parts += [f"{one.label} {one.share:.1%}" for one in self.segments.classes[:_SHOWN]] or ["no class"]
+        if self.keypoints is not None:
+            parts.append(f"{len(self.keypoints)} points")
+        if self.vector is not None:
+            parts.append(f"{self.vector.size} numbers")
+        return ", ".join(parts)
+
     def explain(self) -> str:
-        """One line for people: the best class, what was detected, or what went wrong."""
+        """One line for people: the best class, what was detected or else seen, or what went wrong."""
         if self.error is not None:
             return f"{self.status}: {self.error.code}: {self.error.message}"
         if self.predictions:
             return f"{self.predictions[0].label} ({self.predictions[0].score:.1%})"
         if self.detections is not None:
             return self.counted()
-        return str(self.status)
+        return self.told() or str(self.status)
+
+
+_SHOWN = 3
+"""Classes of pixels that a line names."""
 
 
 def decode_result(document: bytes | str) -> Result:

@@ -68,9 +68,12 @@ def resized_levels(values: Floats, part: Shown, levels: NDArray[Any]) -> NDArray
     """Write the shown part of a map [h, w] into `levels`, [part.height, part.width] of unsigned integers, rounded.
 
     `values` are levels already, plus a half: a mixture of such is one, so that nothing but the cast remains to be done for
-    each pixel. They must lie from 0 to below the next level after the highest.
+    each pixel. They must lie from 0 to below the next level after the highest. Cells that show nothing of the picture are left
+    out first, so that nothing of the padding is mixed into its border.
     """
-    for rows, band in bilinear_bands(values, part.across, part.down, part.height, part.width):
+    down, across = part.cells()
+    spans = _within(part.across, across), _within(part.down, down)
+    for rows, band in bilinear_bands(values[down, across], *spans, part.height, part.width):
         np.copyto(levels[rows], band, casting="unsafe")
     return levels
 
@@ -100,6 +103,11 @@ def _visible(side: int, scale: float, offset: float, input_side: int, cells: int
     first, last = round(first, _FUZZ_DECIMALS), round(last, _FUZZ_DECIMALS)
     a_pixel = cells / input_side
     return ((first - offset) / scale, (last - offset) / scale), (first * a_pixel, last * a_pixel)
+
+
+def _within(span: Span, cells: slice) -> Span:
+    """A span in a map that has these cells alone."""
+    return span[0] - cells.start, span[1] - cells.start
 
 
 def _cells(span: Span) -> int:

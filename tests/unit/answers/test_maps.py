@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from io import BytesIO
 from typing import Any
 
@@ -215,14 +216,24 @@ def test_a_matte_is_what_pillow_makes_of_its_part_of_the_map(placement: Placemen
     input_size = {LETTERBOX: (640, 640), CROP: (256, 256), SAME: (6, 8)}.get(placement, (64, 64))
     plane = np.random.default_rng(0).random((160, 160)).astype(dtype)
     part = shown(plane.shape, placement, input_size)
-    box = (part.across[0], part.down[0], part.across[1], part.down[1])
-    expected = Image.fromarray(plane.astype(np.float32)).resize(
-        (part.width, part.height), Image.Resampling.BILINEAR, box=box
-    )
+    (left, right), (top, bottom) = part.across, part.down
+    cut = plane[int(top) : math.ceil(bottom), int(left) : math.ceil(right)].astype(np.float32)
+    box = (left - int(left), top - int(top), right - int(left), bottom - int(top))
+    expected = Image.fromarray(cut).resize((part.width, part.height), Image.Resampling.BILINEAR, box=box)
 
     levels = levels_of(matte(plane[None], placement, input_size))
 
     np.testing.assert_allclose(np.asarray(expected) * 255, levels, atol=0.51)
+
+
+def test_nothing_of_the_padding_is_mixed_into_the_border_of_a_picture() -> None:
+    """Which is 200 x 100, with as much of white below."""
+    values = np.ones((32, 32), dtype=np.float32)
+    values[:16] = 0
+
+    levels = levels_of(matte(values, Placement(200, 100, 0.16, 0.16), (32, 32)))
+
+    assert {0} == set(levels.ravel().tolist())
 
 
 def test_values_beyond_0_and_1_are_cut() -> None:

@@ -102,6 +102,10 @@ class Detection(BaseModel):
         return self.rle.array()
 
 
+_SHOWN: Final = 3
+"""Classes of pixels that a line names."""
+
+
 class SegmentClass(BaseModel):
     """A class that occurs in a class map."""
 
@@ -135,6 +139,10 @@ class Segments(BaseModel):
     def array(self) -> np.ndarray:
         """The indices of the classes, [height, width] of uint8 or uint16; the highest number is nothing. Needs numpy."""
         return gray_levels(self.png())
+
+    def told(self) -> str:
+        """The classes that most of the pixels belong to, for people."""
+        return ", ".join(f"{one.label} {one.share:.1%}" for one in self.classes[:_SHOWN]) or "no class"
 
     def mask(self, label: str) -> np.ndarray:
         """Which pixels belong to classes of that label, [height, width] of bool; none, where they do not occur. Needs numpy."""

@@ -317,7 +317,7 @@ class Result(BaseModel):
             parts.append(f"{self.text!r}")
         parts += [f"{name} {value:.6g}" for name, value in (self.values or {}).items()]
         if self.segments is not None:
-            parts += [f"{one.label} {one.share:.1%}" for one in self.segments.classes[:_SHOWN]] or ["no class"]
+            parts.append(self.segments.told())
         if self.keypoints is not None:
             parts.append(f"{len(self.keypoints)} points")
         if self.vector is not None:
@@ -333,10 +333,6 @@ class Result(BaseModel):
         if self.detections is not None:
             return self.counted()
         return self.told() or str(self.status)
-
-
-_SHOWN = 3
-"""Classes of pixels that a line names."""
 
 
 def decode_result(document: bytes | str) -> Result:

@@ -15,8 +15,10 @@ from convq.cli.display.drawing import draw, npy
 from convq.protocol import PREPARED, Output, Result
 
 MAP_AXES = 3
-UNASKED = ("classes", "feature_map", "detections")
-"""Meanings of outputs that no job gets unless it names them."""
+MAPS = ("matte", "depth")
+"""Meanings of outputs that every job gets as a picture, whatever it names."""
+UNASKED = ("classes", "feature_map", "detections", "segments", "embedding", "text", "keypoints", "value", *MAPS)
+"""Meanings of outputs whose numbers no job gets unless it names them."""
 
 
 class MapSaver:
@@ -165,7 +167,7 @@ def _check(asked: Sequence[str], served: Mapping[str, Any]) -> None:
     for name in asked:
         if name in known and not _may_be_map(known[name]):
             raise click.UsageError(f"--save-maps: {_no_map(name, known[name]['shape'])}")
-    come = [one for one in known.values() if one.get("meaning") not in UNASKED]
+    come = [one for one in known.values() if one.get("meaning") in MAPS or one.get("meaning") not in UNASKED]
     if known and not asked and not any(map(_may_be_map, come)):
         maps = [name for name, one in known.items() if one.get("meaning") == "feature_map"]
         there = f"name some with --outputs: {', '.join(maps)}" if maps else "and the model has no feature maps"
@@ -174,7 +176,7 @@ def _check(asked: Sequence[str], served: Mapping[str, Any]) -> None:
 
 def _may_be_map(output: Mapping[str, Any]) -> bool:
     """Whether its shape is that of maps, or not known before a run."""
-    return output.get("meaning") == "image" or len(output["shape"]) in (0, MAP_AXES)
+    return output.get("meaning") in ("image", *MAPS) or len(output["shape"]) in (0, MAP_AXES)
 
 
 def _no_map(name: str, shape: Sequence[int | None]) -> str:

@@ -15,8 +15,9 @@ from zipfile import BadZipFile
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
-from convq.cli.display.detections import ASKED, detection_options, print_detections
+from convq.cli.display.detections import ASKED, detection_options
 from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table, progress
+from convq.cli.display.seen import is_seen, print_result
 from convq.cli.saving import UNASKED, InputSaver, MapSaver
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
@@ -246,8 +247,8 @@ def _show(files: list[str], results: Iterable[Result], savers: _Savers, *, progr
         failed += not result.ok
         if programs:
             print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True, by_alias=True), **saved}])
-        elif result.detections is not None and len(files) == 1 and not result.outputs and not saved:
-            print_detections(result)
+        elif len(files) == 1 and is_seen(result) and not result.outputs and not saved:
+            print_result(result)
         else:
             rows.append([name, *_cells(result, saved)])
     if rows:
@@ -266,7 +267,7 @@ def _cells(result: Result, saved: dict[str, Any]) -> list[str]:
     """Class or what went wrong, score, outputs, the file with the input, milliseconds."""
     given = saved.get("input", {})
     best = result.predictions[0] if result.ok and result.predictions else None
-    nothing = result.counted() if result.detections is not None else "" if result.ok else result.explain()
+    nothing = result.counted() if result.detections is not None else result.told() if result.ok else result.explain()
     first = [best.label, f"{best.score:.1%}"] if best else [nothing, ""]
     return [
         *first,

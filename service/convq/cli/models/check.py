@@ -10,6 +10,7 @@ import click
 
 from convq.cli.display.detections import print_boxes
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
+from convq.cli.display.seen import KEYS, print_seen
 from convq.cli.models.folder import models_option, newest_whole
 from convq.cli.versions import version_option
 
@@ -83,12 +84,15 @@ def show_examination(document: Mapping[str, Any]) -> None:
         }
     )
     print_line()
-    if predictions := sample.get("predictions"):
+    if (predictions := sample.get("predictions")) and "heads" not in sample:  # which have them, too
         print_table(["label", ">index", ">score"], [_row(one) for one in predictions])
         print_line()
     if (detections := sample.get("detections")) is not None:
         print_boxes((one["label"], one["score"], one["box"]) for one in detections)
         print_line("" if detections else "nothing is detected in the sample\n")
+    if seen := {key: sample[key] for key in (*KEYS, "text_score") if key in sample}:
+        print_seen(seen)
+        print_line()
     columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
     print_table(
         columns,

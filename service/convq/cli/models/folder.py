@@ -16,7 +16,9 @@ from convq.errors import ModelBroken
 from convq.settings import facts
 
 if TYPE_CHECKING:
+    from convq.repository.manifest import Output
     from convq.repository.model_folders import ModelFolder
+    from convq.repository.version_files import VersionFiles
 
 # The same names as in convq.engine.onnx_session, which brings onnxruntime.
 MODEL: Final = "model.onnx"
@@ -141,7 +143,7 @@ def document_of(folder: ModelFolder, version: Version) -> dict[str, Any]:
         "newest": folder.newest,
         "input": manifest.input.model_dump(include=set(SHOWN_OF_INPUT)),
         "extra_inputs": manifest.extra_inputs,
-        "outputs": [output.model_dump(exclude_none=True) for output in manifest.outputs],
+        "outputs": [_output_of(files, output) for output in manifest.outputs],
         "feature_maps": list(manifest.feature_maps),
         "labels": len(files.labels()),
         **({} if detections is None else {"detections": detections}),
@@ -264,9 +266,32 @@ def extra_text(extra: Mapping[str, Any]) -> str:
 
 def output_text(output: Mapping[str, Any]) -> str:
     """One output of a `document_of`, in a few words."""
-    axis = output["batch_axis"]
+    axis = 1 if output.get("time_first") else output["batch_axis"]
     place = "" if axis == 0 else ", no batch axis" if axis == "none" else f", batch axis {axis}"
-    return f"{output['name']} ({output['meaning']}{place})"
+    return f"{output['name']} ({output['meaning']}{_details(output)}{place})"
+
+
+def _output_of(files: VersionFiles, output: Output) -> dict[str, Any]:
+    """What a manifest says of one output, and how many labels it has where it means something. Raises ModelBroken."""
+    said = {key: value for key, value in output.lasting().items() if value is not None}
+    counts = output.meaning in ("segments", "text")
+    return {**said, "count": len(files.labels_of(output))} if counts else said
+
+
+def _details(output: Mapping[str, Any]) -> str:
+    """What is special of a meaning, in words that go on after it."""
+    details = {
+        "segments": f"{output.get('count')} labels"
+        + (f", {output['ignore']} is nothing" if "ignore" in output else ""),
+        "text": f"{output.get('count')} characters, blank {output.get('blank', 'first')}"
+        + ", space" * bool(output.get("space")),
+        "keypoints": ", ".join(output.get("names", ())),
+        "matte": "stretched" if output.get("stretch") else "",
+        "depth": "inverse" if output.get("inverse") else "",
+        "embedding": "" if output.get("normalize", True) else "not normalized",
+        "value": "expectation" if output.get("expectation") else "",
+    }.get(output["meaning"], "")
+    return f": {details}" if details else ""
 
 
 def accuracy_text(report: Mapping[str, Any]) -> str:

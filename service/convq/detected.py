@@ -193,7 +193,8 @@ def gray_levels(png: bytes) -> np.ndarray:
         rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), dtype=np.uint8).reshape(height, -1)
     except (KeyError, struct.error, zlib.error, ValueError):
         raise ValueError("this is no PNG file of a service") from None
-    if not png.startswith(_SIGNATURE) or rest != [0, 0, 0, 0] or bits not in (8, 16) or (rows[:, 0] != _UP).any():
+    plain = png.startswith(_SIGNATURE) and rest == [0, 0, 0, 0] and bits in (8, 16)
+    if not plain or rows.shape[1] != 1 + width * bits // 8 or (rows[:, 0] != _UP).any():
         raise ValueError("this is no gray PNG file of a service: use a library for pictures")
     levels = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
     if bits == 8:  # noqa: PLR2004

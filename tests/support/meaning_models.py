@@ -30,7 +30,7 @@ def _plane(side: Any, channels: int = 1) -> tuple[str, int, list[Any]]:
 
 def _near(source: str, count: int, shape: Sequence[int], gain: float = 1.0) -> tuple[Nodes, Weights]:
     """Nodes that make `scores` of a value from 0 to 1: the class whose number is nearest in `count` steps is largest."""
-    weights = {
+    weights: Weights = {
         "steps": np.array(count - 1, dtype=np.float32),
         "numbers": np.arange(count, dtype=np.float32).reshape(shape),
         "gain": np.array(-gain, dtype=np.float32),
@@ -59,7 +59,7 @@ def numberer(count: int, side: Any = SIDE) -> bytes:
         ("Cast", ["whole"], ["cast"], {"to": INT64}),
         ("Squeeze", ["cast", "axis"], ["y"]),
     ]
-    weights = {"steps": np.array(count - 1, dtype=np.float32), "axis": np.array([1], dtype=np.int64)}
+    weights: Weights = {"steps": np.array(count - 1, dtype=np.float32), "axis": np.array([1], dtype=np.int64)}
     return graph(nodes, [_plane(side)], [("y", INT64, ["n", side, side])], weights)
 
 
@@ -76,7 +76,7 @@ def depther(side: Any = SIDE) -> bytes:
         ("Add", ["far", "one"], ["farther"]),
         ("Squeeze", ["farther", "axis"], ["y"]),
     ]
-    weights: Weights = {"nine": np.float32(9).reshape(()), "one": np.float32(1).reshape(())}
+    weights: Weights = {"nine": np.array(9, dtype=np.float32), "one": np.array(1, dtype=np.float32)}
     weights["axis"] = np.array([1], dtype=np.int64)
     return graph(nodes, [_plane(side)], [("y", FLOAT, ["n", side, side])], weights)
 

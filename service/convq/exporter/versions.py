@@ -91,7 +91,7 @@ def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
 
 def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str], step: Step) -> dict[str, float]:
     """Batch size -> largest difference, for the report. Raises ExportRefused above the tolerance."""
-    absolute, limit = {manifest.classes.name} if manifest.classes else set(), manifest.limits.max_batch
+    absolute, limit = {head.name for head in manifest.heads}, manifest.limits.max_batch
     sizes, found = batches(limit), {}
     step(f"comparing with PyTorch at batch {sizes[0]}")
     proofs = prove(model, served, manifest.input, names, absolute=absolute, max_batch=limit)

@@ -20,12 +20,19 @@ import { createClient, ErrorReply } from "redis";
  *   keypoints?: number[][], mask?: { size: [number, number], counts: string }, polygons?: number[][],
  *   mask_png?: { x: number, y: number, data: string }
  * }} Detection coordinates are pixels of the upright picture
- * @typedef {{ name: string, data: string, dtype?: string, shape?: number[], format?: "png" }} Output
- *   `data` is base64: little-endian values in C order, or a PNG file
+ * @typedef {{
+ *   name: string, data: string, dtype?: string, shape?: number[], format?: "png", low?: number, high?: number, box?: number[]
+ * }} Output `data` is base64: little-endian values in C order, or a PNG file; `low` and `high` are what the levels of depth mean
+ * @typedef {{
+ *   format: "png", width: number, height: number, data: string, box?: number[],
+ *   classes: { label: string, index: number, share: number }[]
+ * }} Segments level = index of the class
+ * @typedef {{ size: number, dtype: "float32", normalized: boolean, data?: string, values?: number[] }} Embedding
  * @typedef {{
  *   v: number, id: string, entry: string, model: string, version?: number, status: string, attempt: number,
  *   predictions?: Prediction[], image?: { width: number, height: number }, detections?: Detection[], truncated?: true,
- *   outputs?: Output[], error?: { code: string, message: string },
+ *   heads?: Record<string, Prediction[]>, segments?: Segments, embedding?: Embedding, text?: string, text_score?: number,
+ *   keypoints?: number[][], values?: Record<string, number>, outputs?: Output[], error?: { code: string, message: string },
  *   timing_ms: Record<string, number>
  * }} Result the protocol's document
  * @typedef {{ tensor: Float32Array | Uint8Array, shape: number[] }} Tensor without the batch axis, as the model's input has it
@@ -41,7 +48,8 @@ import { createClient, ErrorReply } from "redis";
  * @property {number} [iou] from 0 to 1: boxes of one class that overlap by more are one object
  * @property {number} [maxDetections] 1 to 1000, best first
  * @property {string[]} [labels] only these are detections
- * @property {string[]} [format] of masks "rle" (if not given), "polygon", "png" or "none"
+ * @property {string[]} [format] of masks "rle" (if not given), "polygon", "png" or "none"; of an embedding "base64" or "list"; of
+ *   maps "picture" or "network"
  * @property {string} [traceparent] W3C trace context
  * @property {number} [timeoutMs] the longest wait of this call, repetitions included
  * @property {AbortSignal} [signal] gives up at once

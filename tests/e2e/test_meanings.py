@@ -573,6 +573,7 @@ def test_submit_shows_what_a_network_saw(served: str, pictures: Path) -> None:
     faces = shown("faces")
     assert [["gender", "index", "score"], ["age", "index", "score"]] == [line for line in faces if "index" in line]
     assert {"glow", "many"} <= {line[0] for line in faces if line}
+    assert ["file", "class", "score", "ms"] == shown("one")[0]
     assert "y png 128x96" in " ".join(shown("matte")[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +37,8 @@ def depth(
     network's input.
 
     Raises:
-        NonFinite: any value is NaN or infinite, or no value of an inverse map is above 0.
+        NonFinite: any value is NaN or infinite, no value of an inverse map is above 0, or a depth is beyond what floating point
+            numbers hold.
         ModelFault: another shape.
     """
     require_finite(values)
@@ -48,8 +50,11 @@ def depth(
         if nearest <= 0.0:
             raise NonFinite("the network produced no inverse depth above 0 for this input")
         plane = 1.0 / np.maximum(plane, nearest / FARTHEST)
-    plane *= scale
+    with np.errstate(over="ignore"):
+        plane *= scale
     low, high = float(plane[within].min()), float(plane[within].max())
+    if not isfinite(high - low):
+        raise NonFinite("the network produced a depth that is too large for a number")
     steps = _HIGHEST / (high - low) if high > low else 0.0
     levels = np.clip((plane - low) * steps, 0.0, _HIGHEST) + _HALF
     made = resized_levels(levels.astype(np.float32), part, np.empty((part.height, part.width), dtype=np.uint16))

@@ -304,6 +304,12 @@ def test_inverse_depths_of_which_none_is_above_0_are_not_finite() -> None:
         depth(np.array([[-1.0, 0.0]]), Placement(2, 1), (1, 2), inverse=True)
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+def test_depths_that_no_number_holds_are_not_finite(*, inverse: bool) -> None:
+    with pytest.raises(NonFinite, match="too large for a number"):
+        depth(np.array([[1e-30 if inverse else 1e30, 1.0]]), Placement(2, 1), (1, 2), inverse=inverse, scale=1e308)
+
+
 def test_low_and_high_are_those_within_the_picture() -> None:
     values = np.array([[1000.0, 1000.0], [2.0, 3.0]])
     said = depth(values, Placement(2, 1, 1, 1, 0, 1), (2, 2))

@@ -24,7 +24,8 @@ def is_seen(result: Result) -> bool:
 
 def seen_in(result: Result) -> dict[str, Any]:
     """What a result says of that, as its document does."""
-    return result.model_dump(mode="json", exclude_none=True, by_alias=True, include={*KEYS, "text_score", "vector"})
+    included = {*KEYS, "predictions", "text_score", "vector"}
+    return result.model_dump(mode="json", exclude_none=True, by_alias=True, include=included)
 
 
 def print_result(result: Result) -> None:
@@ -38,9 +39,10 @@ def print_result(result: Result) -> None:
 
 def print_seen(said: Mapping[str, Any]) -> None:
     """A table for each head, classes of pixels and points, lines for the rest; `said` has keys of a document."""
-    for output, ranked in said.get("heads", {}).items():
+    for output, ranked in (said.get("heads") or {"label": said.get("predictions", ())}).items():
         rows = [[one["label"], str(one["index"]), f"{one['score']:.1%}"] for one in ranked]
-        print_table([output, ">index", ">score"], rows)
+        if rows:
+            print_table([output, ">index", ">score"], rows)
     if "segments" in said:
         found = said["segments"]["classes"]
         print_table(

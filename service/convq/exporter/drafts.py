@@ -15,9 +15,8 @@ from convq.exporter.graphs import FREE_PX, FromPixels
 from convq.exporter.presets import Preset
 from convq.exporter.torch_graph import TorchGraph
 from convq.importer.exporting import Preparation
-from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Finding, Overrides, Trial, Value, look_at_input
-from convq.importer.infer_outputs import look_at_outputs
+from convq.importer.guessing import Guessed, guess
+from convq.importer.infer_input import PLACED_BY, Finding, Overrides, Trial, Value, flag_for
 from convq.importer.manifest_writer import manifest_text
 from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated
 
@@ -47,18 +46,17 @@ def draft(net: nn.Module, said: Preparation, preset: Preset | None, where: str) 
     wishes = _wishes(said, values, where)
     names, notes = _given_labels(said)
     graph = _graph(net, said, wishes, values)
+    asked = replace(wishes, labels=len(names) or None, task="tensor" if said.task == "image" else wishes.task)
+    if preset is not None:  # what was said of placing a picture belongs to the preset's rule
+        asked = replace(asked, **dict.fromkeys(PLACED_BY[1:]))
     try:
-        found, trial = look_at_input(graph, wishes)
-        if preset is None:
-            found = as_the_family_does(found, trial, wishes)
-        found = _prepared(found, said, values, preset)
-        meanings, classes, names = _meanings(
-            graph, trial, replace(wishes, labels=len(names) or None), names, preset, said
-        )
+        guessed = guess(graph, asked, is_prepared=preset is not None)
+        found = _prepared([one for one in guessed.findings if one.table == "input"], said, values, preset)
+        made, classes, names = _meanings(graph, guessed, names, preset, said)
     except ModelBroken as err:
         raise ExportRefused(str(err)) from err
-    found = [*found, *meanings, *_limits(said)]
-    labels = names or [f"class {index}" for index in range(classes)]
+    found = [*found, *made, *_limits(said)]
+    labels = names or guessed.names or [f"class {index}" for index in range(classes)]
     text = manifest_text(_description(net), found, by="convq export")
     return Draft(text, found, labels if classes else (), notes)
 
@@ -142,9 +140,9 @@ def _prepared(
     for key, value in values.items():
         if getattr(said, "size" if key in ("height", "width") else key, None) is None and preset is not None:
             made[key] = _from(preset, key, value)
-    for key in ("resize", "short_side", "interpolation"):
+    for key in PLACED_BY:
         if (value := getattr(said, key)) is not None:
-            made[key] = Finding("input", key, value, "given", f"--{key.replace('_', '-')}")
+            made[key] = Finding("input", key, value, "given", flag_for(key))
     rule = made["resize"].value
     if rule != "none" and "interpolation" not in made:
         why = "as torchvision scales unless told otherwise"
@@ -181,12 +179,12 @@ def _in_proportion(size: tuple[int, int], preset: Preset) -> Finding:
 
 
 def _meanings(
-    graph: TorchGraph, trial: Trial, wishes: Overrides, names: Sequence[str], preset: Preset | None, said: Preparation
+    graph: TorchGraph, guessed: Guessed, names: Sequence[str], preset: Preset | None, said: Preparation
 ) -> tuple[list[Finding], int, Sequence[str]]:
     """What the outputs mean, how many classes there are, and their names as far as these are known."""
     if said.task == "image":
-        return _as_image(graph, trial), 0, ()
-    found, classes = look_at_outputs(graph, trial, wishes)
+        return _as_image(graph, guessed.trial), 0, ()
+    found, classes = [one for one in guessed.findings if one.table != "input"], guessed.classes
     if classes and not names and preset is not None and preset.labels:
         fits = len(preset.labels) == classes
         names = preset.labels if fits else ()
@@ -199,11 +197,6 @@ def _meanings(
         found = [replace(one, source=source, why=why) if one.key == "labels" else one for one in found]
         found = [
             replace(one, source=source, why=preset.why) if fits and one.value == "classes" else one for one in found
-        ]
-    if said.activation is not None:
-        found = [
-            replace(one, value=said.activation, source="given", why="--activation") if one.key == "activation" else one
-            for one in found
         ]
     return found, classes, names
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,9 @@ from convq.repository.version_files import HOLDS, REPORT
 from convq.repository.workshop import workshop
 
 WORKSHOP: Final = ".adding-"
-WISHES: Final = ("color", "height", "width", "scale", "mean", "std", "task", "max_batch")
+WISHES: Final = tuple(one.name for one in fields(Overrides) if one.name != "labels")
+NAMELESS: Final = ("tensor", "image", "depth", "embed")
+"""Tasks without names of anything."""
 CLASSES: Final = 'for other classes see models/README.md, "Changing the classes"'
 SLOW: Final = "--within gives it longer; a smaller --size (where its sides are free) or --max-batch makes it quicker"
 
@@ -122,15 +124,15 @@ def add_model(request: AddRequest) -> Added:
 def _new_model(request: AddRequest) -> Added:
     """Write the whole folder beside its place, check it there, and move it in one step."""
     version, labels, target = request.version or 1, request.labels, request.root / request.name
-    if labels is not None and request.wishes.task == "tensor":
-        raise RequestRefused("--labels are names of classes; --task tensor has none", "labels")
+    if labels is not None and request.wishes.task in NAMELESS:
+        raise RequestRefused(f"--labels are names of classes; --task {request.wishes.task} has none", "labels")
     with _workshop(request.root) as made:
         folder = made / request.name
         report = _take_in(request.file, folder / str(version))
         found = _probed(folder / str(version) / GRAPH, request)
         (folder / FILE).write_text(found.manifest, encoding="utf-8")
         if found.classes:
-            names = labels or [f"class {index}" for index in range(found.classes)]
+            names = labels or found.names or [f"class {index}" for index in range(found.classes)]
             (folder / LABELS).write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
         report = _kept(folder, version, report)
         check = _examined(folder, version, request, slow=SLOW)
@@ -228,14 +230,12 @@ def _probed(model: Path, request: AddRequest) -> Probed:
 
 def _copy_surroundings(model: ModelFolder, folder: Path) -> None:
     """What a version needs besides its own two files: manifest, labels, warm-up sample. Raises ModelBroken, OSError."""
-    classes, warmup = model.manifest.classes, model.manifest.warmup
-    named = {
-        FILE: MOST_BYTES[FILE],
-        classes.labels if classes else None: MOST_LABELS_BYTES,
-        warmup.sample if warmup else None: MOST_SAMPLE_BYTES,
-    }
+    warmup = model.manifest.warmup
+    named = {FILE: MOST_BYTES[FILE], **dict.fromkeys(model.manifest.labels_files, MOST_LABELS_BYTES)}
+    if warmup is not None:
+        named[warmup.sample] = MOST_SAMPLE_BYTES
     for name, most_bytes in named.items():
-        if name is not None:
+        if name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(read_inside(model.path / name, model.path, most_bytes))
 

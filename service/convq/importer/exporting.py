@@ -18,7 +18,8 @@ from typing import IO, Any, Final
 
 from convq.errors import ConvqError, ExportRefused, ModelBroken, NotPlaced, SettingsError
 from convq.importer.dry_run import noted
-from convq.importer.infer_input import Finding, Overrides
+from convq.importer.infer_input import PLACED_BY, Finding, Overrides, flag_for
+from convq.importer.settling import FLAGS
 from convq.interpreter import child_environment, python
 
 CHILD: Final = "convq.exporter.child"
@@ -26,28 +27,6 @@ GRACE_S: Final = 5.0
 """After Ctrl-C the child may take so long to leave nothing behind."""
 MOST_LAST_WORDS: Final = 20_000
 NO_WEIGHTS: Final = "none"
-FLAGS: Final[Mapping[str, str]] = {
-    "color": "--color",
-    "height": "--size",
-    "width": "--size",
-    "multiple_of": "--size",
-    "resize": "--resize",
-    "align": "--resize",
-    "pad_value": "--resize",
-    "short_side": "--short-side",
-    "interpolation": "--interpolation",
-    "scale": "--scale",
-    "mean": "--mean",
-    "std": "--std",
-    "meaning": "--task",
-    "offset": "--task",
-    "activation": "--activation",
-    "labels": "--labels",
-    "max_batch": "--max-batch",
-}
-"""Keys of the manifest, with the flag that settles what was assumed of them."""
-
-
 Step = Callable[[str, int], None]
 """Called with what is done next, and with how many steps there are."""
 
@@ -64,27 +43,35 @@ class Preparation:
     resize: str | None = None
     short_side: int | None = None
     """Pixels."""
+    long_side: int | None = None
+    """Pixels."""
+    align: str | None = None
+    pad_value: tuple[int, ...] | None = None
     interpolation: str | None = None
+    multiple_of: int | None = None
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: str | None = None
     """A file of class names."""
     task: str | None = None
-    """`classes`, `tensor` or `image`: what the outputs mean, the first one where it is an image."""
+    """`classes`, `tensor`, `image`, `detect` and others: what the outputs mean, the first one where it is an image."""
+    like: str | None = None
+    """A family of detectors."""
     activation: str | None = None
     max_batch: int | None = None
 
     def said(self) -> list[str]:
         """The flags that were given."""
         given = {"size": "--size", "any_size": "--size"}
-        return sorted({given.get(key, FLAGS.get(key, f"--{key}")) for key, value in asdict(self).items() if value})
+        return sorted({given.get(key, FLAGS.get(key, flag_for(key))) for key, value in asdict(self).items() if value})
 
     def wishes(self) -> Overrides:
         """The part that `convq models add` knows, too, without the labels."""
         height, width = self.size or (None, None)
-        task = self.task if self.task in ("classes", "tensor") else None
-        return Overrides(None, self.color, height, width, self.scale, self.mean, self.std, task, self.max_batch)
+        same = ("color", "scale", "mean", "std", "like", "activation", "max_batch", *PLACED_BY)
+        task = None if self.task == "image" else self.task  # a network's own words for it are looked at elsewhere
+        return Overrides(height=height, width=width, task=task, **{key: getattr(self, key) for key in same})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +148,7 @@ def export_apart(request: ExportRequest, step: Step = lambda _doing, _steps: Non
     if not answer["ok"]:
         raise noted(_error(answer), answer.get("traceback", ""))
     made = answer["made"]
-    findings = [
-        Finding(**{**one, "value": tuple(one["value"]) if isinstance(one["value"], list) else one["value"]})
-        for one in made["findings"]
-    ]
+    findings = [Finding.from_json(one) for one in made["findings"]]
     return Exported(**{**made, "path": Path(made["path"]), "findings": findings})
 
 

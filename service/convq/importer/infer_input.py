@@ -7,9 +7,10 @@ is its inputs and outputs and something that runs a batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,14 @@ from convq.engine.independence import disturbance
 from convq.engine.samples import INPUTS, varied
 from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, ModelFault, SettingsError
+from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph, fixed_batch, is_numeric, known_extra, picture_input
 from convq.printable import brief
-from convq.repository.manifest import Input
+from convq.repository.manifest import Input, Limits
 from convq.repository.manifest_errors import expectation
 
 Source = Literal["given", "preset", "graph", "measured", "assumed"]  # preset: its package says so
-Value = str | int | float | tuple[float, ...] | None
+Value = str | int | float | tuple[Any, ...] | None
 Array = NDArray[Any]
 
 CHANNELS = {1: "gray", 3: "rgb"}
@@ -35,6 +37,10 @@ TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
 TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
 LEVELS = 255
+ALONE_S = 0.25
+"""Of the processor: a job that takes longer runs alone, where nobody says how many may share a batch."""
+BATCH_S = 2.0
+"""Of the processor, for the largest batch then."""
 _MOST_AXES_SHOWN = 16
 
 
@@ -51,9 +57,24 @@ class Overrides:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     task: str | None = None
-    """`classes`: some output holds them; `tensor`: all outputs are numbers, given back as they are."""
+    """`classes`: some output holds them; `tensor`: all outputs are numbers, given back as they are; or another of `TASKS`."""
     max_batch: int | None = None
     """Jobs that may share a batch, where that changes no answer."""
+    like: str | None = None
+    """A family of detectors, by its name in `[detections]`."""
+    activation: str | None = None
+    """Of scores: `softmax`, `sigmoid` or `none`."""
+    resize: str | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    align: str | None = None
+    interpolation: str | None = None
+    pad_value: tuple[int, ...] | None = None
+    multiple_of: int | None = None
+
+
+PLACED_BY = ("resize", "short_side", "long_side", "align", "interpolation", "pad_value", "multiple_of")
+"""Keys of `[input]`, and of `Overrides`, that say where a picture comes to lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +82,23 @@ class Finding:
     """One value of the manifest, and how it came about."""
 
     table: str
-    """`input`, `extra_inputs`, `limits`, or `outputs` of the name in `of`."""
+    """`input`, `extra_inputs`, `limits`, `detections` or a table in it, or `outputs` of the name in `of`; `metadata` for what
+    its exporter wrote and is not used; nothing for keys that stand in no table."""
     key: str
     value: Value
     """None where the key stays out of the manifest; `why` says what that means."""
     source: Source
     why: str
     of: str = ""
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """The same on the other side of a pipe: JSON knows no tuples."""
+        return cls(**{**said, "value": _tuples(said["value"])})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +112,21 @@ class Trial:
     """The outputs for a batch of one."""
 
 
-def look_at_input(graph: OpenGraph, wishes: Overrides) -> tuple[list[Finding], Trial]:
-    """What goes in. Raises ModelBroken where convq cannot feed this graph, SettingsError where a wish contradicts it."""
+def look_at_input(graph: OpenGraph, wishes: Overrides, told: Told = NOTHING) -> tuple[list[Finding], Trial]:
+    """What goes in. Raises ModelBroken where convq cannot feed this graph, SettingsError where a wish contradicts it.
+
+    `told` is what its exporter says; a size that the graph does not take all the same is left out.
+    """
+    try:
+        return _look_at_input(graph, wishes, told)
+    except ModelBroken as error:
+        if told.size is None:
+            raise
+        found, trial = _look_at_input(graph, wishes, replace(told, size=None))
+        return [*found, Finding("metadata", "imgsz", None, "graph", f"not used: {error}")], trial
+
+
+def _look_at_input(graph: OpenGraph, wishes: Overrides, told: Told) -> tuple[list[Finding], Trial]:
     node = picture_input(graph)
     dtype = DTYPES[node.type]
     found = [
@@ -97,13 +141,32 @@ def look_at_input(graph: OpenGraph, wishes: Overrides) -> tuple[list[Finding], T
     if layout is None:
         found.append(_no_picture(node, wishes))
         return found, _first_run(graph, Input(color="none"), sides, dtype)
-    found += [layout, *_sizes(layout, sides, wishes), *_levels(dtype, wishes)]
+    found += [layout, *_sizes(layout, sides, wishes, told), *_levels(dtype, wishes)]
+    found += placing(wishes) if wishes.resize is not None else []
     color, trial = _color(graph, found, layout, sides, wishes)
     found.insert(found.index(layout) + 1, color)
+    if (side := trial.spec.lacks) is not None:
+        raise SettingsError(
+            f"--resize {trial.spec.resize} needs a {side}, which the graph leaves free: give --size HxW"
+        )
     free = _shape_of(trial.spec)
-    if None in free:
-        found.append(_multiple(graph, trial, free, dtype))
+    if None in free and wishes.multiple_of is None:
+        if told.stride is not None:
+            found.append(Finding("input", "multiple_of", told.stride, "graph", "stride in its metadata"))
+        else:
+            found.append(_multiple(graph, trial, free, dtype))
     return found, trial
+
+
+def placing(wishes: Overrides) -> list[Finding]:
+    """What was said of how pictures are made to fit, but for the rule itself; without that, it is one to come that they belong to."""
+    given = [(key, getattr(wishes, key)) for key in PLACED_BY[1:]]
+    return [Finding("input", key, value, "given", flag_for(key)) for key, value in given if value is not None]
+
+
+def flag_for(key: str) -> str:
+    """The flag that says the value of a key."""
+    return f"--{key.replace('_', '-')}"
 
 
 def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = None, shared: str = "") -> list[Finding]:
@@ -117,7 +180,6 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
         why = "its batch axis is fixed at 1: jobs run one by one"
         return [Finding("limits", "max_batch", 1, "graph", why)]
     wish, fixed = (wishes.max_batch if wishes is not None else None), fixed_batch(picture_input(graph))
-    most = wish if fixed is None else min(fixed, wish or fixed)
     inputs = np.stack(varied(trial.spec, trial.shape, DTYPES[picture_input(graph).type], INPUTS))
 
     def run(batch: Array) -> dict[str, Array]:
@@ -126,6 +188,11 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
 
     if shared:
         return [Finding("limits", "max_batch", 1, "graph", shared)]
+    job_s = _job_s(graph, inputs[:1])
+    most = (wish or _affordable(job_s)) if fixed is None else min(fixed, wish or fixed)
+    if most == 1 and wish is None:
+        why = f"one job takes the processor {job_s:.2g} s, and more at once would take as long each; --max-batch lets them"
+        return [Finding("limits", "max_batch", 1, "measured", why)]
     if why := disturbance(run, inputs, most):
         if fixed is not None and all(list(node.shape[:1]) == [fixed] for node in graph.outputs):
             # what fills a batch up would be a neighbour, too
@@ -138,7 +205,30 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
         said = "graph", f"its batch axis is fixed at {fixed}: fewer jobs are filled up with zeros"
     elif wish is None:
         said = "measured", "a batch answers as each job alone does"
+        if most is not None:
+            said = (
+                "measured",
+                f"one job takes the processor {job_s * 1e3:.3g} ms; --max-batch lets more of them wait for each other",
+            )
     return [Finding("limits", "max_batch", most, *said)]
+
+
+def _job_s(graph: OpenGraph, one: Array) -> float:
+    """What one job takes this thread of the processor, in seconds: a machine that does other things makes no network slow."""
+    began_s = time.thread_time()
+    graph.run(one)
+    return time.thread_time() - began_s
+
+
+def _affordable(job_s: float) -> int | None:
+    """How many jobs may share a batch of a graph that takes so long for one; None for as many as there may be anyway.
+
+    Whoever shares a batch waits for all of it, and all sizes up to this are run before the model is served.
+    """
+    if job_s > ALONE_S:
+        return 1
+    most = int(BATCH_S / max(job_s, 1e-9))
+    return None if most >= Limits().max_batch else most
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -199,28 +289,34 @@ def _color(
         ]
     *others, last = candidates
     for color in others:
-        spec = _spec([*found, color])
+        spec = spec_of([*found, color])
         with contextlib.suppress(ModelBroken):
             return color, _first_run(graph, spec, _shape_of(spec), dtype)
-    spec = _spec([*found, last])
+    spec = spec_of([*found, last])
     return last, _first_run(graph, spec, _shape_of(spec), dtype)
 
 
-def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Overrides) -> list[Finding]:
+def _sizes(layout: Finding, sides: Sequence[int | None], wishes: Overrides, told: Told) -> list[Finding]:
     """Height, width and the rule that makes an image of any size fit them."""
     declared = sides[1:] if layout.value == "NCHW" else sides[:2]
+    known = told.size if told.size is not None and wishes.resize not in ("fit", "none", "height") else (None, None)
     found: list[Finding] = []
-    for name, axis, wish in zip(("height", "width"), declared, (wishes.height, wishes.width), strict=True):
+    wished = zip(("height", "width"), declared, (wishes.height, wishes.width), known, strict=True)
+    for name, axis, wish, said in wished:
         if axis is not None and wish not in (None, axis):
             raise SettingsError(f"--size asks for a {name} of {wish}; the graph's input has {axis}")
         if axis is not None:
             found.append(Finding("input", name, axis, "graph", "fixed"))
         elif wish is not None:
             found.append(Finding("input", name, wish, "given", "--size"))
+        elif said is not None:
+            found.append(Finding("input", name, said, "graph", "imgsz in its metadata"))
         else:
             found.append(Finding("input", name, None, "graph", "free: any size is taken as it comes"))
     height, width = (finding.value for finding in found)
-    if height is not None and width is not None:
+    if wishes.resize is not None:
+        found.append(Finding("input", "resize", wishes.resize, "given", "--resize"))
+    elif height is not None and width is not None:
         why = "any image is scaled to both sides; crop and letterbox would keep its proportions"
         found.append(Finding("input", "resize", "stretch", "assumed", why))
     elif height is not None:
@@ -264,6 +360,8 @@ def _no_picture(node: Node, wishes: Overrides) -> Finding:
     """The model takes tensors only: it was said, or its input leaves no choice."""
     if any(wish is not None for wish in (wishes.height, wishes.width, wishes.scale, wishes.mean, wishes.std)):
         raise SettingsError("--size, --scale, --mean and --std are for images; this model takes tensors (color none)")
+    if placed := [flag_for(key) for key in PLACED_BY if getattr(wishes, key) is not None]:
+        raise SettingsError(f"{', '.join(placed)}: of images alone; this model takes tensors (color none)")
     if wishes.color == "none":
         return Finding("input", "color", "none", "given", "--color")
     why = f"an input of shape {_shown(node.shape)} is no picture of 1 or 3 channels"
@@ -272,13 +370,13 @@ def _no_picture(node: Node, wishes: Overrides) -> Finding:
     return Finding("input", "color", "none", "graph", f"{why}: jobs bring tensors")
 
 
-def _spec(found: Sequence[Finding]) -> Input:
+def spec_of(found: Sequence[Finding]) -> Input:
     """The manifest's `[input]` as found so far. Raises SettingsError where wishes do not go together."""
     values = {one.key: one.value for one in found if one.table == "input" and one.value is not None}
     try:
         return Input.model_validate(values)
     except ValidationError as err:
-        flags = ", ".join(f"--{one.key}" for one in found if one.source == "given" and one.why == f"--{one.key}")
+        flags = ", ".join(one.why for one in found if one.source == "given" and one.why == flag_for(one.key))
         raise SettingsError(f"{flags or 'what was found'}: {expectation(err)}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,15 @@ from numpy.typing import NDArray
 from convq.engine.graph_io.nodes import DTYPES, Node
 from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, SettingsError
+from convq.importer.detectors.seen import Seen
 from convq.importer.infer_input import Finding, Overrides, Source, Trial, Value, noise
+from convq.importer.meanings.single import has_unit_norm, meaning_of, must_be_one
+from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph, batch_axis_of, fixed_batch, is_numeric, picture_input
 from convq.printable import brief_list
 
 LABELS = "labels.txt"
-TENSOR = "tensor"
+TENSOR, IMAGE, CLASSES = "tensor", "image", "classes"
 MOST_CLASSES = 100_000
 FEWEST_CLASSES = 2
 CLOSE_TO_ONE = 1e-3
@@ -28,37 +30,6 @@ UNIT = (-0.05, 1.05)
 SIGNED_UNIT = (-1.1, 1.1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """One output of the graph and what it said about noise."""
-
-    node: Node
-    made: list[NDArray[Any]]
-    """One array a run, [1, ...]."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.made[0].shape)
-
-    @property
-    def classes(self) -> int:
-        """How many classes it may hold; 0 where it cannot hold any."""
-        flat = len(self.shape) >= 2 and self.shape[0] == 1 and self.shape[1] == math.prod(self.shape)  # noqa: PLR2004
-        return self.shape[1] if flat and FEWEST_CLASSES <= self.shape[1] <= MOST_CLASSES else 0
-
-    def all_sum_to_one(self) -> bool:
-        return _sum_to_one(self._floats())
-
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest value; 0 for both where there is no finite one."""
-        values = np.concatenate([one.ravel() for one in self._floats()])
-        values = values[np.isfinite(values)]
-        return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-
-    def _floats(self) -> list[NDArray[np.float64]]:
-        return [one.astype(np.float64) for one in self.made]
-
-
 def check_some_are_numbers(graph: OpenGraph) -> None:
     """Raise ModelBroken where no output can be served, before anything runs."""
     if graph.outputs and not any(map(is_numeric, graph.outputs)):
@@ -66,24 +37,34 @@ def check_some_are_numbers(graph: OpenGraph) -> None:
         raise ModelBroken(f"{named}; expected a tensor of numbers")
 
 
-def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Overrides) -> tuple[list[Finding], int]:
-    """What every output means, and how many classes there are (0: none).
+def look_at_outputs(
+    graph: OpenGraph, trial: Trial, wishes: Overrides, told: Told = NOTHING, outputs: Sequence[Seen] | None = None
+) -> tuple[list[Finding], int]:
+    """What every output means, and how many classes there are (0: none). `outputs` is what `outputs_on_noise` has found already.
 
     Raises ModelBroken where no output can be served, SettingsError where no labels fit.
     """
-    outputs = _run(graph, trial)
+    outputs = outputs_on_noise(graph, trial) if outputs is None else outputs
     found: list[Finding] = []
-    classes = _choose_classes(outputs, wishes)
+    single = {one.name: meaning_of(one, trial, wishes, told) for one in outputs}
+    must_be_one(outputs, list(single.values()), wishes)
+    labelled = next((one for one in single.values() if one is not None and one.classes), None)
+    classes = None if labelled is not None else _choose_classes(outputs, wishes, told)
+    pictures = _choose_images(outputs, trial, wishes)
     for output in outputs:
-        if output is classes:
-            found += _as_classes(output, wishes)
-        elif wishes.task != TENSOR and _looks_like_an_image(output, trial):
-            found += _as_image(output)
+        if (meaning := single[output.name]) is not None and (meaning is labelled or not meaning.classes):
+            found += meaning.findings
+        elif output is classes:
+            found += _as_classes(output, wishes, told)
+        elif output in pictures:
+            found += _as_image(output, wishes)
         else:
             shape = " x ".join(map(str, output.shape[1:])) or "one value"
-            said: tuple[Source, str] = (
-                ("given", "--task tensor") if wishes.task == TENSOR else ("measured", f"{shape} a job")
-            )
+            said: tuple[Source, str] = "measured", f"{shape} a job"
+            if has_unit_norm(output):
+                said = "measured", f"{shape} a job, whose norm is 1: an embedding"
+            if wishes.task in (TENSOR, IMAGE):
+                said = "given", f"--task {wishes.task}"
             found.append(_about(output, "meaning", "tensor", *said))
         found += _batch_axis(output, picture_input(graph))
     for node in graph.outputs:
@@ -93,10 +74,21 @@ def look_at_outputs(graph: OpenGraph, trial: Trial, wishes: Overrides) -> tuple[
             )
     if not outputs:
         raise ModelBroken("none of its outputs is a tensor of numbers")
-    return found, classes.classes if classes is not None else 0
+    return found, labelled.classes if labelled is not None else _count(classes) if classes is not None else 0
 
 
-def _batch_axis(output: _Output, picture: Node) -> list[Finding]:
+def _choose_images(outputs: Sequence[Seen], trial: Trial, wishes: Overrides) -> list[Seen]:
+    """The outputs that are pictures; where somebody says so, the first that can be one at all. Raises SettingsError."""
+    if wishes.task == IMAGE:
+        possible = [one for one in outputs if _channels(one, trial) in (1, 3)]
+        if not possible:
+            shapes = brief_list((one.shown() for one in outputs), 12)
+            raise SettingsError(f"--task image: no output has 1 or 3 channels with a height and a width: {shapes}")
+        return possible[:1]
+    return [] if wishes.task == TENSOR else [one for one in outputs if _looks_like_an_image(one, trial)]
+
+
+def _batch_axis(output: Seen, picture: Node) -> list[Finding]:
     """Where it counts jobs, unless that is the first axis."""
     if batch_axis_of(picture, output.node):
         return [_about(output, "batch_axis", 1, "graph", "its second axis is called as the batch is")]
@@ -127,73 +119,105 @@ def _sum_to_one(values: Sequence[NDArray[np.float64]]) -> bool:
     return all((row >= 0).all() and abs(float(row.sum()) - 1) < CLOSE_TO_ONE for row in values)
 
 
-def _run(graph: OpenGraph, trial: Trial) -> list[_Output]:
+def outputs_on_noise(graph: OpenGraph, trial: Trial) -> list[Seen]:
     """The outputs that are numbers, each with what it said about several noises."""
     dtype = DTYPES[picture_input(graph).type]
     runs = [trial.alone]
     runs += [graph.run(noise(trial.spec, (1, *trial.shape), dtype, seed)) for seed in range(1, NOISES)]
     columns = zip(graph.outputs, zip(*runs, strict=True), strict=True)
-    return [_Output(node, list(made)) for node, made in columns if is_numeric(node)]
+    return [Seen(node, list(made)) for node, made in columns if is_numeric(node)]
 
 
-def _choose_classes(outputs: Sequence[_Output], wishes: Overrides) -> _Output | None:
+def _count(output: Seen) -> int:
+    """How many classes an output may hold; 0 where it cannot hold any."""
+    shape = output.shape
+    flat = len(shape) >= 2 and shape[0] == 1 and shape[1] == math.prod(shape)  # noqa: PLR2004
+    return shape[1] if flat and FEWEST_CLASSES <= shape[1] <= MOST_CLASSES else 0
+
+
+def _choose_classes(outputs: Sequence[Seen], wishes: Overrides, told: Told) -> Seen | None:
     """The output that holds the classes: one of the right size, one that sums to 1 before others."""
-    if wishes.task == TENSOR:
+    if wishes.task not in (None, CLASSES):
         return None
-    possible = [output for output in outputs if output.classes]
+    possible = [output for output in outputs if _count(output)]
     if wishes.task is not None and not possible:
-        shapes = "; ".join(f"{output.node.name} is {list(output.shape)}" for output in outputs)
+        shapes = "; ".join(f"{output.name} is {list(output.shape)}" for output in outputs)
         raise SettingsError(f"--task classes: no output has {FEWEST_CLASSES} or more values a job in one row: {shapes}")
     if wishes.labels is not None:
-        fitting = [output for output in possible if output.classes == wishes.labels]
+        fitting = [output for output in possible if _count(output) == wishes.labels]
         if not fitting:
-            there = (
-                ", ".join(f"{output.node.name} has {output.classes}" for output in possible) or "no output has classes"
-            )
+            there = ", ".join(f"{output.name} has {_count(output)}" for output in possible) or "no output has classes"
             raise SettingsError(f"--labels has {wishes.labels} names, which fit no output: {there}")
         possible = fitting
-    return next((output for output in possible if output.all_sum_to_one()), possible[0] if possible else None)
+    elif told.names:
+        possible = [output for output in possible if _count(output) == len(told.names)] or possible
+    elif wishes.task is None:
+        possible = [one for one in possible if not (_is_beside_boxes(one, outputs) or has_unit_norm(one))]
+    return next((output for output in possible if _all_sum_to_one(output)), possible[0] if possible else None)
 
 
-def _as_classes(output: _Output, wishes: Overrides) -> list[Finding]:
-    count, summing = output.classes, output.all_sum_to_one()
+def _is_beside_boxes(output: Seen, outputs: Sequence[Seen]) -> bool:
+    """Whether another output has four numbers for each of its values: then these are scores of boxes, and no classes."""
+    return any(one.shape == (*output.shape, 4) for one in outputs)
+
+
+def _all_sum_to_one(output: Seen) -> bool:
+    return _sum_to_one([one.astype(np.float64) for one in output.made])
+
+
+def _as_classes(output: Seen, wishes: Overrides, told: Told) -> list[Finding]:
+    count, summing = _count(output), _all_sum_to_one(output)
+    by_name = wishes.labels is None and len(told.names) == count
     if wishes.labels is not None:
-        found = [_about(output, "meaning", "classes", "given", f"{count} values a job, as many as names")]
+        said: tuple[Source, str] = "given", f"{count} values a job, as many as names"
     elif wishes.task is not None:
-        found = [_about(output, "meaning", "classes", "given", "--task classes")]
+        said = "given", "--task classes"
+    elif by_name:
+        said = "graph", f"{count} values a job, as many as names in its metadata"
     elif summing:
-        found = [_about(output, "meaning", "classes", "measured", f"{count} values a job, which sum to 1")]
+        said = "measured", f"{count} values a job, which sum to 1"
     else:
-        found = [
-            _about(
-                output, "meaning", "classes", "assumed", f"{count} values a job; with --task tensor they are numbers"
-            )
-        ]
-    activation = _about(output, "activation", *activation_of(output.made))
-    named: tuple[Source, str] = (
-        ("given", "--labels") if wishes.labels else ("assumed", "no names were given: class 0, …")
-    )
-    return [*found, activation, _about(output, "labels", LABELS, *named)]
+        said = "assumed", f"{count} values a job; with --task tensor they are numbers"
+    activation: tuple[str, Source, str] = activation_of(output.made)
+    if wishes.activation is not None:
+        activation = wishes.activation, "given", "--activation"
+    named: tuple[Source, str] = ("assumed", "no names were given: class 0, …")
+    if wishes.labels or by_name:
+        named = ("given", "--labels") if wishes.labels else ("graph", "names in its metadata")
+    found = [_about(output, "meaning", "classes", *said), _about(output, "activation", *activation)]
+    return [*found, _about(output, "labels", LABELS, *named)]
 
 
-def _looks_like_an_image(output: _Output, trial: Trial) -> bool:
-    """One or three channels where the input has its own, and sides that are the input's, a multiple, or a little less."""
+def _channels(output: Seen, trial: Trial) -> int:
+    """Of an output that has the axes of a picture; 0 where it has not."""
     if trial.spec.color == "none" or len(output.shape) != IMAGE_RANK or output.shape[0] != 1:
+        return 0
+    return output.shape[3] if trial.spec.layout == "NHWC" else output.shape[1]
+
+
+def _looks_like_an_image(output: Seen, trial: Trial) -> bool:
+    """One or three channels where the input has its own, and sides that are the input's, a multiple, or a little less."""
+    if _channels(output, trial) not in (1, 3):
         return False
     last = trial.spec.layout == "NHWC"
-    channels, *sides = (output.shape[3], *output.shape[1:3]) if last else output.shape[1:]
+    sides = output.shape[1:3] if last else output.shape[2:]
     taken = trial.shape[:2] if last else trial.shape[1:]
-    return channels in (1, 3) and (
-        all(made % side == 0 for made, side in zip(sides, taken, strict=True))
-        or all(0.75 * side <= made <= side for made, side in zip(sides, taken, strict=True))  # no padding
+    return all(made % side == 0 for made, side in zip(sides, taken, strict=True)) or all(
+        0.75 * side <= made <= side
+        for made, side in zip(sides, taken, strict=True)  # no padding
     )
 
 
-def _as_image(output: _Output) -> list[Finding]:
-    found = [_about(output, "meaning", "image", "assumed", "channels and sides are those of an image")]
+def _as_image(output: Seen, wishes: Overrides) -> list[Finding]:
+    why = "channels and sides are those of an image"
+    if output.shape[1] == 1 and not wishes.task:
+        why += "; --like db, where it marks lines of text"
+    given = wishes.task == IMAGE
+    found = [_about(output, "meaning", "image", "given" if given else "assumed", "--task image" if given else why)]
     if output.node.type == "tensor(uint8)":
         return found
-    low, high = output.range()
+    values = output.values()
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     scale, offset, why = 1.0, 0.0, f"the values reach {high:.3g}: levels as they are"
     if UNIT[0] <= low and high <= UNIT[1]:
         scale, why = 255.0, "the values run from 0 to 1"
@@ -205,5 +229,5 @@ def _as_image(output: _Output) -> list[Finding]:
     return found
 
 
-def _about(output: _Output, key: str, value: Value, source: Source, why: str) -> Finding:
+def _about(output: Seen, key: str, value: Value, source: Source, why: str) -> Finding:
     return Finding("outputs", key, value, source, why, output.node.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from convq.importer.infer_input import Finding, Value
 from convq.printable import excerpt
@@ -12,28 +12,51 @@ COMMENT_COLUMN = 28
 
 
 def manifest_text(description: str, findings: Sequence[Finding], by: str = "convq models add") -> str:
-    """The whole file, as the command `by` writes it. What was assumed is marked with `# assumed: …; check`."""
-    outputs = dict.fromkeys(one.of for one in findings if one.table == "outputs")
+    """The whole file, as the command `by` writes it. What was assumed is marked with `# assumed: …; check`.
+
+    A finding of no table whose key is `description` has that in the place of the one given.
+    """
+    said = next((one.value for one in findings if not one.table and one.key == "description"), description)
+    head = f"# Written by `{by}`. Where it says assumed, nothing in the graph could tell: check those values."
+    ignored = [_comment(f"{one.key} in its metadata: {one.why}") for one in findings if one.table == "metadata"]
     blocks = [
-        [f"# Written by `{by}`. Where it says assumed, nothing in the graph could tell: check those values."],
-        [f"description = {_toml(description)}"],
+        [head, *ignored],
+        [f"description = {_toml(said)}"],
         ["[input]", *_lines(one for one in findings if one.table == "input")],
     ]
-    if extra := list(_lines(one for one in findings if one.table == "extra_inputs")):
-        blocks.append(["[extra_inputs]", *extra])
-    for name in outputs:
+    blocks += [_block(name, findings) for name in ("extra_inputs", "detections")]
+    blocks += _inside_detections(findings)
+    for name in dict.fromkeys(one.of for one in findings if one.table == "outputs"):
         about = [one for one in findings if one.table == "outputs" and one.of == name]
         if [one.value for one in about] == [None]:
             blocks.append([_comment(f"output {_toml(name)} is {about[0].why}")])
         else:
             blocks.append(["[[outputs]]", f"name = {_toml(name)}", *_lines(about)])
-    if limits := list(_lines(one for one in findings if one.table == "limits")):
-        blocks.append(["[limits]", *limits])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    blocks.append(_block("limits", findings))
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _block(name: str, findings: Sequence[Finding]) -> list[str]:
+    """A table, or nothing where nothing stands in it."""
+    lines = list(_lines(one for one in findings if one.table == name))
+    return [f"[{name}]", *lines] if lines else []
+
+
+def _inside_detections(findings: Sequence[Finding]) -> Iterator[list[str]]:
+    """The tables in `[detections]`. A finding of one of `[[detections.tables]]` is of its output, or names `outputs`."""
+    tables = [one for one in findings if one.table == "detections.tables"]
+    for name in dict.fromkeys(one.of for one in tables):
+        about = [one for one in tables if one.of == name]
+        own = [] if any(one.key == "outputs" for one in about) else [f"output = {_toml(name)}"]
+        yield ["[[detections.tables]]", *own, *_lines(about)]
+    for name in ("masks", "grid", "regions"):
+        yield _block(f"detections.{name}", findings)
 
 
 def place_of(finding: Finding) -> str:
     """Where in the manifest a value stands: the name of its output, or its table, and its key."""
+    if not finding.table:
+        return finding.key
     return f"{finding.of}: {finding.key}" if finding.of else f"{finding.table}.{finding.key}"
 
 
@@ -59,6 +82,6 @@ def _comment(text: str) -> str:
 def _toml(value: Value) -> str:
     """A value in TOML. JSON writes texts and numbers alike, except for one character that TOML wants escaped."""
     if isinstance(value, tuple):
-        numbers = [_toml(part) for part in value]
-        return numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
+        parts = [_toml(part) for part in value]
+        return parts[0] if len(parts) == 1 and not isinstance(value[0], tuple) else f"[{', '.join(parts)}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

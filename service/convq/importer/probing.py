@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from convq.errors import ModelBroken
-from convq.importer.families import as_the_family_does
-from convq.importer.infer_input import Finding, Overrides, as_json, look_at_batch, look_at_input
-from convq.importer.infer_outputs import check_some_are_numbers, look_at_outputs
+from convq.importer.guessing import guess
+from convq.importer.infer_input import Finding, Overrides, as_json, look_at_batch
+from convq.importer.infer_outputs import check_some_are_numbers
 from convq.importer.manifest_writer import manifest_text
+from convq.importer.metadata.exporters import told_by
 from convq.importer.open_graph import Session
 from convq.importer.sandbox import answer_once, ask
 from convq.repository.files import MOST_BYTES, read_given
+from convq.repository.onnx_metadata import metadata_of
 from convq.repository.operators import Operators, operators_of
 
 MODULE = "convq.importer.probing"
@@ -34,6 +36,8 @@ class Probed:
     """The text of the file."""
     classes: int = 0
     """How many names of classes it needs; 0 for a model without."""
+    names: Sequence[str] = ()
+    """These names, where the graph or its family brings them."""
     reason: str = ""
     """Why it cannot be served; empty where it can."""
     exit_code: int = 0
@@ -59,8 +63,9 @@ def probe(file: Path, called: str, wishes: Overrides, *, within_s: float) -> Pro
             timed_out=answer.get("timed_out", False),
             traceback=answer.get("traceback", ""),
         )
-    findings = [Finding(**_with_tuples(one)) for one in answer["findings"]]
-    return Probed(ok=True, findings=findings, manifest=answer["manifest"], classes=answer["classes"])
+    findings = [Finding.from_json(one) for one in answer["findings"]]
+    made = {key: answer[key] for key in ("manifest", "classes", "names")}
+    return Probed(ok=True, findings=findings, **made)
 
 
 def _probe(question: dict[str, Any]) -> dict[str, Any]:
@@ -72,16 +77,15 @@ def _probe(question: dict[str, Any]) -> dict[str, Any]:
 def look(content: bytes, called: str, wishes: Overrides) -> dict[str, Any]:
     """What the child of `probe` answers, in this process: for graphs that are known to behave.
 
-    `{"findings": […], "manifest": text, "classes": number}`. Raises ModelBroken, SettingsError.
+    `{"findings": […], "manifest": text, "classes": number, "names": […]}`. Raises ModelBroken, SettingsError.
     """
     operators = _operators(content)
     graph = _opened(content, Path(called))
     check_some_are_numbers(graph)
-    findings, trial = look_at_input(graph, wishes)
-    findings = as_the_family_does(findings, trial, wishes)
-    meanings, classes = look_at_outputs(graph, trial, wishes)
-    findings += [*meanings, *look_at_batch(graph, trial, wishes, operators.shared_fault())]
-    return {"findings": as_json(findings), "manifest": manifest_text("", findings), "classes": classes}
+    made = guess(graph, wishes, told_by(metadata_of(content)))
+    findings = [*made.findings, *look_at_batch(graph, made.trial, wishes, operators.shared_fault())]
+    said = {"findings": as_json(findings), "manifest": manifest_text("", findings)}
+    return {**said, "classes": made.classes, "names": list(made.names)}
 
 
 def _opened(content: bytes, called: Path) -> Session:

@@ -10,7 +10,9 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from convq.errors import ModelBroken
 from convq.printable import brief
@@ -22,11 +24,16 @@ LARGEST_BYTES = MOST_BYTES["model.onnx"]
 """What one message of protocol buffers may hold."""
 
 # Numbers of fields in ModelProto, OperatorSetIdProto, GraphProto and TensorProto.
-_IR_VERSION, _PRODUCER, _GRAPH, _OPSET_IMPORT = 1, 2, 7, 8
+_IR_VERSION, _PRODUCER, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 2, 7, 8, 14
+_KEY, _VALUE = 1, 2
 _DOMAIN, _VERSION = 1, 2
 _INITIALIZER = 5
 _DATA_TYPE = 2
 _MOST_TEXT_BYTES, _MOST_OPSETS = 200, 64
+MOST_METADATA: Final = 256
+"""Entries of metadata that are read."""
+MOST_METADATA_BYTES: Final = 1 << 20
+"""Of the value of one entry; an alphabet of 18,000 signs takes 73 kB."""
 
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16", 21: "uint4", 22: "int4"}
 """The element types that weights have: number in TensorProto.DataType -> numpy's name, or ONNX's where that has none."""
@@ -113,6 +120,22 @@ def origin_of(content: bytes) -> Origin:
     return Origin(ir_version, opsets, producer)
 
 
+def metadata_of(content: bytes) -> dict[str, str]:
+    """What an exporter wrote beside the graph, key by key, as text; empty where the file is damaged.
+
+    The first `MOST_METADATA` entries, the last value of a key that stands there twice. Values are cut off after
+    `MOST_METADATA_BYTES`, keys after 200 bytes.
+    """
+    found: dict[str, str] = {}
+    with contextlib.suppress(ValueError):
+        entries = (part.value for part in fields(content) if part.number == _METADATA)
+        for entry in islice(entries, MOST_METADATA):
+            if isinstance(entry, memoryview):
+                inner = {part.number: part.value for part in fields(entry)}
+                found[_text(inner.get(_KEY))] = _text(inner.get(_VALUE), MOST_METADATA_BYTES)
+    return found
+
+
 def precision_of(content: bytes) -> str:
     """The element type that holds most bytes of a model's weights, as float32 or int8; "unknown" where there are none.
 
@@ -153,6 +176,6 @@ def _place(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _text(value: int | memoryview | None) -> str:
+def _text(value: int | memoryview | None, most_bytes: int = _MOST_TEXT_BYTES) -> str:
     """At most so much of it: it goes into the report, which people read."""
-    return bytes(value[:_MOST_TEXT_BYTES]).decode("utf-8", "replace") if isinstance(value, memoryview) else ""
+    return bytes(value[:most_bytes]).decode("utf-8", "replace") if isinstance(value, memoryview) else ""

@@ -10,15 +10,23 @@ import click
 
 from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table
 from convq.cli.models.check import show_examination, within_option
-from convq.cli.models.flags import as_scale, as_size, per_channel
+from convq.cli.models.flags import ACTIVATIONS, as_scale, as_size, per_channel, placing_options
 from convq.cli.models.folder import models_option
 from convq.cli.versions import version_option
 from convq.errors import ModelBroken, RequestRefused, SettingsError
+from convq.printable import brief
 
 if TYPE_CHECKING:
     from convq.importer.adding import Added
-    from convq.importer.infer_input import Overrides, Value
+    from convq.importer.infer_input import Finding, Overrides, Value
 
+TASKS = ["detect", "segment", "pose", "classes", "image", "text", "embed", "depth", "tensor"]
+KNOWN = (
+    *("color", "scale", "mean", "std", "task", "like", "activation", "max_batch"),
+    *("resize", "short_side", "long_side", "align", "pad_value", "interpolation", "multiple_of"),
+)
+LONGEST_VALUE = 60
+"""Characters of a value in a table."""
 SURE = {
     "given": "you said so",
     "preset": "its package says so",
@@ -50,11 +58,14 @@ SURE = {
     "--mean", metavar="A,B,C", callback=per_channel, help="Then this is subtracted (above 1: of levels 0 to 255),"
 )
 @click.option("--std", metavar="A,B,C", callback=per_channel, help="then divided by this.")
+@placing_options
 @click.option(
     "--task",
-    type=click.Choice(["classes", "tensor"]),
-    help="classes: some output holds a value for each class; tensor: outputs are given back as numbers.",
+    type=click.Choice(TASKS),
+    help="What comes out: objects (detect; segment with masks, pose with keypoints), classes, an image, …; tensor: numbers.",
 )
+@click.option("--like", metavar="FAMILY", help="Its family of detectors, such as yolo8, detr or scrfd.")
+@click.option("--activation", type=click.Choice(ACTIVATIONS), help="What makes scores of its values.")
 @click.option(
     "--max-batch", metavar="N", type=click.IntRange(min=1, max=4096), help="Jobs in one call of the graph (64)."
 )
@@ -68,7 +79,12 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
     Nothing is written unless the model can be served; nothing is ever overwritten. If the model exists already, FILE
     becomes its next version, under the manifest that is there.
 
+    Detectors of families that are known by their metadata or by the shapes of their outputs get [detections]; --like names
+    the family where that is not so.
+
     \b
+    convq models add yolo11n.onnx --name yolo
+    convq models add faces.onnx --name faces --like scrfd --size 640x640
     convq models add resnet.onnx --name resnet --labels classes.txt \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     convq models add resnet-better.onnx --name resnet
@@ -103,8 +119,7 @@ def _known(given: Mapping[str, Any]) -> Overrides:
     from convq.importer.infer_input import Overrides  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
-    plain = {key: given[key] for key in ("color", "scale", "mean", "std", "task", "max_batch")}
-    return Overrides(height=height, width=width, **plain)
+    return Overrides(height=height, width=width, **{key: given[key] for key in KNOWN})
 
 
 def _read_labels(file: Path | None) -> list[str] | None:
@@ -138,7 +153,7 @@ def _show(added: Added) -> None:
     from convq.importer.manifest_writer import place_of  # noqa: PLC0415 - brings the engine's parts
 
     if added.findings:
-        rows = [[place_of(one), shown_value(one.value), one.why, SURE[one.source]] for one in added.findings]
+        rows = [[place_of(one), shown_value(one.value), one.why, how_sure(one)] for one in added.findings]
         print_table(["what", "value", "from", "how sure"], rows)
         print_line()
     if sources := added.report.get("weights_from"):
@@ -156,8 +171,16 @@ def _show(added: Added) -> None:
         print_line("The graph cannot tell mean, std and the order of colours: they are those of the training.")
 
 
+def how_sure(finding: Finding) -> str:
+    """For a table: where a value is from, and of what was assumed the flag that would settle it."""
+    from convq.importer.settling import flag_of  # noqa: PLC0415 - brings numpy
+
+    sure = SURE[finding.source]
+    return f"{sure}: {flag_of(finding)}" if finding.source == "assumed" else sure
+
+
 def shown_value(value: Value) -> str:
     """A value of the manifest in a table."""
     if isinstance(value, tuple):
-        return ", ".join(shown_value(part) for part in value)
+        return brief(", ".join(shown_value(part) for part in value), LONGEST_VALUE)
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convq.cli.display.output import for_programs, json_option, new_console, print_json, print_line, print_table
-from convq.cli.models.add import SURE, shown_value
-from convq.cli.models.flags import as_scale, as_size, per_channel
+from convq.cli.models.add import TASKS, how_sure, shown_value
+from convq.cli.models.flags import ACTIVATIONS, as_scale, as_size, per_channel, placing_options
 from convq.cli.models.folder import models_option
 from convq.cli.versions import version_option
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from convq.importer.exporting import Exported, ExportRequest, Preparation, Step
     from convq.importer.infer_input import Finding
 
-RESIZE = ["stretch", "crop", "letterbox", "none"]
-FILTERS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+KEYS = (
+    *("color", "scale", "mean", "std", "labels", "task", "like", "activation", "max_batch"),
+    *("resize", "short_side", "long_side", "align", "pad_value", "interpolation", "multiple_of"),
+)
 
 
 def _as_arguments(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
@@ -75,11 +77,7 @@ def preparation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--size", metavar="N|HxW|any", callback=_as_sides, help="Pixels of the network's input."),
         click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="The order of its channels."),
-        click.option("--resize", type=click.Choice(RESIZE), help="How an image of another size is made to fit."),
-        click.option(
-            "--short-side", metavar="PX", type=click.IntRange(1, 65535), help="With crop: scaled to this first."
-        ),
-        click.option("--interpolation", type=click.Choice(FILTERS), help="How it is scaled."),
+        placing_options,
         click.option(
             "--scale", metavar="X", type=float, callback=as_scale, help="Levels 0 to 255 are multiplied by this,"
         ),
@@ -89,11 +87,12 @@ def preparation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--std", metavar="A,B,C", callback=per_channel, help="then divided by this."),
         click.option("--labels", metavar="FILE", type=file, help="Names of the classes, one a line."),
         click.option(
-            "--task", type=click.Choice(["classes", "tensor", "image"]), help="What the (first) output means."
+            "--task",
+            type=click.Choice(TASKS),
+            help="What the (first) output means.",
         ),
-        click.option(
-            "--activation", type=click.Choice(["softmax", "sigmoid", "none"]), help="What makes scores of classes."
-        ),
+        click.option("--like", metavar="FAMILY", help="Its family of detectors, such as yolo8 or detr."),
+        click.option("--activation", type=click.Choice(ACTIVATIONS), help="What makes scores of its values."),
         click.option(
             "--max-batch", metavar="N", type=click.IntRange(1, 4096), help="Jobs in one call of the network (64)."
         ),
@@ -147,8 +146,7 @@ def _preparation(given: Mapping[str, Any]) -> Preparation:
     from convq.importer.exporting import Preparation  # noqa: PLC0415 - brings numpy
 
     any_size = given["size"] == "any"
-    keys = ("color", "resize", "short_side", "interpolation", "scale", "mean", "std", "labels", "task", "activation")
-    said = {key: given[key] for key in (*keys, "max_batch")}
+    said = {key: given[key] for key in KEYS}
     return Preparation(size=None if any_size else given["size"], any_size=any_size, **said)
 
 
@@ -181,7 +179,7 @@ def show(made: Exported, *, as_json: bool) -> None:
         print_json([document])
         return
     if made.findings:
-        rows = [[place, value, one.why, SURE[one.source]] for one in made.findings for place, value in [_shown(one)]]
+        rows = [[place, value, one.why, how_sure(one)] for one in made.findings for place, value in [_shown(one)]]
         print_table(["what", "value", "from", "how sure"], rows)
         print_line()
     worst = max(made.report["max_difference"].values())
@@ -193,9 +191,11 @@ def show(made: Exported, *, as_json: bool) -> None:
 
 def _assumptions(assumed: Sequence[Finding]) -> Iterator[str]:
     """One line for everything that was assumed for one reason: the values, the reason, the flags that settle it."""
+    from convq.importer.settling import flag_of  # noqa: PLC0415 - brings numpy
+
     for why in dict.fromkeys(one.why for one in assumed):
         same = [one for one in assumed if one.why == why]
-        flags = dict.fromkeys(map(_flag, same))
+        flags = dict.fromkeys(map(flag_of, same))
         settle = "settle it" if len(flags) > 1 else "settles it"
         yield f"{', '.join(map(_said, same))}: {why}; {', '.join(flags)} {settle}"
 
@@ -210,9 +210,3 @@ def _shown(one: Finding) -> tuple[str, str]:
     from convq.importer.manifest_writer import place_of  # noqa: PLC0415 - brings numpy
 
     return place_of(one), shown_value(one.value)
-
-
-def _flag(one: Finding) -> str:
-    from convq.importer.exporting import FLAGS  # noqa: PLC0415 - brings numpy
-
-    return "--task" if one.table == "outputs" and one.key == "scale" else FLAGS.get(one.key, "the manifest")

@@ -1,0 +1,193 @@
+"""What an output of a graph means by itself, besides classes and images: guessed where the manifest has a word for it.
+
+A convq whose manifest knows no such meaning gives these outputs as numbers, as it gives all that it cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import numpy as np
+
+from convq.errors import SettingsError
+from convq.importer.detectors.seen import CLOSE, Seen, are_shares, sums_to_one
+from convq.importer.infer_input import Finding, Overrides, Source, Trial, Value
+from convq.importer.metadata.told import Told
+from convq.printable import brief_list
+from convq.repository.manifest import Output
+
+LABELS: Final = "labels.txt"
+TASKS: Final = {"segment": "segments", "depth": "depth", "embed": "embedding", "text": "text"}
+"""What `--task` says -> the meaning."""
+LEAST_ALPHABET: Final = 30
+LEAST_EMBEDDING: Final = 64
+LEAST_CLASSES: Final = 3
+PARTS: Final = (1, 4, 8)
+"""A map of classes has the sides of the input, or so small a part of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What one output means: the values of its entry in `[[outputs]]`."""
+
+    findings: Sequence[Finding]
+    classes: int = 0
+    """How many lines its labels have; 0 where it has none."""
+
+
+def known_meanings() -> frozenset[str]:
+    """Those that a manifest may have."""
+    return frozenset(get_args(Output.model_fields["meaning"].annotation))
+
+
+def meaning_of(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
+    """What an output means, if it is one of these and the manifest has a word for it."""
+    known = known_meanings()
+    wished = TASKS.get(wishes.task or "")
+    for word, guess in GUESSES.items():
+        if word in known and (wished == word or wishes.task is None):
+            found = guess(output, trial, wishes, told)
+            if found is not None:
+                return found
+    return None
+
+
+def must_be_one(outputs: Sequence[Seen], meanings: Sequence[Meaning | None], wishes: Overrides) -> None:
+    """Raise SettingsError where somebody said what an output means, and none can mean it."""
+    wished = TASKS.get(wishes.task or "")
+    if wished is None or any(meanings):
+        return
+    if wished not in known_meanings():
+        raise SettingsError(
+            f"--task {wishes.task}: this convq has no meaning '{wished}' for an output; --task tensor gives it as numbers"
+        )
+    shapes = brief_list((one.shown() for one in outputs), 12)
+    raise SettingsError(f"--task {wishes.task}: expected {EXPECTED[wished]}; {shapes}")
+
+
+def _of(output: Seen, key: str, value: Value, source: Source, why: str) -> Finding:
+    return Finding("outputs", key, value, source, why, output.name)
+
+
+def _said(wishes: Overrides, source: Source, why: str) -> tuple[Source, str]:
+    return ("given", f"--task {wishes.task}") if wishes.task else (source, why)
+
+
+def _named(count: int, wishes: Overrides, told: Told, beyond: Sequence[int] = (0,)) -> tuple[Source, str] | None:
+    """Where the names of `count` classes are from: as many, or fewer by one of `beyond`; None where there are none."""
+    if wishes.labels is not None:
+        return ("given", "--labels") if count - wishes.labels in beyond else None
+    return ("graph", "names in its metadata") if told.names and count - len(told.names) in beyond else None
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def _text(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
+    """[n, T, C]: a recogniser's, whose steps sum to 1 each. Without an alphabet it cannot be read."""
+    if len(output.shape) != 3 or output.shape[2] <= LEAST_ALPHABET:  # noqa: PLR2004
+        return None
+    alike = told.task == "text" or wishes.task == "text" or (sums_to_one(output.rows()) and _grows(output, trial))
+    named = _named(output.shape[2], wishes, told, (1, 2))
+    if not alike or named is None:
+        return None
+    names = wishes.labels if wishes.labels is not None else len(told.names)
+    why = f"{output.shape[1]} steps of {output.shape[2]} signs, each of which sums to 1"
+    found = [_of(output, "meaning", "text", *_said(wishes, "graph" if told.task == "text" else "assumed", why))]
+    found.append(_of(output, "labels", LABELS, *named))
+    found.append(_of(output, "blank", "first", "assumed", "as PaddleOCR has it"))
+    if output.shape[2] - names == 2:  # noqa: PLR2004
+        found.append(_of(output, "space", True, "graph", "one class more than signs and the blank"))
+    return Meaning(found, names)
+
+
+def _grows(output: Seen, trial: Trial) -> bool:
+    """Whether the steps follow the width of the input: they are free where it is, and a part of it."""
+    width = trial.shape[1] if trial.spec.layout == "NHWC" else trial.shape[2]
+    return output.declared[1] is None and 0 < output.shape[1] <= width
+
+
+# -- maps -------------------------------------------------------------------------------------------------------------
+
+
+def _sides(output: Seen, trial: Trial) -> tuple[int, int] | None:
+    """The part of the input's sides that those of a map are, as [n, c, h, w] or [n, h, w]; None where they are none."""
+    if trial.spec.color == "none" or len(output.shape) not in (3, 4) or output.shape[0] != 1:
+        return None
+    taken = trial.shape[:2] if trial.spec.layout == "NHWC" else trial.shape[1:]
+    made = output.shape[-2:]
+    parts = {round(whole / max(1, side)) for whole, side in zip(taken, made, strict=True)}
+    exact = all(side * part == whole for whole, side in zip(taken, made, strict=True) for part in parts)
+    return (taken[0], taken[1]) if len(parts) == 1 and exact and parts <= set(PARTS) else None
+
+
+def _segments(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
+    if _sides(output, trial) is None:
+        return None
+    several = len(output.shape) == 4 and output.shape[1] > LEAST_CLASSES  # noqa: PLR2004
+    numbered = output.is_whole and (len(output.shape) == 3 or output.shape[1] == 1)  # noqa: PLR2004
+    if not several and not numbered:
+        return None
+    why = f"{output.shape[1]} maps with sides of the input, or a part of them" if several else "a map of whole numbers"
+    found = [_of(output, "meaning", "segments", *_said(wishes, "assumed", f"{why}; --task tensor gives numbers"))]
+    count = output.shape[1] if several else wishes.labels or len(told.names)
+    if count:
+        named = _named(count, wishes, told) or ("assumed", "no names were given: class 0, …")
+        found.append(_of(output, "labels", LABELS, *named))
+    return Meaning(found, count)
+
+
+def _matte(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | None:
+    single = len(output.shape) == 4 and output.shape[1] == 1  # noqa: PLR2004
+    if wishes.task or not single or _sides(output, trial) is None or trial.spec.color == "gray":
+        return None
+    if not are_shares(output.values()):
+        return None
+    why = "one map of 0 to 1 from a picture in colours; --like db, where it marks lines of text, --task depth or image"
+    return Meaning([_of(output, "meaning", "matte", "assumed", why)])
+
+
+def _depth(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | None:
+    single = len(output.shape) == 3 or (len(output.shape) == 4 and output.shape[1] == 1)  # noqa: PLR2004
+    if wishes.task != "depth" or not single or _sides(output, trial) is None:
+        return None
+    found = [_of(output, "meaning", "depth", "given", "--task depth")]
+    found.append(_of(output, "inverse", False, "assumed", "nothing tells distances from their inverse"))
+    return Meaning(found)
+
+
+# -- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def has_unit_norm(output: Seen) -> bool:
+    """Whether an output [1, d] has the length 1 for every noise, and is no softmax: an embedding."""
+    flat = [one.reshape(-1).astype(np.float64) for one in output.made]
+    is_row = len(output.shape) >= 2 and output.shape[:2] == (1, len(flat[0]))  # noqa: PLR2004
+    if not is_row or len(flat[0]) < LEAST_EMBEDDING or min(row.min() for row in flat) >= 0:
+        return False
+    return all(abs(float(np.linalg.norm(row)) - 1) < CLOSE for row in flat)
+
+
+def _embedding(output: Seen, _: Trial, wishes: Overrides, __: Told) -> Meaning | None:
+    flat = len(output.shape) >= 2 and output.shape[0] == 1 and output.shape[1] == output.made[0].size  # noqa: PLR2004
+    if not flat or output.is_whole or not (wishes.task == "embed" or (wishes.labels is None and has_unit_norm(output))):
+        return None
+    said = _said(wishes, "measured", f"{output.shape[1]} numbers whose norm is 1")
+    return Meaning([_of(output, "meaning", "embedding", *said)])
+
+
+GUESSES: Final[dict[str, Callable[[Seen, Trial, Overrides, Told], Meaning | None]]] = {
+    "text": _text,
+    "embedding": _embedding,
+    "segments": _segments,
+    "depth": _depth,
+    "matte": _matte,
+}
+EXPECTED: Final = {
+    "segments": "maps [n, classes, h, w] with sides of the input, or weights and prototypes of masks",
+    "depth": "a map [n, h, w] or [n, 1, h, w] with sides of the input",
+    "embedding": "numbers [n, d] or [n, d, 1, 1]",
+    "text": "steps [n, T, C], C one or two more than the lines of --labels, which is the alphabet",
+}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from convq.answers.detections import Wanted
 from convq.engine.engine import Engine
@@ -18,7 +20,7 @@ from convq.importer.probing import look
 from convq.repository.manifest import Manifest
 from exported import apart, saying, with_metadata
 from onnx_models import FLOAT, graph, model_folder
-from plain_detections import FAMILIES, HEIGHT, WIDTH, Outputs, Thing
+from plain_detections import CELLS, FAMILIES, HEIGHT, WIDTH, Outputs, Thing
 from services import image_of
 
 CLASSES = 5
@@ -34,6 +36,8 @@ def written(family: str, seed: int = 0) -> tuple[list[Thing], Outputs]:
     things = apart(5, classes, FAMILIES[family].extra, seed)
     outputs = FAMILIES[family].blank(1, classes)
     rows = np.sort(np.random.default_rng(len(family)).choice(FAMILIES[family].rows, len(things), replace=False))
+    if family == "yolox":  # offsets are small in the cell that holds the centre, and there alone
+        rows = np.array([CELLS.index((8, int(one.centre[1] // 8), int(one.centre[0] // 8))) for one in things])
     for row, thing in zip(rows, things, strict=True):
         FAMILIES[family].write(outputs, 0, int(row), thing)
     if "output1" in outputs:
@@ -53,7 +57,9 @@ def manifest_of(answer: dict[str, Any]) -> Manifest:
     return Manifest.model_validate(tomllib.loads(answer["manifest"]))
 
 
-def found_by(folder: Path, model: bytes, answer: dict[str, Any], names: list[str] | None = None) -> list[dict[str, Any]]:
+def found_by(
+    folder: Path, model: bytes, answer: dict[str, Any], names: list[str] | None = None
+) -> list[dict[str, Any]]:
     """The detections that a model with this manifest makes of a picture of the input's size."""
     model_folder(folder, answer["manifest"], model)
     labels = names or answer["names"] or [f"class {index}" for index in range(answer["classes"])]
@@ -138,9 +144,9 @@ def test_rows_first_and_shapes_that_nothing_declares_are_read_as_they_run(declar
     answer = guessed(model, labels=CLASSES)
 
     assert_found(things, found_by(tmp_path / "model", model, answer))
-    assert (2 if declared == "free" else None) == next(iter(manifest_of(answer).detections.tables), None).axis if (  # type: ignore[union-attr]
-        declared == "free"
-    ) else True
+    said = manifest_of(answer).detections
+    assert said is not None
+    assert ([2] if declared == "free" else []) == [table.axis for table in said.tables]
 
 
 # -- metadata ---------------------------------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ def test_what_ultralytics_writes_needs_no_flag(family: str, metadata: dict[str, 
     assert [NAMES[thing.kind] for thing in things] == [one["label"] for one in found]
 
 
-def test_the_size_of_a_free_graph_is_that_of_its_training_and_a_flag_is_stronger(tmp_path: Path) -> None:
+def test_the_size_of_a_free_graph_is_that_of_its_training_and_a_flag_is_stronger() -> None:
     _, outputs = written("yolo10")
     model = saying(outputs, sides=("h", "w"), metadata=ultralytics(end2end="True", imgsz="[96, 160]"))
 
@@ -216,18 +222,20 @@ def test_five_names_for_other_columns_are_not_used_and_that_is_said() -> None:
         {"names": "\0\x1b[2J"},
         {"stride": "-32", "imgsz": "[1000000000000, 3]", "channels": "[]", "batch": "-1"},
         {"stride": "nan", "imgsz": "None", "channels": "True", "end2end": "maybe", "head": "\x1b[31m", "args": "()"},
-        {"imgsz": "[8000, 2000]"},
+        {"imgsz": "[8000, 8000]"},
         {"task": "pose", "kpt_shape": "[1e999, 'x']"},
         {"task": "pose", "kpt_shape": "17"},
         {"task": "segment"},
         {"task": "\x1b]0;x\x07"},
         {"license": "\x1b[31mGPL\nimport os", "description": '"""\n[detections]\nfamily = "x"'},
     ],
-    ids=lambda one: ",".join(one),
+    ids=",".join,
 )
 def test_hostile_metadata_are_left_out_with_a_reason_and_the_shapes_decide(hostile: dict[str, str]) -> None:
     _, outputs = written("yolo8")
-    answer = guessed(saying(outputs, sides=("h", "w") if "imgsz" in hostile else (HEIGHT, WIDTH), metadata=ultralytics(**hostile)))
+    answer = guessed(
+        saying(outputs, sides=("h", "w") if "imgsz" in hostile else (HEIGHT, WIDTH), metadata=ultralytics(**hostile))
+    )
 
     manifest = manifest_of(answer)
     assert "\x1b" not in answer["manifest"]
@@ -258,6 +266,188 @@ def test_openvinos_words_are_read() -> None:
     assert ("letterbox", (114,), 1.0, (123.7, 116.3, 103.5)) == (spec.resize, spec.pad_value, spec.scale, spec.mean)
 
 
+# -- layouts that are no family --------------------------------------------------------------------------------------
+
+
+def lines(
+    things: list[Thing], *columns: str, rows: int = 20, unit: bool = False, batch: int = 0
+) -> NDArray[np.float32]:
+    """[rows, columns]: things in these words, best first, and zeros behind them."""
+    made = np.zeros((rows, len(columns)), np.float32)
+    for row, thing in zip(made, things, strict=False):
+        x1, y1, x2, y2 = thing.box
+        cx, cy, w, h = thing.centre
+        across = dict(zip(("x1", "x2", "cx", "w"), (x1, x2, cx, w), strict=True))
+        down = dict(zip(("y1", "y2", "cy", "h"), (y1, y2, cy, h), strict=True))
+        if unit:
+            across = {key: value / WIDTH for key, value in across.items()}
+            down = {key: value / HEIGHT for key, value in down.items()}
+        known = {**across, **down, "score": thing.score, "class": thing.kind, "batch": batch}
+        row[:] = [known[word] for word in columns]
+    return made
+
+
+def scores(things: list[Thing], rows: int, classes: int = CLASSES, start: int = 0) -> NDArray[np.float32]:
+    made = np.zeros((rows, classes), np.float32)
+    for row, thing in enumerate(things):
+        made[start + row, thing.kind] = thing.score
+    return made
+
+
+CORNERS = ("x1", "y1", "x2", "y2")
+DENSE = 8 * 12 + 4 * 6 + 2 * 3
+
+
+def side_by_side(things: list[Thing]) -> Outputs:
+    kinds = lines(things, "class").astype(np.int64)[None, :, 0]
+    return {"labels": kinds, "boxes": lines(things, *CORNERS)[None], "scores": lines(things, "score")[None, :, 0]}
+
+
+def retinaface(things: list[Thing]) -> Outputs:
+    """SSD's equation 2 backwards, on the priors of RetinaFace's own configuration."""
+    sizes = {8: (16, 32), 16: (64, 128), 32: (256, 512)}
+    priors = [
+        ((i + 0.5) * s, (j + 0.5) * s, side)
+        for s, sides in sizes.items()
+        for j in range(HEIGHT // s)
+        for i in range(WIDTH // s)
+        for side in sides
+    ]
+    made = {"loc": np.zeros((1, len(priors), 4), np.float32), "conf": np.zeros((1, len(priors), 2), np.float32)}
+    made |= {"landms": np.zeros((1, len(priors), 10), np.float32)}
+    made["conf"][..., 0] = 1
+    for number, thing in enumerate(things):
+        px, py, side = priors[20 * number]
+        cx, cy, w, h = thing.centre
+        row = [(cx - px) / side / 0.1, (cy - py) / side / 0.1, np.log(w / side) / 0.2, np.log(h / side) / 0.2]
+        made["loc"][0, 20 * number] = row
+        made["conf"][0, 20 * number] = 1 - thing.score, thing.score
+        points = [part for x, y in thing.points for part in ((x - px) / side / 0.1, (y - py) / side / 0.1)]
+        made["landms"][0, 20 * number] = points
+    return made
+
+
+def dense_corners(things: list[Thing]) -> Outputs:
+    rows = np.concatenate([lines(things, *CORNERS, rows=DENSE), scores(things, DENSE)], axis=1)
+    return {"cut": np.ascontiguousarray(rows.T)[None]}
+
+
+def yolo_nas(things: list[Thing]) -> Outputs:
+    return {"pred_bboxes": lines(things, *CORNERS, rows=DENSE)[None], "pred_scores": scores(things, DENSE)[None]}
+
+
+def yolo5_seg(things: list[Thing]) -> Outputs:
+    outputs = FAMILIES["yolo5"].blank(1, CLASSES)
+    for row, thing in enumerate(things):
+        FAMILIES["yolo5"].write(outputs, 0, 40 * row, thing)
+    weights = np.random.default_rng(1).normal(size=(1, 3 * DENSE, 32)).astype(np.float32)
+    joined = np.concatenate([outputs["output0"], weights], axis=2)
+    return {"output0": joined, "output1": np.ones((1, 32, HEIGHT // 4, WIDTH // 4), np.float32)}
+
+
+LAYOUTS: dict[str, tuple[Callable[[list[Thing]], Outputs], str]] = {
+    "RT-DETR with its sizes": (side_by_side, "x1 y1 x2 y2"),
+    "mmdeploy": (
+        lambda things: {
+            "dets": lines(things, *CORNERS, "score")[None],
+            "labels": lines(things, "class").astype(np.int64)[None, :, 0],
+        },
+        "x1 y1 x2 y2 score",
+    ),
+    "efficient NMS": (
+        lambda things: {
+            "num_dets": np.full((1, 1), 5, np.int32),
+            **{f"det_{k}": v for k, v in side_by_side(things).items()},
+        },
+        "x1 y1 x2 y2",
+    ),
+    "YOLO-NAS": (yolo_nas, "classes"),
+    "corners for each cell": (dense_corners, "x1 y1 x2 y2 classes"),
+    "class before score": (
+        lambda things: {"out": lines(things, *CORNERS, "class", "score")[None]},
+        "x1 y1 x2 y2 class score",
+    ),
+    "class first": (lambda things: {"out": lines(things, "class", "score", *CORNERS)[None]}, "class score x1 y1 x2 y2"),
+    "centres": (
+        lambda things: {"out": lines(things, "cx", "cy", "w", "h", "score", "class")[None]},
+        "cx cy w h score class",
+    ),
+    "unit rows": (
+        lambda things: {"out": lines(things, *CORNERS, "score", "class", unit=True)[None]},
+        "x1 y1 x2 y2 score class",
+    ),
+    "YOLOv5 with masks": (yolo5_seg, "cx cy w h objectness classes masks:32"),
+    "RetinaFace": (retinaface, "cx cy w h"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_no_family_are_written_as_tables(layout: str, tmp_path: Path) -> None:
+    faces = layout == "RetinaFace"
+    things = apart(5, 1 if faces else CLASSES, (5, 2, 0) if faces else (0, 0, 0), seed=2)
+    make, columns = LAYOUTS[layout]
+    model = saying(make(things))
+
+    answer = guessed(model, labels=None if faces else CLASSES)
+
+    said = manifest_of(answer).detections
+    assert said is not None
+    assert columns in [
+        one["value"] or one["why"].partition(" is ")[2].partition(":")[0] for one in columns_of(answer)
+    ] + [table.columns for table in said.tables]
+    assert_found(things, found_by(tmp_path / "model", model, answer))
+
+
+def columns_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in answer["findings"] if one["key"] == "columns"]
+
+
+def test_rows_with_the_number_of_their_job_run_jobs_one_by_one(tmp_path: Path) -> None:
+    """YOLOv7 with its own suppression, [N, 7]."""
+    things = apart(4, CLASSES, seed=3)
+    rows = lines(things, "batch", *CORNERS, "class", "score", rows=4)
+    model = saying({"output": rows}, "torchvision")
+
+    answer = guessed(model, labels=CLASSES)
+
+    manifest = manifest_of(answer)
+    assert manifest.detections is not None
+    assert ("column", 1) == (manifest.detections.batch, manifest.limits.max_batch)
+    assert_found(things, found_by(tmp_path / "model", model, answer))
+
+
+def test_faces_without_a_batch_axis_are_answered_one_by_one(tmp_path: Path) -> None:
+    """SCRFD as insightface exports it: numbers for names, [rows, columns]."""
+    things, outputs = written("scrfd")
+    flat = {name: values[0] for name, values in outputs.items()}
+    names = {name: str(440 + 7 * number) for number, name in enumerate(flat)}
+    model = saying(flat, "torchvision", names=names, batch=1)
+
+    answer = guessed(model)
+
+    manifest = manifest_of(answer)
+    assert manifest.detections is not None
+    assert ("scrfd", "none", 1) == (manifest.detections.family, manifest.detections.batch, manifest.limits.max_batch)
+    assert_found(things, found_by(tmp_path / "model", model, answer))
+
+
+def test_rotated_boxes_and_rtdetr_of_ultralytics_are_read_as_their_metadata_say(tmp_path: Path) -> None:
+    things = apart(5, len(NAMES), seed=4)
+    rows = np.concatenate(
+        [lines(things, "cx", "cy", "w", "h", rows=DENSE), scores(things, DENSE), np.zeros((DENSE, 1))], axis=1
+    )
+    turned = saying({"output0": np.ascontiguousarray(rows.T)[None].astype(np.float32)}, metadata=ultralytics("obb"))
+    queries = np.concatenate([lines(things, "cx", "cy", "w", "h", unit=True), scores(things, 20)], axis=1)
+    rtdetr = saying({"output0": queries[None]}, metadata=ultralytics(head="RTDETRDecoder"))
+
+    for name, model, words in (("obb", turned, "cx cy w h classes angle"), ("rtdetr", rtdetr, "cx cy w h classes")):
+        answer = guessed(model)
+        assert f"{words}" in answer["manifest"]
+        found = found_by(tmp_path / name, model, answer)
+        assert_found(things, found)
+        assert ("obb" == name) == ("corners" in found[0])
+
+
 # -- flags ------------------------------------------------------------------------------------------------------------
 
 
@@ -268,8 +458,16 @@ def test_openvinos_words_are_read() -> None:
         ("yolo8", {"like": "scrfd"}, "--like scrfd: it reads "),
         ("yolo8", {"like": "yolo8-seg"}, "it reads prototypes of masks"),
         ("yolo8", {"like": "db"}, "--like db: it reads a map [n, 1, h, w] of 0 to 1; output0 is [1, 9, 126]"),
-        ("yolo8", {"like": "yolo8", "task": "classes"}, "--like yolo8 is a family of detectors, and --task classes is none"),
-        ("yolo8", {"labels": 7}, "--labels has 7 names, and the detections have 5 classes: output0 is cx cy w h classes"),
+        (
+            "yolo8",
+            {"like": "yolo8", "task": "classes"},
+            "--like yolo8 is a family of detectors, and --task classes is none",
+        ),
+        (
+            "yolo8",
+            {"labels": 7},
+            "--labels has 7 names, and the detections have 5 classes: output0 is cx cy w h classes",
+        ),
         ("scrfd", {"labels": 7}, "--labels has 7 names, and this family finds one kind of thing"),
         ("scrfd", {"activation": "softmax"}, "--activation softmax is of a column for each class"),
         ("yolo8", {"task": "pose"}, "--task pose: its outputs are none that convq knows to hold keypoints: output0 is"),
@@ -332,7 +530,7 @@ def test_regions_of_text_are_told_by_who_says_so(tmp_path: Path) -> None:
     assert [["text"], ["text"]] == [text["names"], detect["names"]]
     (found,) = found_by(tmp_path / "model", model, text)
     assert "text" == found["label"]
-    assert found["box"] == pytest.approx([13, 13, 77, 37], abs=2)
+    assert found["box"] == pytest.approx([13.75, 13.75, 76.25, 36.25], abs=2)
 
 
 # -- other tasks ------------------------------------------------------------------------------------------------------
@@ -358,7 +556,9 @@ def test_scores_beside_boxes_are_no_classes() -> None:
 
 @pytest.mark.parametrize("task", ["depth", "embed", "text", "segment"])
 def test_a_task_that_no_output_can_have_is_refused(task: str) -> None:
-    model = graph([("ReduceMean", ["x"], ["y"], {"axes": [2, 3]})], [("x", FLOAT, ["n", 3, 8, 8])], [("y", FLOAT, None)])
+    model = graph(
+        [("ReduceMean", ["x"], ["y"], {"axes": [2, 3]})], [("x", FLOAT, ["n", 3, 8, 8])], [("y", FLOAT, None)]
+    )
     if task == "embed":
         model = graph([("Identity", ["x"], ["y"])], [("x", FLOAT, ["n", 3, 8, 8])], [("y", FLOAT, ["n", 3, 8, 8])])
 

@@ -45,7 +45,9 @@ def saying(
         nodes += [
             ("Add", [held, "none"], [parts[0]]),
             ("Concat", ["count", f"{name}:rest"], [parts[1]], {"axis": 0}),
-            ("Tile", [parts[0], parts[1]], [parts[2]]) if family not in NO_BATCH else ("Identity", [parts[0]], [parts[2]]),
+            ("Tile", [parts[0], parts[1]], [parts[2]])
+            if family not in NO_BATCH
+            else ("Identity", [parts[0]], [parts[2]]),
             ("Cast", [parts[2]], [called[name]], {"to": kind}),
         ]
         first: Any = "k" if family in (*NO_BATCH, *ALL_JOBS) else batch

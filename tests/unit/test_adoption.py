@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from convq.engine.samples import wild
 from convq.errors import ModelBroken, ModelFault, SettingsError
-from convq.importer.families import as_the_family_does
+from convq.importer.guessing import guess
 from convq.importer.infer_input import Finding, Overrides, look_at_batch, look_at_input
 from convq.importer.infer_outputs import look_at_outputs
 from convq.importer.manifest_writer import manifest_text
@@ -424,50 +424,53 @@ FACES = [(1, 2 * cells, last) for last in (1, 4, 10) for cells in (64, 16, 4)]
 
 
 @pytest.mark.parametrize(
-    ("shapes", "expected"),
+    ("shapes", "family", "expected"),
     [
-        ([(1, CELLS, 85)], ("letterbox", "start", (114,), "bgr", 1.0)),  # YOLOX
-        ([(1, 3 * CELLS, 85)], ("letterbox", None, (114,), "rgb", 1 / 255)),  # YOLOv5
-        ([(1, 25, CELLS)], ("letterbox", None, (114,), "rgb", 1 / 255)),  # YOLOv8
-        ([(1, 5, CELLS)], ("letterbox", None, (114,), "rgb", 1 / 255)),
-        (FACES, ("letterbox", "start", None, "rgb", 1.0)),  # SCRFD
-        (FACES[:6], ("letterbox", "start", None, "rgb", 1.0)),
-        ([(2 * cells, last) for last in (1, 4) for cells in (64, 16, 4)], ("letterbox", "start", None, "rgb", 1.0)),
-        ([(1, CELLS + 1, 85)], ("stretch", None, None, "rgb", 1 / 255)),
-        ([(1, 1000)], ("stretch", None, None, "rgb", 1 / 255)),
-        ([(1, CELLS, 5)], ("stretch", None, None, "rgb", 1 / 255)),  # no room for a class
+        ([(1, CELLS, 85)], "yolox", ("letterbox", "start", (114,), "bgr", 1.0)),
+        ([(1, 3 * CELLS, 85)], "yolo5", ("letterbox", None, (114,), "rgb", 1 / 255)),
+        ([(1, 25, CELLS)], "yolo8", ("letterbox", None, (114,), "rgb", 1 / 255)),
+        ([(1, 5, CELLS)], "yolo8", ("letterbox", None, (114,), "rgb", 1 / 255)),
+        (FACES, "scrfd", ("letterbox", "start", None, "rgb", 1.0)),
+        (FACES[:6], "scrfd", ("letterbox", "start", None, "rgb", 1.0)),
+        (
+            [(2 * cells, last) for last in (1, 4) for cells in (64, 16, 4)],
+            "scrfd",
+            ("letterbox", "start", None, "rgb", 1.0),
+        ),
+        ([(1, CELLS + 2, 91)], None, ("stretch", None, None, "rgb", 1 / 255)),
+        ([(1, 1000)], None, ("stretch", None, None, "rgb", 1 / 255)),
+        ([(1, CELLS, 4)], None, ("stretch", None, None, "rgb", 1 / 255)),  # no room for a class
     ],
 )
 def test_a_detector_is_known_by_its_outputs_and_prepared_as_its_family_is(
-    shapes: list[tuple[int, ...]], expected: tuple[Any, ...]
+    shapes: list[tuple[int, ...]], family: str | None, expected: tuple[Any, ...]
 ) -> None:
-    found, trial = look_at_input(detector(*shapes), Overrides())
-    known = as_the_family_does(found, trial, Overrides())
+    known = guess(detector(*shapes), Overrides()).findings
 
+    assert (family,) == values(known, "family")
     assert expected == values(known, "resize", "align", "pad_value", "color", "scale")
     assert "assumed" == source(known, "resize")
-    Input.model_validate({one.key: one.value for one in known if one.value is not None})
+    spec = {one.key: one.value for one in known if one.table == "input" and one.value is not None}
+    Input.model_validate(spec)
 
 
 def test_what_is_said_of_a_detector_stays_said() -> None:
-    said = Overrides(color="rgb", scale=1 / 255)
-    found, trial = look_at_input(detector((1, CELLS, 85)), said)
-    known = as_the_family_does(found, trial, said)
+    known = guess(detector((1, CELLS, 85)), Overrides(color="rgb", scale=1 / 255)).findings
 
     assert ("letterbox", "start", "rgb", 1 / 255) == values(known, "resize", "align", "color", "scale")
     assert ("given", "given", "assumed") == (source(known, "color"), source(known, "scale"), source(known, "align"))
 
 
 def test_a_detector_of_levels_gets_no_scale() -> None:
-    found, trial = look_at_input(detector((1, CELLS, 85), kind=UINT8), Overrides())
+    known = guess(detector((1, CELLS, 85), kind=UINT8), Overrides()).findings
 
-    assert ("start", None) == values(as_the_family_does(found, trial, Overrides()), "align", "scale")
+    assert ("start", None) == values(known, "align", "scale")
 
 
-def test_a_detector_of_free_sides_is_not_boxed() -> None:
-    found, trial = look_at_input(detector((1, 28 * 28 + 14 * 14 + 7 * 7, 85), side="side"), Overrides())
+def test_a_detector_of_free_sides_is_not_boxed_where_it_takes_the_usual_ones_otherwise() -> None:
+    known = guess(detector((1, 28 * 28 + 14 * 14 + 7 * 7, 85), side="side"), Overrides()).findings
 
-    assert ("none", None) == values(as_the_family_does(found, trial, Overrides()), "resize", "align")
+    assert ("none", None) == values(known, "resize", "align")
 
 
 def test_a_batch_may_be_wished_for_where_jobs_keep_apart() -> None:

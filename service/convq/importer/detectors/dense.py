@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from convq.importer.detectors.guess import Guess, Rows
-from convq.importer.detectors.seen import ANCHORS, CLOSE, Array, Facts, Seen, are_corners, are_shares, units_of
+from convq.importer.detectors.seen import ANCHORS, CLOSE, STRIDES, Array, Facts, Seen, are_corners, are_shares, units_of
 from convq.importer.infer_input import Source, Value
 
 BOX: Final = 4
-MOST_CLASSES: Final = 1000
+MOST_COLUMNS: Final = 1200
 RAW: Final = 5.0
 """The offset of a raw YOLOX box in its cell is never so far away from 0, and a centre in pixels is."""
 PEOPLE: Final = 17
@@ -48,11 +48,12 @@ class Tail(NamedTuple):
 
 def dense(facts: Facts) -> Guess | None:
     """YOLOv5, v7, v8 and its successors, YOLOX: the output whose rows are as many as the input has cells, or three times."""
-    for output in facts.of_rank(3):
-        for rows_axis in (2, 1):
-            a_cell = facts.rows_a_cell(output.shape[rows_axis])
+    places = [(one, axis) for one in facts.of_rank(3) for axis in (2, 1)]
+    for strides in STRIDES:
+        for output, rows_axis in places:
+            a_cell = facts.rows_a_cell(output.shape[rows_axis], [strides])
             columns = output.shape[3 - rows_axis]
-            if not a_cell or not BOX < columns <= BOX + MOST_CLASSES + 200:
+            if not a_cell or not BOX < columns <= MOST_COLUMNS:
                 continue
             if a_cell == ANCHORS and columns > BOX + 1:
                 return _with_objectness(facts, output, 3 - rows_axis)

@@ -72,9 +72,11 @@ def rows_of_six(facts: Facts) -> Guess | None:
     weights = prototypes.shape[1] if prototypes else 0
     for output in facts.of_rank(3):
         k, columns = output.shape[1:]
-        if k > MOST_ROWS or columns < BOX + 2:
-            continue
         rows = output.rows()
+        if k > MOST_ROWS or columns < BOX + 2 or facts.rows_a_cell(columns):
+            continue
+        if columns > BOX + 2 and not rows.any():  # all zeros could be anything
+            continue
         order = order_of(rows[:, :6], LAYOUTS if columns == 6 else LAYOUTS[:1])  # noqa: PLR2004
         behind = columns - 6
         words = "" if not behind else f" masks:{weights}" if behind == weights else _keypoints(rows[:, 6:])
@@ -96,6 +98,8 @@ def _box(rows: Array, order: Order) -> Array:
 
 def _keypoints(rest: Array) -> str | None:
     count = rest.shape[1]
+    if rest.max() <= 2:  # noqa: PLR2004 - no pixels
+        return None
     if count % 3 == 0 and are_shares(rest[:, 2::3]):
         return f" keypoints:{count // 3}x3"
     return f" keypoints:{count // 2}x2" if count % 2 == 0 else None

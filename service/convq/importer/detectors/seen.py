@@ -84,9 +84,9 @@ class Facts:
         """How many cells each level has; the last row or column of cells may stand over."""
         return [math.ceil(self.height / stride) * math.ceil(self.width / stride) for stride in strides]
 
-    def rows_a_cell(self, rows: int) -> int:
-        """1 or 3 where a dense detector would have so many rows for this input, else 0."""
-        for strides in STRIDES:
+    def rows_a_cell(self, rows: int, known: Sequence[Sequence[int]] = STRIDES) -> int:
+        """1 or 3 where a dense detector with levels of `known` strides would have so many rows for this input, else 0."""
+        for strides in known:
             cells = sum(self.cells(strides))
             if rows in (cells, ANCHORS * cells):
                 return rows // cells

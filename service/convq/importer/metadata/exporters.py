@@ -94,7 +94,7 @@ def _openvino(metadata: Mapping[str, str]) -> Told:
         if numbers:
             prepared |= {ours: numbers, "scale": 1.0}
     if (level := said.number("pad_value", 0, 255)) is not None and prepared.get("resize") == "letterbox":
-        prepared["pad_value"] = (float(level),)
+        prepared["pad_value"] = (level,)
     if metadata.get("reverse_input_channels", "").strip().lower() in ("true", "yes"):  # of images in OpenCV's order
         prepared["color"] = "rgb"
     found = {"confidence_threshold": "min_score", "iou_threshold": "iou"}

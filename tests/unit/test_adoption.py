@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -407,6 +408,39 @@ def test_jobs_may_share_a_batch_only_where_that_changes_no_answer(
     limit = next(one for one in found if one.table == "limits")
     assert most == limit.value
     assert why in limit.why
+
+
+def taking(job_s: float) -> Callable[[Array], Array]:
+    """Scores that take the processor so long for each job."""
+
+    def compute(batch: Array) -> Array:
+        until_s = time.thread_time() + job_s * len(batch)
+        while time.thread_time() < until_s:
+            pass
+        return scores(batch)
+
+    return compute
+
+
+def test_a_network_that_takes_long_for_one_job_is_tried_with_one_alone() -> None:
+    made = graph(["n", 3, 8, 8], taking(0.3))
+    found, _ = adopted(made)
+
+    limit = next(one for one in found if one.table == "limits")
+    assert (1, "measured") == (limit.value, limit.source)
+    assert "--max-batch lets them" in limit.why
+    assert {1} == {len(batch) for batch in made.seen}
+    assert len(made.seen) <= 5
+
+
+def test_batches_are_no_larger_than_what_ends_soon_unless_somebody_says_so() -> None:
+    found, _ = adopted(graph(["n", 3, 8, 8], taking(0.08)))
+    said, _ = adopted(graph(["n", 3, 8, 8], taking(0.08)), max_batch=3)
+
+    (most,) = values(found, "max_batch")
+    assert 1 < most <= 25
+    assert (3,) == values(said, "max_batch")
+    assert "given" == source(said, "max_batch")
 
 
 # -- families ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from convq.errors import ModelBroken, SettingsError
 from convq.importer.detectors.choosing import detector_findings, find_detector
@@ -28,6 +29,9 @@ from convq.importer.infer_input import (
 from convq.importer.infer_outputs import LABELS, look_at_outputs, outputs_on_noise
 from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph
+
+YOLO: Final = ("ultralytics", "YOLOv5 or v7")
+"""Exporters whose detectors are trained in one way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ def _detector(
 def _rule_of(guess: Guess, told: Told) -> tuple[dict[str, Value], str, Source]:
     """Keys of `[input]`, why, and how sure that is."""
     rule = dict(RULES[guess.training])
-    if told.exporter and guess.training == "yolo" and guess.source == "graph":
+    if told.exporter in YOLO and guess.training == "yolo":
         return rule, f"as {told.exporter}, which its metadata name, prepares pictures", "graph"
     named = guess.family or guess.training
     return rule, f"as pictures are prepared for {named}", "assumed"

@@ -228,7 +228,9 @@ def _affordable(job_s: float) -> int | None:
     if job_s > ALONE_S:
         return 1
     most = int(BATCH_S / max(job_s, 1e-9))
-    return None if most >= Limits().max_batch else most
+    return (
+        None if most >= Limits().max_batch else 1 << (most.bit_length() - 1)
+    )  # a power of two: time is no exact measure
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:

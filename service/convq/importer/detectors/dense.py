@@ -170,13 +170,10 @@ def tail_of(rows: Array, facts: Facts, first: int, weights: int) -> Tail | None:
     if facts.labels is not None and (behind := count - facts.labels) >= 0:
         words = _words(rest[:, facts.labels :], behind) if behind else ""
         if words is not None:
-            return Tail(
-                facts.labels,
-                words + masks,
-                "given",
-                f"{facts.labels} labels",
-                bool(rest[:, : facts.labels].min(initial=0) < -CLOSE),
-            )
+            said: tuple[Source, str] = ("graph", f"{facts.labels} names in its metadata")
+            if not facts.told.names or facts.labels != len(facts.told.names):
+                said = "given", f"--labels has {facts.labels} names"
+            return Tail(facts.labels, words + masks, *said, bool(rest[:, : facts.labels].min(initial=0) < -CLOSE))
     shares = [bool(one.min() >= -CLOSE and one.max() <= 1 + CLOSE) for one in rest.T]
     scores = shares.index(False) if False in shares else count
     if scores == count:

@@ -1,0 +1,175 @@
+"""Outputs that are an answer by themselves: guessed as soon as a manifest has a word for them, and numbers until then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convq.errors import SettingsError
+from convq.importer.guessing import Guessed, guess
+from convq.importer.infer_input import Overrides
+from convq.importer.meanings import single
+from convq.importer.metadata.told import NOTHING, Told
+
+FLOAT = "tensor(float)"
+EVERY = frozenset({"classes", "image", "tensor", "segments", "matte", "depth", "embedding", "text"})
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    type: str
+    shape: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One input x, one output y."""
+
+    inputs: Sequence[Node]
+    outputs: Sequence[Node]
+    compute: Callable[[Array], Array]
+
+    def run(self, batch: Array) -> list[Any]:
+        return [self.compute(batch)]
+
+
+def graph(
+    compute: Callable[[Array], Array], sides: Sequence[Any] = (32, 48), declared: Sequence[Any] = ("n",)
+) -> Graph:
+    return Graph([Node("x", FLOAT, ["n", 3, *sides])], [Node("y", FLOAT, declared)], compute)
+
+
+def softmax(values: Array, axis: int) -> Array:
+    raised = np.exp(values - values.max(axis=axis, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+
+
+def mixed(batch: Array, *shape: int) -> Array:
+    """Numbers of this shape for each job, which depend on it."""
+    flat = batch.reshape(len(batch), -1)[:, :16].astype(np.float64)
+    weights = np.random.default_rng(1).normal(size=(16, int(np.prod(shape))))
+    return np.asarray((flat @ weights).reshape(len(batch), *shape).astype(np.float32))
+
+
+def text(batch: Array) -> Array:
+    return softmax(mixed(batch, batch.shape[3] // 8, 40), 2)
+
+
+def unit(batch: Array) -> Array:
+    made = mixed(batch, 128)
+    return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True))
+
+
+def maps(batch: Array) -> Array:
+    return np.concatenate([batch, batch], axis=1)
+
+
+def single_map(batch: Array) -> Array:
+    return np.asarray(batch.mean(axis=1, keepdims=True))
+
+
+def entry(made: Guessed) -> dict[str, Any]:
+    return {one.key: one.value for one in made.findings if one.table == "outputs"}
+
+
+@pytest.fixture
+def every(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that has all these words."""
+    monkeypatch.setattr(single, "known_meanings", lambda: EVERY)
+
+
+CASES: dict[str, tuple[Graph, Overrides, Told, dict[str, Any]]] = {
+    "text": (
+        graph(text, (48, "w"), ("n", "t", 40)),
+        Overrides(labels=38),
+        NOTHING,
+        {"meaning": "text", "labels": "labels.txt", "blank": "first", "space": True},
+    ),
+    "text by its metadata": (
+        graph(text, (48, 320), ("n", 40, 40)),
+        Overrides(),
+        Told("PaddleOCR", "text", tuple("abcdefghijklmnopqrstuvwxyz0123456789.,-")),
+        {"meaning": "text", "labels": "labels.txt", "blank": "first"},
+    ),
+    "embedding": (graph(unit), Overrides(), NOTHING, {"meaning": "embedding"}),
+    "embedding that is said": (
+        graph(lambda batch: mixed(batch, 128)),
+        Overrides(task="embed"),
+        NOTHING,
+        {"meaning": "embedding"},
+    ),
+    "segments": (graph(maps), Overrides(), NOTHING, {"meaning": "segments", "labels": "labels.txt"}),
+    "segments with names": (
+        graph(lambda batch: maps(batch)[:, :, ::4, ::4]),
+        Overrides(labels=6),
+        NOTHING,
+        {"meaning": "segments", "labels": "labels.txt"},
+    ),
+    "matte": (graph(single_map), Overrides(), NOTHING, {"meaning": "matte"}),
+    "depth": (
+        graph(lambda batch: single_map(batch)[:, 0] * 9),
+        Overrides(task="depth"),
+        NOTHING,
+        {"meaning": "depth", "inverse": False},
+    ),
+}
+
+
+@pytest.mark.usefixtures("every")
+@pytest.mark.parametrize("case", CASES)
+def test_an_output_that_is_an_answer_by_itself_is_known(case: str) -> None:
+    made, wishes, told, expected = CASES[case]
+
+    assert expected == entry(guess(made, wishes, told))
+
+
+@pytest.mark.usefixtures("every")
+@pytest.mark.parametrize(
+    ("made", "meaning"),
+    [
+        (graph(lambda batch: softmax(mixed(batch, 128), 1)), "classes"),
+        (graph(lambda batch: mixed(batch, 128)), "classes"),
+        (graph(lambda batch: batch), "image"),
+        (graph(lambda batch: single_map(batch) * 9), "image"),
+        (graph(lambda batch: maps(batch)[:, :, :7, :7]), "tensor"),
+        (graph(text, (48, 320), ("n", 40, 40)), "tensor"),  # nobody knows its alphabet
+    ],
+)
+def test_what_is_none_of_them_stays_what_it_was(made: Graph, meaning: str) -> None:
+    assert meaning == entry(guess(made, Overrides()))["meaning"]
+
+
+@pytest.mark.usefixtures("every")
+@pytest.mark.parametrize(
+    ("task", "made"),
+    [
+        ("text", graph(lambda batch: mixed(batch, 128))),
+        ("depth", graph(maps)),
+        ("embed", graph(maps)),
+        ("segment", graph(lambda batch: mixed(batch, 128))),
+    ],
+)
+def test_a_task_that_no_output_fits_is_refused_with_what_it_needs(task: str, made: Graph) -> None:
+    with pytest.raises(SettingsError, match=rf"--task {task}: expected .*; y is \[1, "):
+        guess(made, Overrides(task=task))
+
+
+def test_a_meaning_that_no_manifest_knows_is_refused_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single, "known_meanings", lambda: frozenset({"classes", "image", "tensor"}))
+
+    with pytest.raises(SettingsError, match="--task depth: this convq has no meaning 'depth' for an output"):
+        guess(graph(single_map), Overrides(task="depth"))
+    for made, wishes, told, _ in CASES.values():
+        if wishes.task is None and wishes.labels is None:
+            assert entry(guess(made, wishes, told))["meaning"] in ("tensor", "image")
+
+
+def test_the_words_of_the_manifest_are_asked_for() -> None:
+    assert {"classes", "image", "tensor"} <= single.known_meanings()

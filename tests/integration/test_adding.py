@@ -11,7 +11,7 @@ import pytest
 from convq.errors import ConvqError, ModelBroken, NotPlaced, RequestRefused, SettingsError
 from convq.importer.adding import AddRequest, add_model
 from convq.importer.dry_run import dry_run
-from convq.importer.infer_input import Overrides
+from convq.importer.findings import Overrides
 from convq.repository.model_folders import ModelRepository
 from onnx_models import FLOAT, Value, graph
 

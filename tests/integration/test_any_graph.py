@@ -14,7 +14,7 @@ from convq.engine.engine import Engine
 from convq.engine.postprocess import rank
 from convq.engine.tensors import Prepared
 from convq.errors import ModelBroken
-from convq.importer.infer_input import Overrides
+from convq.importer.findings import Overrides
 from convq.importer.probing import look
 from convq.protocol import PREPARED
 from onnx_models import BOOL, FLOAT, FLOAT16, INT32, INT64, STRING, UINT8, graph, model_folder

@@ -15,7 +15,7 @@ from convq.answers.detections import Wanted
 from convq.engine.engine import Engine
 from convq.errors import SettingsError
 from convq.importer.adding import AddRequest, add_model
-from convq.importer.infer_input import Overrides
+from convq.importer.findings import Overrides
 from convq.importer.probing import look
 from convq.repository.manifest import Manifest
 from exported import apart, saying, with_metadata
@@ -476,7 +476,7 @@ def test_rotated_boxes_and_rtdetr_of_ultralytics_are_read_as_their_metadata_say(
         ("yolo8", {"multiple_of": 8}, "--multiple-of has no effect"),
         ("yolo8", {"resize": "fit"}, "expected long_side together with resize = 'fit'"),
         ("yolo8", {"short_side": 80}, "--short-side: expected short_side only together with resize = 'crop'"),
-        ("yolo8", {"color": "none", "interpolation": "box"}, "--interpolation: of images alone"),
+        ("yolo8", {"color": "none", "interpolation": "box"}, "--interpolation: for images; this model"),
         ("yolo8", {"color": "none", "like": "yolo8"}, "--like yolo8: only what takes pictures"),
     ],
 )

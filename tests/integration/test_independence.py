@@ -19,7 +19,7 @@ from convq.engine.independence import dependence
 from convq.engine.samples import inputs_for, varied
 from convq.errors import ModelBroken, ModelFault
 from convq.importer.dry_run import dry_run
-from convq.importer.infer_input import Overrides
+from convq.importer.findings import Overrides
 from convq.importer.probing import look
 from convq.repository.manifest import Input
 from convq.repository.model_folders import default_root

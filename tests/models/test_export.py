@@ -23,7 +23,8 @@ from convq.engine.postprocess import rank
 from convq.errors import ConvqError, ExportRefused
 from convq.host.extras import install
 from convq.importer.exporting import ExportRequest, Preparation
-from convq.importer.infer_input import Overrides, _levels
+from convq.importer.findings import Overrides
+from convq.importer.infer_input import _levels
 from convq.importer.probing import look
 from convq.repository.manifest import Manifest
 from convq.repository.model_folders import default_root

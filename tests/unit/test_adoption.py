@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from convq.engine.samples import wild
 from convq.errors import ModelBroken, ModelFault, SettingsError
+from convq.importer.findings import Finding, Overrides
 from convq.importer.guessing import guess
-from convq.importer.infer_input import Finding, Overrides, look_at_batch, look_at_input
+from convq.importer.infer_input import look_at_batch, look_at_input
 from convq.importer.infer_outputs import look_at_outputs
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.open_graph import OpenGraph

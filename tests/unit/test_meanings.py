@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from convq.errors import SettingsError
+from convq.importer.findings import Overrides
 from convq.importer.guessing import Guessed, guess
-from convq.importer.infer_input import Overrides
 from convq.importer.meanings import single
 from convq.importer.metadata.told import NOTHING, Told
 

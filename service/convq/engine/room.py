@@ -10,6 +10,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from convq.errors import ModelBroken
+from convq.repository.manifest import Limits
 
 TOGETHER_BYTES: Final = 60 * 2**20
 """What comes of one batch may take so much where nobody says otherwise: an eighth of what a worker plans with."""
@@ -22,6 +23,11 @@ SHAPES_KNOWN: Final = 256
 MARGIN: Final = 2.0
 """A batch is to take at most so small a part of its limit: a machine that is busy makes it longer, and no worker may die of that."""
 TRIES: Final = 3
+
+ALONE_S: Final = 0.25
+"""Of the processor: a job of a graph that nobody knows yet, and that takes longer, runs alone."""
+BATCH_S: Final = 2.0
+"""Of the processor, for the largest batch of such a graph."""
 
 
 def taken_bytes(job_bytes: int, jobs: int = 1, told_bytes: int | None = None) -> int:
@@ -100,6 +106,19 @@ def fitting_batch(
         return size, ""
     figures = f"a batch of {largest} takes {whole_s:.3g} s, and limits.max_batch_s ends a worker after {limit_s:g} s"
     return size, f"at most {size} jobs share a batch instead of {largest}: {figures}"
+
+
+def affordable(job_s: float) -> int | None:
+    """How many jobs may share a batch of a graph that takes so long for one; None for as many as there may be anyway.
+
+    Whoever shares a batch waits for all of it, and all sizes up to this are run before the model is served.
+    """
+    if job_s > ALONE_S:
+        return 1
+    most = int(BATCH_S / max(job_s, 1e-9))
+    if most >= Limits().max_batch:
+        return None
+    return 1 << (most.bit_length() - 1)  # a power of two: time is no exact measure
 
 
 def _seconds(run: Callable[[int], object], size: int, threads: int | None, *, enough_s: float) -> float:

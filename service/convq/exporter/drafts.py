@@ -15,8 +15,9 @@ from convq.exporter.graphs import FREE_PX, FromPixels
 from convq.exporter.presets import Preset
 from convq.exporter.torch_graph import TorchGraph
 from convq.importer.exporting import Preparation
+from convq.importer.findings import PLACED_BY, Finding, Overrides, Value, flag_for
 from convq.importer.guessing import Guessed, guess
-from convq.importer.infer_input import PLACED_BY, Finding, Overrides, Trial, Value, flag_for
+from convq.importer.infer_input import Trial
 from convq.importer.manifest_writer import manifest_text
 from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated
 

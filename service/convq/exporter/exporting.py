@@ -22,7 +22,7 @@ from convq.exporter.versions import publish, steps, write_report
 from convq.exporter.weights import fit, read_weights
 from convq.importer.dry_run import dry_run
 from convq.importer.exporting import NO_WEIGHTS, Exported, ExportRequest, Step
-from convq.importer.infer_input import Finding
+from convq.importer.findings import Finding
 from convq.importer.infer_outputs import LABELS
 from convq.repository.keeping import next_number, settle, was_given
 from convq.repository.manifest import FILE

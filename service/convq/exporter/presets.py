@@ -13,7 +13,7 @@ from torch import nn
 
 from convq.errors import SettingsError
 from convq.exporter.networks import TIMM, Made, Place, nearest
-from convq.importer.infer_input import Source, Value
+from convq.importer.findings import Source, Value
 
 LEVEL: Final = 1 / 255
 FILTERS: Final = frozenset({"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"})

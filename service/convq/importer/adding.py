@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from convq.errors import ConvqError, ModelBroken, NotPlaced, RequestRefused, SettingsError
 from convq.importer.dry_run import WITHIN_S, dry_run, examined, noted
-from convq.importer.infer_input import Finding, Overrides
+from convq.importer.findings import Finding, Overrides
 from convq.importer.infer_outputs import LABELS
 from convq.importer.manifest_writer import place_of
 from convq.importer.probing import Probed, probe

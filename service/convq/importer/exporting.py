@@ -18,8 +18,7 @@ from typing import IO, Any, Final
 
 from convq.errors import ConvqError, ExportRefused, ModelBroken, NotPlaced, SettingsError
 from convq.importer.dry_run import noted
-from convq.importer.infer_input import PLACED_BY, Finding, Overrides, flag_for
-from convq.importer.settling import FLAGS
+from convq.importer.findings import FLAGS, PLACED_BY, Finding, Overrides, flag_for
 from convq.interpreter import child_environment, python
 
 CHILD: Final = "convq.exporter.child"

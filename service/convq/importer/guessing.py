@@ -15,17 +15,8 @@ from convq.importer.detectors.choosing import detector_findings, find_detector
 from convq.importer.detectors.guess import Guess
 from convq.importer.detectors.preparation import RULES, USUAL_SIDE, prepared
 from convq.importer.detectors.seen import Facts, Seen
-from convq.importer.infer_input import (
-    Finding,
-    Overrides,
-    Source,
-    Trial,
-    Value,
-    flag_for,
-    look_at_input,
-    placing,
-    spec_of,
-)
+from convq.importer.findings import Finding, Overrides, Source, Value, flag_for, placing
+from convq.importer.infer_input import Trial, look_at_input, spec_of
 from convq.importer.infer_outputs import LABELS, look_at_outputs, outputs_on_noise
 from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph

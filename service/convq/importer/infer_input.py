@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,17 @@ from pydantic import ValidationError
 from convq.engine.graph_io.nodes import DTYPES, Node, dtype_of
 from convq.engine.image import normalise
 from convq.engine.independence import disturbance
+from convq.engine.room import affordable
 from convq.engine.samples import INPUTS, varied
 from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, ModelFault, SettingsError
+from convq.importer.findings import FLAGS, PLACED_BY, Finding, Overrides, Source, flag_for, placing
 from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph, fixed_batch, is_numeric, known_extra, picture_input
 from convq.printable import brief
-from convq.repository.manifest import Input, Limits
+from convq.repository.manifest import Input
 from convq.repository.manifest_errors import expectation
 
-Source = Literal["given", "preset", "graph", "measured", "assumed"]  # preset: its package says so
-Value = str | int | float | tuple[Any, ...] | None
 Array = NDArray[Any]
 
 CHANNELS = {1: "gray", 3: "rgb"}
@@ -37,68 +37,7 @@ TRIED_SIDES = (224, 256, 128, 64, 32, 28, 299, 512)
 """Pixels of a free side, until one goes: 224 first, which is a multiple of 32."""
 TRIED_MULTIPLES = (1, 2, 4, 8, 16, 32)
 LEVELS = 255
-ALONE_S = 0.25
-"""Of the processor: a job that takes longer runs alone, where nobody says how many may share a batch."""
-BATCH_S = 2.0
-"""Of the processor, for the largest batch then."""
 _MOST_AXES_SHOWN = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the person who brings the model knows about it; None where nothing was said."""
-
-    labels: int | None = None
-    """How many class names there are."""
-    color: str | None = None
-    height: int | None = None
-    width: int | None = None
-    scale: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    task: str | None = None
-    """`classes`: some output holds them; `tensor`: all outputs are numbers, given back as they are; or another of `TASKS`."""
-    max_batch: int | None = None
-    """Jobs that may share a batch, where that changes no answer."""
-    like: str | None = None
-    """A family of detectors, by its name in `[detections]`."""
-    activation: str | None = None
-    """Of scores: `softmax`, `sigmoid` or `none`."""
-    resize: str | None = None
-    short_side: int | None = None
-    long_side: int | None = None
-    align: str | None = None
-    interpolation: str | None = None
-    pad_value: tuple[int, ...] | None = None
-    multiple_of: int | None = None
-
-
-PLACED_BY = ("resize", "short_side", "long_side", "align", "interpolation", "pad_value", "multiple_of")
-"""Keys of `[input]`, and of `Overrides`, that say where a picture comes to lie."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One value of the manifest, and how it came about."""
-
-    table: str
-    """`input`, `extra_inputs`, `limits`, `detections` or a table in it, or `outputs` of the name in `of`; `metadata` for what
-    its exporter wrote and is not used; nothing for keys that stand in no table."""
-    key: str
-    value: Value
-    """None where the key stays out of the manifest; `why` says what that means."""
-    source: Source
-    why: str
-    of: str = ""
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Self:
-        """The same on the other side of a pipe: JSON knows no tuples."""
-        return cls(**{**said, "value": _tuples(said["value"])})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +97,6 @@ def _look_at_input(graph: OpenGraph, wishes: Overrides, told: Told) -> tuple[lis
     return found, trial
 
 
-def placing(wishes: Overrides) -> list[Finding]:
-    """What was said of how pictures are made to fit, but for the rule itself; without that, it is one to come that they belong to."""
-    given = [(key, getattr(wishes, key)) for key in PLACED_BY[1:]]
-    return [Finding("input", key, value, "given", flag_for(key)) for key, value in given if value is not None]
-
-
-def flag_for(key: str) -> str:
-    """The flag that says the value of a key."""
-    return f"--{key.replace('_', '-')}"
-
-
 def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = None, shared: str = "") -> list[Finding]:
     """Whether jobs may share a batch: only where that changes no answer. A wish says how many at most.
 
@@ -189,7 +117,7 @@ def look_at_batch(graph: OpenGraph, trial: Trial, wishes: Overrides | None = Non
     if shared:
         return [Finding("limits", "max_batch", 1, "graph", shared)]
     job_s = _job_s(graph, inputs[:1])
-    most = (wish or _affordable(job_s)) if fixed is None else min(fixed, wish or fixed)
+    most = (wish or affordable(job_s)) if fixed is None else min(fixed, wish or fixed)
     if most == 1 and wish is None:
         why = f"one job takes the processor {job_s:.2g} s, and more at once would take as long each; --max-batch lets them"
         return [Finding("limits", "max_batch", 1, "measured", why)]
@@ -218,24 +146,6 @@ def _job_s(graph: OpenGraph, one: Array) -> float:
     began_s = time.thread_time()
     graph.run(one)
     return time.thread_time() - began_s
-
-
-def _affordable(job_s: float) -> int | None:
-    """How many jobs may share a batch of a graph that takes so long for one; None for as many as there may be anyway.
-
-    Whoever shares a batch waits for all of it, and all sizes up to this are run before the model is served.
-    """
-    if job_s > ALONE_S:
-        return 1
-    most = int(BATCH_S / max(job_s, 1e-9))
-    return (
-        None if most >= Limits().max_batch else 1 << (most.bit_length() - 1)
-    )  # a power of two: time is no exact measure
-
-
-def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings as JSON objects."""
-    return [asdict(finding) for finding in findings]
 
 
 # -- the input --------------------------------------------------------------------------------------------------------
@@ -360,10 +270,9 @@ def _levels(dtype: str, wishes: Overrides) -> list[Finding]:
 
 def _no_picture(node: Node, wishes: Overrides) -> Finding:
     """The model takes tensors only: it was said, or its input leaves no choice."""
-    if any(wish is not None for wish in (wishes.height, wishes.width, wishes.scale, wishes.mean, wishes.std)):
-        raise SettingsError("--size, --scale, --mean and --std are for images; this model takes tensors (color none)")
-    if placed := [flag_for(key) for key in PLACED_BY if getattr(wishes, key) is not None]:
-        raise SettingsError(f"{', '.join(placed)}: of images alone; this model takes tensors (color none)")
+    of_images = ("height", "width", "scale", "mean", "std", *PLACED_BY)
+    if flags := dict.fromkeys(FLAGS[key] for key in of_images if getattr(wishes, key) is not None):
+        raise SettingsError(f"{', '.join(flags)}: for images; this model takes tensors (color none)")
     if wishes.color == "none":
         return Finding("input", "color", "none", "given", "--color")
     why = f"an input of shape {_shown(node.shape)} is no picture of 1 or 3 channels"

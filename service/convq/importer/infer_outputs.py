@@ -13,7 +13,8 @@ from convq.engine.graph_io.nodes import DTYPES, Node
 from convq.engine.signature import IMAGE_RANK
 from convq.errors import ModelBroken, SettingsError
 from convq.importer.detectors.seen import Seen
-from convq.importer.infer_input import Finding, Overrides, Source, Trial, Value, noise
+from convq.importer.findings import Finding, Overrides, Source, Value
+from convq.importer.infer_input import Trial, noise
 from convq.importer.meanings.single import has_unit_norm, meaning_of, must_be_one
 from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph, batch_axis_of, fixed_batch, is_numeric, picture_input

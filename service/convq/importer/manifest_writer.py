@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from convq.importer.infer_input import Finding, Value
+from convq.importer.findings import Finding, Value
 from convq.printable import excerpt
 
 COMMENT_COLUMN = 28

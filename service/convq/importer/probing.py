@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from convq.errors import ModelBroken
+from convq.importer.findings import Finding, Overrides, as_json
 from convq.importer.guessing import guess
-from convq.importer.infer_input import Finding, Overrides, as_json, look_at_batch
+from convq.importer.infer_input import look_at_batch
 from convq.importer.infer_outputs import check_some_are_numbers
 from convq.importer.manifest_writer import manifest_text
 from convq.importer.metadata.exporters import told_by

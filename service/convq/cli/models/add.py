@@ -18,7 +18,7 @@ from convq.printable import brief
 
 if TYPE_CHECKING:
     from convq.importer.adding import Added
-    from convq.importer.infer_input import Finding, Overrides, Value
+    from convq.importer.findings import Finding, Overrides, Value
 
 TASKS = ["detect", "segment", "pose", "classes", "image", "text", "embed", "depth", "tensor"]
 KNOWN = (
@@ -116,7 +116,7 @@ def _wrong_usage(error: RequestRefused) -> click.UsageError:
 
 def _known(given: Mapping[str, Any]) -> Overrides:
     """What the flags say of the graph."""
-    from convq.importer.infer_input import Overrides  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.findings import Overrides  # noqa: PLC0415 - brings the engine's parts
 
     height, width = given["size"] or (None, None)
     return Overrides(height=height, width=width, **{key: given[key] for key in KNOWN})
@@ -139,7 +139,7 @@ def _read_labels(file: Path | None) -> list[str] | None:
 
 def _document(added: Added) -> dict[str, Any]:
     """For programs."""
-    from convq.importer.infer_input import as_json  # noqa: PLC0415 - brings the engine's parts
+    from convq.importer.findings import as_json  # noqa: PLC0415 - brings the engine's parts
 
     said = {"name": added.name, "version": added.version, "path": str(added.path)}
     made = {"report": added.report, "findings": as_json(added.findings), "check": added.check}
@@ -173,7 +173,7 @@ def _show(added: Added) -> None:
 
 def how_sure(finding: Finding) -> str:
     """For a table: where a value is from, and of what was assumed the flag that would settle it."""
-    from convq.importer.settling import flag_of  # noqa: PLC0415 - brings numpy
+    from convq.importer.findings import flag_of  # noqa: PLC0415 - brings numpy
 
     sure = SURE[finding.source]
     return f"{sure}: {flag_of(finding)}" if finding.source == "assumed" else sure

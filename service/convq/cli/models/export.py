@@ -18,7 +18,7 @@ from convq.cli.versions import version_option
 
 if TYPE_CHECKING:
     from convq.importer.exporting import Exported, ExportRequest, Preparation, Step
-    from convq.importer.infer_input import Finding
+    from convq.importer.findings import Finding
 
 KEYS = (
     *("color", "scale", "mean", "std", "labels", "task", "like", "activation", "max_batch"),
@@ -191,7 +191,7 @@ def show(made: Exported, *, as_json: bool) -> None:
 
 def _assumptions(assumed: Sequence[Finding]) -> Iterator[str]:
     """One line for everything that was assumed for one reason: the values, the reason, the flags that settle it."""
-    from convq.importer.settling import flag_of  # noqa: PLC0415 - brings numpy
+    from convq.importer.findings import flag_of  # noqa: PLC0415 - brings numpy
 
     for why in dict.fromkeys(one.why for one in assumed):
         same = [one for one in assumed if one.why == why]

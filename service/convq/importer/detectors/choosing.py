@@ -14,7 +14,7 @@ from convq.importer.detectors.found_rows import rows_of_all_jobs, rows_of_six, s
 from convq.importer.detectors.guess import Guess, findings_of
 from convq.importer.detectors.pairs import boxes_and_scores
 from convq.importer.detectors.seen import Facts
-from convq.importer.infer_input import Finding, Overrides
+from convq.importer.findings import Finding, Overrides
 from convq.printable import brief_list
 
 MATCHERS: Final[Sequence[Callable[[Facts], Guess | None]]] = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from convq.importer.detectors.guess import Guess, Rows
 from convq.importer.detectors.seen import ANCHORS, CLOSE, STRIDES, Array, Facts, Seen, are_corners, are_shares, units_of
-from convq.importer.infer_input import Source, Value
+from convq.importer.findings import Source, Value
 
 BOX: Final = 4
 MOST_COLUMNS: Final = 1200

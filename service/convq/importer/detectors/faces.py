@@ -7,7 +7,7 @@ from typing import Final
 
 from convq.importer.detectors.guess import Guess, Rows
 from convq.importer.detectors.seen import Facts, Seen, are_shares, sums_to_one
-from convq.importer.infer_input import Source, Value
+from convq.importer.findings import Source, Value
 
 FACE: Final = ("face",)
 SCORE, BOX, POINTS = 1, 4, 10

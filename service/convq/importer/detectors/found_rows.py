@@ -9,7 +9,7 @@ import numpy as np
 from convq.importer.detectors.dense import Tail, yolo_guess
 from convq.importer.detectors.guess import Guess, Rows
 from convq.importer.detectors.seen import Array, Facts, Seen, are_corners, are_shares, are_whole, units_of
-from convq.importer.infer_input import Source, Value
+from convq.importer.findings import Source, Value
 
 MOST_ROWS: Final = 1000
 BOX: Final = 4

@@ -10,7 +10,7 @@ from convq.answers.detections import describe
 from convq.answers.detections.columns import Columns
 from convq.answers.detections.families import filled
 from convq.importer.detectors.seen import Seen
-from convq.importer.infer_input import Finding, Source, Value
+from convq.importer.findings import Finding, Source, Value
 
 TABLE = "detections"
 PLAIN = ("min_score", "iou", "nms", "activation", "background", "units", "combine", "class_base", "multi_label")

@@ -8,7 +8,7 @@ import numpy as np
 
 from convq.importer.detectors.guess import Guess, Rows
 from convq.importer.detectors.seen import Array, Facts, Seen, are_corners, are_shares, sums_to_one, units_of
-from convq.importer.infer_input import Source, Value
+from convq.importer.findings import Source, Value
 
 BOX: Final = 4
 MOST_CLASSES: Final = 1000

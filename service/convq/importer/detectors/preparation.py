@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from convq.importer.infer_input import Finding, Overrides, Source, Value
+from convq.importer.findings import Finding, Overrides, Source, Value
 
 LEVELS: Final = ("scale", "mean", "std")
 PLACING: Final = ("resize", "align", "pad_value", "interpolation", "long_side", "multiple_of")

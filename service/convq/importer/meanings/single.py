@@ -13,7 +13,8 @@ import numpy as np
 
 from convq.errors import SettingsError
 from convq.importer.detectors.seen import CLOSE, Seen, are_shares, sums_to_one
-from convq.importer.infer_input import Finding, Overrides, Source, Trial, Value
+from convq.importer.findings import Finding, Overrides, Source, Value
+from convq.importer.infer_input import Trial
 from convq.importer.metadata.told import Told
 from convq.printable import brief_list
 from convq.repository.manifest import Output

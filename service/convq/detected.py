@@ -35,14 +35,15 @@ class RunLengths(BaseModel):
         import numpy as np  # noqa: PLC0415 - the base install has no numpy
 
         height, width = self.size
-        runs, filled = self._runs(), [False, True]
-        if min(runs, default=0) < 0 or sum(runs) != height * width:
-            raise ValueError(f"the run lengths of a mask do not add up to its {height * width} pixels")
+        runs, filled = self.runs(), [False, True]
         values = (filled * (len(runs) // 2 + 1))[: len(runs)]
         return np.repeat(np.array(values, dtype=np.bool_), runs).reshape(width, height).T
 
-    def _runs(self) -> list[int]:
-        """Five bits a character, lowest first; from the fourth on a length is its difference to the one two before it."""
+    def runs(self) -> list[int]:
+        """The lengths, in pixels, in turns outside and inside of the mask. ValueError where they are not those of its size.
+
+        Five bits a character, lowest first; from the fourth on a length is its difference to the one two before it.
+        """
         runs: list[int] = []
         value = shift = 0
         for character in self.counts.encode():
@@ -55,6 +56,9 @@ class RunLengths(BaseModel):
                 value -= 1 << shift
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))  # noqa: PLR2004 - the first three stand for themselves
             value = shift = 0
+        height, width = self.size
+        if min(runs, default=0) < 0 or sum(runs) != height * width:
+            raise ValueError(f"the run lengths of a mask do not add up to its {height * width} pixels")
         return runs
 
 

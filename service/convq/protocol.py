@@ -6,17 +6,21 @@ Knows nothing of Redis, images or networks. What a worker does with an entry tha
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from convq.detected import Detection, PictureSize, Segments, Vector, gray_levels
+from convq.host.extras import install_packages
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 VERSION = 1
 """Version of the wire protocol; every result carries it as `v`."""
@@ -304,6 +308,25 @@ class Result(BaseModel):
         if not named:
             raise KeyError(f"job {self.id} has no output {name!r}")
         return min(named, key=lambda output: (output.format is not None) == arrays_first)
+
+    def draw(
+        self, picture: Any, described: Mapping[str, Any] | None = None, font: str | os.PathLike[str] | None = None
+    ) -> Image.Image:
+        """This answer drawn on the picture that was submitted, upright; arguments and what it looks like: `convq.drawing.draw`.
+
+        Needs Pillow (ModuleNotFoundError says how to get it). Raises BadImage where Pillow cannot decode the picture or it is
+        another one, BadField where `font` is none, ValueError where there is nothing to draw.
+        """
+        if not self.ok:
+            raise ValueError(f"job {self.id} has no answer to draw: {self.explain()}")
+        try:
+            from convq.drawing import draw  # noqa: PLC0415 - the base install has no Pillow
+        except ModuleNotFoundError as error:
+            if error.name != "PIL":
+                raise
+            wanted = f"drawing needs Pillow, as the extra cpu brings it: {install_packages('pillow')}"
+            raise ModuleNotFoundError(wanted, name="PIL") from None
+        return draw(self.model_dump(mode="json", exclude_none=True, by_alias=True), picture, described, font)
 
     def counted(self) -> str:
         """What was detected, for people: `3 person, 1 dog`, the most first."""

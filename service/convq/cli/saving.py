@@ -1,17 +1,22 @@
-"""What `convq submit` writes into folders: image outputs, maps as one labelled grid each, what the network was given."""
+"""What `convq submit` writes into folders: answers drawn, image outputs, maps as one grid each, what the network was given."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import click
 
 from convq.cli.display.drawing import draw, npy
+from convq.cli.display.output import print_line
+from convq.errors import BadField, BadImage
+from convq.host.extras import install_packages
 from convq.protocol import PREPARED, Output, Result
 
 MAP_AXES = 3
@@ -19,6 +24,93 @@ MAPS = ("matte", "depth")
 """Meanings of outputs that every job gets as a picture, whatever it names."""
 UNASKED = ("classes", "feature_map", "detections", "segments", "embedding", "text", "keypoints", "value", *MAPS)
 """Meanings of outputs whose numbers no job gets unless it names them."""
+NAMED = 10
+"""Pictures of which is said why they were not drawn; the others are counted."""
+
+
+def saving_options(command: Any) -> Any:
+    """`--save`, `--font`, `--save-maps`, `--save-input`, `--npy`."""
+    folder, file = click.Path(file_okay=False, path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
+    texts = {
+        "--save": "Draw each answer on its upright picture there (PNG); needs Pillow.",
+        "--save-maps": "Write image outputs there, and each set of maps as one grid of tiles (PNG).",
+        "--save-input": "Write what the network was given there, as DIR/<job id>.png.",
+    }
+    drawn, maps, inputs = (click.option(flag, metavar="DIR", type=folder, help=text) for flag, text in texts.items())
+    font = click.option("--font", metavar="FILE", type=file, help="With --save: a TrueType font for labels and text.")
+    arrays = click.option("--npy", is_flag=True, help="With --save-input: the array as DIR/<job id>.npy too.")
+    for option in (arrays, inputs, maps, font, drawn):
+        command = option(command)
+    return command
+
+
+class PictureSaver:
+    """Writes each answer, drawn on its picture, into a folder, which it makes: DIR/street.png for street.jpg."""
+
+    def __init__(self, folder: Path, files: Collection[str], served: Mapping[str, Any], font: Path | None) -> None:
+        """`files` are all pictures of the run, which are never written over; `served` is what the service says of the model.
+
+        Raises click.UsageError where there can be no drawings, before anything is submitted.
+        """
+        try:
+            from convq import drawing  # noqa: PLC0415 - the base install has no Pillow
+        except ModuleNotFoundError as error:
+            if error.name != "PIL":
+                raise
+            how = install_packages("pillow")
+            raise click.UsageError(f"--save needs Pillow, as the extra cpu brings it: {how}") from None
+        try:
+            drawing.check_font(font)
+        except BadField as error:
+            raise click.UsageError(f"--font: {error}") from None
+        self.folder = folder
+        self.written = 0
+        self.trouble = ""
+        """Why nothing more is written: answers are shown all the same."""
+        self._draw, self._served, self._font = drawing.draw, served, font
+        self._names: set[str] = set()
+        self._originals = {Path(one).resolve() for one in files if one != "-"}
+        self._undrawn: list[str] = []
+        make_folder(folder, "--save")
+
+    def save(self, file: str, picture: Callable[[], Any], result: Result) -> str | None:
+        """Draw one answer on what `picture` gives; the name of the file. None where nothing was drawn, or nothing could be written."""
+        if not result.ok or self.trouble:
+            return None
+        try:
+            content = self._drawn(picture(), result)
+        except (BadImage, BadField, ValueError, OSError, click.ClickException) as error:
+            self._undrawn.append(f"{file} is not drawn: {error}")
+            return None
+        stem = "stdin" if file == "-" else Path(file).stem
+        target = self.folder / free_name(stem, self._names, self._originals, self.folder)
+        try:
+            write_whole(target, content)
+        except OSError as error:
+            self.trouble = f"cannot write {target}: {error.strerror}"
+            return None
+        self.written += 1
+        return str(target)
+
+    def _drawn(self, picture: Any, result: Result) -> bytes:
+        """The PNG file."""
+        document = result.model_dump(mode="json", exclude_none=True, by_alias=True)
+        file = BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about oddities of the file
+            self._draw(document, picture, self._served, self._font).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    def summary(self) -> str:
+        """What a person wants to know after the table."""
+        return f"{self.written} picture{'' if self.written == 1 else 's'} drawn into {self.folder}"
+
+    def say_what_was_not_drawn(self) -> None:
+        """On standard error, once all is done."""
+        for line in self._undrawn[:NAMED]:
+            print_line(line, err=True)
+        if len(self._undrawn) > NAMED:
+            print_line(f"and {len(self._undrawn) - NAMED} more are not drawn", err=True)
 
 
 class MapSaver:
@@ -36,7 +128,7 @@ class MapSaver:
         self._names: set[str] = set()
         self._given = {one["name"] for one in served.get("outputs", ())}
         _check(asked, served)
-        _make(folder, "--save-maps")
+        make_folder(folder, "--save-maps")
 
     def save(self, file: str, result: Result) -> list[str]:
         """Write what a result holds of pictures and maps; the names of the files, in the order of the outputs."""
@@ -50,7 +142,7 @@ class MapSaver:
             content = self._picture(Path(file).name, output)
             if content is None:
                 continue
-            target = self.folder / self._free_name(f"{stem}.{re.sub(r'[^A-Za-z0-9._-]', '_', output.name)}")
+            target = self.folder / free_name(f"{stem}.{re.sub(r'[^A-Za-z0-9._-]', '_', output.name)}", self._names)
             try:
                 target.write_bytes(content)
             except OSError as error:
@@ -78,13 +170,9 @@ class MapSaver:
         except ValueError as error:
             raise click.ClickException(f"{output.name}: {error}") from None
 
-    def _free_name(self, name: str) -> str:
-        """A file name that this run has not written yet: two pictures may be called alike, in two folders."""
-        candidate, number = f"{name}.png", 2
-        while candidate in self._names:
-            candidate, number = f"{name}-{number}.png", number + 1
-        self._names.add(candidate)
-        return candidate
+    def summary(self) -> str:
+        """What a person wants to know after the table."""
+        return f"{self.written} file{'' if self.written == 1 else 's'} written to {self.folder}"
 
 
 class InputSaver:
@@ -106,7 +194,7 @@ class InputSaver:
             raise click.UsageError(
                 f"--save-input: this model has an output {PREPARED} of its own, which hides its input"
             )
-        _make(folder, "--save-input")
+        make_folder(folder, "--save-input")
 
     def save(self, result: Result) -> dict[str, Any] | None:
         """Write the input of one job; which files that are, and how it is drawn. None where there is none."""
@@ -128,14 +216,8 @@ class InputSaver:
         return said
 
     def _write(self, name: str, content: bytes) -> str:
-        """All of the file or nothing of it."""
         target = self.folder / name
-        try:
-            target.write_bytes(content)
-        except OSError:
-            with suppress(OSError):
-                target.unlink()
-            raise
+        write_whole(target, content)
         self.written += 1
         return str(target)
 
@@ -148,7 +230,29 @@ class InputSaver:
         return text
 
 
-def _make(folder: Path, flag: str) -> None:
+def free_name(stem: str, taken: set[str], originals: Collection[Path] = (), folder: Path = Path()) -> str:
+    """A name for a PNG file that this run has not given yet, and adds it: two pictures may be called alike, in two folders.
+
+    Names that differ by case alone are one on some systems. It is none of the `originals`, wherever links in `folder` lead.
+    """
+    name, number = f"{stem}.png", 2
+    while name.lower() in taken or (originals and (folder / name).resolve() in originals):
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name.lower())
+    return name
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """All of the file or nothing of it. Raises OSError."""
+    try:
+        target.write_bytes(content)
+    except OSError:
+        with suppress(OSError):
+            target.unlink()
+        raise
+
+
+def make_folder(folder: Path, flag: str) -> None:
     """Make the folder and see that files can be written there. Raises click.UsageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

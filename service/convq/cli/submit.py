@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from math import prod
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -15,33 +14,22 @@ from zipfile import BadZipFile
 import click
 
 from convq.cli.connection import choose_model, connected, model_option, redis_options
+from convq.cli.display.answers import COLUMNS, cells
 from convq.cli.display.detections import ASKED, detection_options
+from convq.cli.display.labelling import Given, LabelWriter, format_option
 from convq.cli.display.output import for_programs, json_option, print_json, print_line, print_table, progress
 from convq.cli.display.seen import is_seen, print_result
-from convq.cli.saving import UNASKED, InputSaver, MapSaver
+from convq.cli.saving import UNASKED, InputSaver, MapSaver, PictureSaver, saving_options
 from convq.cli.versions import version_option
 from convq.client import DEFAULT_TIMEOUT_S, Client
 from convq.client.inputs import SUFFIXES
 from convq.host.extras import install
 from convq.printable import printable
-from convq.protocol import PREPARED, Output, Priority, Result
+from convq.protocol import PREPARED, Priority, Result
 from convq.queue import Address
 
 STDIN = "-"
 ARRAYS = (".npy", ".npz")
-NUMBERS = 8
-CODES = {
-    "float16": "e",
-    "float32": "f",
-    "float64": "d",
-    "bool": "?",
-    "int8": "b",
-    "uint8": "B",
-    "int16": "h",
-    "uint16": "H",
-}
-CODES |= {"int32": "i", "uint32": "I", "int64": "q", "uint64": "Q"}
-"""dtype -> the letter of `struct`."""
 CHUNK = 64
 """Pictures that are in memory at a time where nobody waits for results."""
 
@@ -58,19 +46,8 @@ CHUNK = 64
 @version_option("Pin a version of the model (the newest).")
 @click.option("--outputs", metavar="A,B", help="Raw outputs or feature maps wanted besides the classes.")
 @detection_options
-@click.option(
-    "--save-maps",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write image outputs there, and each set of maps as one grid of tiles (PNG).",
-)
-@click.option(
-    "--save-input",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write what the network was given there, as DIR/<job id>.png.",
-)
-@click.option("--npy", is_flag=True, help="With --save-input: the array as DIR/<job id>.npy too.")
+@format_option
+@saving_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for results, or print job ids.")
 @click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Longest wait.")
 @json_option
@@ -80,6 +57,10 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
     IMAGE is a file, a folder of them, or - for standard input; a .npy file, or an .npz with one array, goes as a tensor in
     the layout of the model's input, without the batch axis. On a terminal the answer is a table; in a pipe, or with
     --json, one line of JSON per picture: the result document and the name of the file. Ends with 1 if any job failed.
+
+    --save DIR draws each answer on its picture, as people see it: boxes, masks, keypoints, classes of pixels, text. --format
+    writes the detections of many pictures for labelling tools, all of them in one file on standard output; yolo writes a
+    file for each picture, and a classes.txt, into the DIR of --save, which then holds no drawings.
 
     What the convolution layers of a network see is in their maps; `convq models show NAME` says which there are.
     --save-maps DIR writes those that --outputs names as DIR/seven.conv1.png and so on. Without --outputs it writes what
@@ -91,61 +72,91 @@ def submit(images: tuple[str, ...], address: Address, model: str | None, **given
 
     \b
     convq submit seven.png
+    convq submit street.jpg --model yolo --min-score 0.5 --only person,dog --save drawn/
+    convq submit photos/ --model yolo --format coco > photos.json
+    convq submit photos/ --model yolo --format yolo --save labels/
     convq submit seven.png --outputs conv1,conv2 --save-maps maps/
     convq submit photo.jpg --model gaussian_blur --save-maps blurred/
     convq submit odd.jpg --save-input seen/ --npy
     convq submit digits/ --model lenet --top-k 1
-    convq submit street.jpg --model yolo --min-score 0.5 --only person,dog
     convq submit --json *.png | jq -r '[.file, .predictions[0].label] | @tsv'
     curl -s https://example.org/cat.jpg | convq submit - --model resnet18
     """
-    files = _files(images)
-    if given["job_id"] is not None and len(files) > 1:
-        raise click.UsageError("--id names one job: give one image with it")
+    pictures = Pictures(images)
+    _check_flags(given, len(pictures.given))
     names = {name: name for name in ("top_k", "ttl_ms", "version", "outputs", "client")} | ASKED
     options = {option: given[flag] for flag, option in names.items() if given[flag] is not None}
     programs = for_programs(as_json=given["as_json"])
-    for name in ("save_maps", "save_input"):
+    with connected(address, model) as client:
+        chosen = choose_model(client, model, must_be_served=given["wait"])
+        if not given["wait"]:
+            _show_ids(_submit(client, pictures, chosen, given, options), programs=programs)
+            return
+        served = client.served().get(chosen, {})
+        writer = None if given["format"] is None else LabelWriter(given, pictures.given, chosen, served, options)
+        savers = _savers(pictures, served, given, options)
+        answers = progress(_results(client, pictures, chosen, given, options), len(pictures.given), "computing")
+        saved = _saved(pictures, answers, savers)
+        if writer is not None:
+            failed = writer.write((one, result) for one, result, _ in saved)
+        else:
+            failed = _show(saved, savers, alone=len(pictures.given) == 1, programs=programs)
+    _end(savers, failed, len(pictures.given), "it is not in the output" if writer else "the answer says why")
+
+
+def _check_flags(given: dict[str, Any], count: int) -> None:
+    """Raise click.UsageError where flags contradict each other."""
+    if given["job_id"] is not None and count > 1:
+        raise click.UsageError("--id names one job: give one image with it")
+    for name in ("save", "save_maps", "save_input", "format"):
         if given[name] is not None and not given["wait"]:
             raise click.UsageError(f"--{name.replace('_', '-')} needs the results: leave --no-wait out")
     if given["npy"] and given["save_input"] is None:
         raise click.UsageError("--npy belongs to --save-input DIR")
-    with connected(address, model) as client:
-        chosen = choose_model(client, model, must_be_served=given["wait"])
-        if not given["wait"]:
-            _show_ids(_submit(client, files, chosen, given, options), programs=programs)
-            return
-        savers = _savers(client, chosen, given, options)
-        answers = progress(_results(client, files, chosen, given, options), len(files), "computing")
-        failed = _show(files, answers, savers, programs=programs)
-    if savers.inputs is not None and savers.inputs.trouble:
-        raise click.ClickException(savers.inputs.trouble)
-    if failed:
-        what = "the job" if len(files) == 1 else f"{failed} of {len(files)} jobs"
-        raise click.ClickException(f"{what} did not end as ok; the answer says why")
+    if given["font"] is not None and given["save"] is None:
+        raise click.UsageError("--font belongs to --save DIR")
+    if given["format"] is not None and given["as_json"]:
+        raise click.UsageError("--format and --json are two forms of one output: give one of them")
 
 
-def _files(images: Iterable[str]) -> list[str]:
-    """The names of all pictures, folders opened. A folder without pictures is a mistake, not nothing to do."""
-    names: list[str] = []
-    for image in images:
-        if image == STDIN or not Path(image).is_dir():
-            names.append(image)
-            continue
-        inside = sorted(path for path in Path(image).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not inside:
-            raise click.UsageError(f"no pictures in {image}: looked for {' '.join(sorted(SUFFIXES))}")
-        names += map(str, inside)
-    return names
+class Pictures:
+    """What is submitted, each once, and once more for whoever draws on it."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        """Opens folders. One without pictures is a mistake, not nothing to do: raises click.UsageError."""
+        self.given = [one for image in images for one in _opened(image, alone=len(images) == 1)]
+        self.twice = False
+        """Whether each is wanted again: what is no file, standard input for example, is kept until then."""
+        self._kept: dict[int, bytes] = {}
+
+    def payload(self, number: int) -> Any:
+        """A path, or the bytes of what is no file: standard input, or what a shell makes of `<(curl …)`. Of NumPy's files the array."""
+        name = self.given[number].name
+        if name != STDIN and Path(name).suffix.lower() in ARRAYS:
+            return _array(name)
+        if name != STDIN and Path(name).is_file():
+            return Path(name)
+        content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        if self.twice:
+            self._kept[number] = content
+        return content
+
+    def again(self, number: int) -> Any:
+        """The same as `payload` once more, for the last time."""
+        return self._kept.pop(number) if number in self._kept else self.payload(number)
 
 
-def _payload(name: str) -> Any:
-    """A path, or the bytes of what is no file: standard input, or what a shell makes of `<(curl …)`. Of NumPy's files the array."""
-    if name == STDIN:
-        return sys.stdin.buffer.read()
-    if Path(name).suffix.lower() in ARRAYS:
-        return _array(name)
-    return Path(name) if Path(name).is_file() else Path(name).read_bytes()
+def _opened(image: str, *, alone: bool) -> Iterator[Given]:
+    """One picture, or all those in a folder. Where that is all there is, tools are told of names within it."""
+    if image == STDIN or not Path(image).is_dir():
+        yield Given(image, "stdin" if image == STDIN else Path(image).name, image)
+        return
+    inside = sorted(path for path in Path(image).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not inside:
+        raise click.UsageError(f"no pictures in {image}: looked for {' '.join(sorted(SUFFIXES))}")
+    for path in inside:
+        within = path.relative_to(image).as_posix()
+        yield Given(str(path), within, within if alone else str(path))
 
 
 def _array(name: str) -> Any:
@@ -169,28 +180,29 @@ def _array(name: str) -> Any:
 
 
 def _submit(
-    client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]
+    client: Client, pictures: Pictures, model: str, given: dict[str, Any], options: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Put the jobs into the queue and say under which ids."""
-    names = iter(files)
-    while chunk := list(islice(names, CHUNK)):
-        payloads = [_payload(name) for name in chunk]
+    numbers = iter(range(len(pictures.given)))
+    while chunk := list(islice(numbers, CHUNK)):
+        payloads = [pictures.payload(number) for number in chunk]
         if given["job_id"] is not None:
             ids = [client.submit(payloads[0], model, id=given["job_id"], priority=given["priority"], **options)]
         else:
             ids = client.submit_many(payloads, model, priority=given["priority"], **options)
-        yield from ({"file": name, "id": one, "model": model} for name, one in zip(chunk, ids, strict=True))
+        names = [pictures.given[number].name for number in chunk]
+        yield from ({"file": name, "id": one, "model": model} for name, one in zip(names, ids, strict=True))
 
 
 def _results(
-    client: Client, files: list[str], model: str, given: dict[str, Any], options: dict[str, Any]
+    client: Client, pictures: Pictures, model: str, given: dict[str, Any], options: dict[str, Any]
 ) -> Iterator[Result]:
     """One image waits at its own result key, so that after a timeout its id can still be asked for; many share an inbox."""
-    if len(files) == 1:
-        job = next(_submit(client, files, model, given, options))
+    if len(pictures.given) == 1:
+        job = next(_submit(client, pictures, model, given, options))
         yield client.result(job["id"], given["timeout"], model)
         return
-    payloads = (_payload(name) for name in files)
+    payloads = map(pictures.payload, range(len(pictures.given)))
     yield from client.map(payloads, model, given["timeout"], priority=given["priority"], **options)
 
 
@@ -207,12 +219,15 @@ class _Savers:
 
     maps: MapSaver | None
     inputs: InputSaver | None
+    drawings: PictureSaver | None
     adds_input: bool
     """Whether the input is asked for to be saved alone, and not to be printed."""
 
-    def save(self, name: str, result: Result) -> tuple[Result, dict[str, Any]]:
-        """The result as it is to be shown, and what was saved of it."""
+    def save(self, name: str, picture: Callable[[], Any], result: Result) -> tuple[Result, dict[str, Any]]:
+        """The result as it is to be shown, and what was saved of it; `picture` gives what was submitted."""
         saved: dict[str, Any] = {"saved": self.maps.save(name, result)} if self.maps else {}
+        if self.drawings and (drawn := self.drawings.save(name, picture, result)):
+            saved["drawn"] = drawn
         if self.inputs and (written := self.inputs.save(result)):
             saved["input"] = written
         if self.adds_input and result.outputs is not None:
@@ -221,13 +236,10 @@ class _Savers:
         return result, saved
 
 
-def _savers(client: Client, model: str, given: dict[str, Any], options: dict[str, Any]) -> _Savers:
+def _savers(pictures: Pictures, served: Mapping[str, Any], given: dict[str, Any], options: dict[str, Any]) -> _Savers:
     """What is to be written; adds to the `options` of the jobs what has to be asked for."""
-    if given["save_maps"] is None and given["save_input"] is None:
-        return _Savers(None, None, adds_input=False)
     asked = [name.strip() for name in (given["outputs"] or "").split(",") if name.strip()]
-    served = client.served().get(model, {})
-    maps = inputs = None
+    maps = inputs = drawings = None
     if given["save_input"] is not None:
         inputs = InputSaver(given["save_input"], served, arrays=given["npy"])
         # What comes by itself comes only to jobs that name no outputs.
@@ -235,66 +247,52 @@ def _savers(client: Client, model: str, given: dict[str, Any], options: dict[str
         options["outputs"] = ",".join(dict.fromkeys([*(asked or come), PREPARED]))
     if given["save_maps"] is not None:
         maps = MapSaver(given["save_maps"], [name for name in asked if name != PREPARED], served)
-    return _Savers(maps, inputs, adds_input=inputs is not None and PREPARED not in asked)
+    if given["save"] is not None and given["format"] != "yolo":
+        drawings = PictureSaver(given["save"], [one.name for one in pictures.given], served, given["font"])
+        pictures.twice = True
+    return _Savers(maps, inputs, drawings, adds_input=inputs is not None and PREPARED not in asked)
 
 
-def _show(files: list[str], results: Iterable[Result], savers: _Savers, *, programs: bool) -> int:
+def _saved(
+    pictures: Pictures, results: Iterable[Result], savers: _Savers
+) -> Iterator[tuple[Given, Result, dict[str, Any]]]:
+    """Each picture with its result as it is to be shown, once what is wanted of it was written."""
+    for number, (one, answered) in enumerate(zip(pictures.given, results, strict=True)):
+        yield one, *savers.save(one.name, partial(pictures.again, number), answered)
+
+
+def _show(
+    answers: Iterable[tuple[Given, Result, dict[str, Any]]], savers: _Savers, *, alone: bool, programs: bool
+) -> int:
     """Print every result and return how many were not ok."""
     failed = 0
     rows: list[list[str]] = []
-    for name, answered in zip(files, results, strict=True):
-        result, saved = savers.save(name, answered)
+    for one, result, saved in answers:
         failed += not result.ok
         if programs:
-            print_json([{"file": name, **result.model_dump(mode="json", exclude_none=True, by_alias=True), **saved}])
-        elif len(files) == 1 and is_seen(result) and not result.outputs and not saved:
-            print_result(result)
+            document = result.model_dump(mode="json", exclude_none=True, by_alias=True)
+            print_json([{"file": one.name, **document, **saved}])
+        elif alone and is_seen(result) and not result.outputs and not saved.keys() - {"drawn"}:
+            print_result(result, saved.get("drawn", ""))
         else:
-            rows.append([name, *_cells(result, saved)])
+            rows.append([one.name, *cells(result, saved)])
     if rows:
-        columns = ["file", "class", ">score", "outputs", "input", ">ms"]
+        columns = ["file", *COLUMNS]
         shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
-        if savers.maps:
-            count, folder = savers.maps.written, savers.maps.folder
-            print_line(f"{count} file{'' if count == 1 else 's'} written to {folder}")
-        if savers.inputs:
-            print_line(savers.inputs.summary())
+        for saver in (savers.maps, savers.inputs, savers.drawings):
+            if saver is not None:
+                print_line(saver.summary())
     return failed
 
 
-def _cells(result: Result, saved: dict[str, Any]) -> list[str]:
-    """Class or what went wrong, score, outputs, the file with the input, milliseconds."""
-    given = saved.get("input", {})
-    best = result.predictions[0] if result.ok and result.predictions else None
-    nothing = result.counted() if result.detections is not None else result.told() if result.ok else result.explain()
-    first = [best.label, f"{best.score:.1%}"] if best else [nothing, ""]
-    return [
-        *first,
-        "\n".join(printable(_summary(one)) for one in result.outputs or ()),
-        Path(given.get("png") or given.get("npy") or "").name,
-        f"{result.timing_ms.total:.1f}",
-    ]
-
-
-def _summary(output: Output) -> str:
-    """Name, type and size of an output, and the first of its numbers where these are in a row."""
-    if output.format is not None:
-        width, height = struct.unpack(">II", output.png()[16:24])  # where a PNG says so
-        return f"{output.name} {output.format} {width}x{height}"
-    said = f"{output.name} {output.dtype} {'x'.join(map(str, output.shape or ())) or 'number'}"
-    numbers = _numbers(output)
-    return f"{said}: {numbers}" if numbers else said
-
-
-def _numbers(output: Output) -> str:
-    """Up to NUMBERS numbers, with an ellipsis where there are more; nothing of pictures, maps and types of another kind."""
-    shape, code = output.shape or (), CODES.get(output.dtype or "")
-    if code is None or sum(side != 1 for side in shape) > 1:
-        return ""
-    first = struct.unpack(
-        f"<{min(prod(shape), NUMBERS)}{code}", output.bytes()[: min(prod(shape), NUMBERS) * struct.calcsize(code)]
-    )
-    return " ".join(f"{number:.6g}" if isinstance(number, float) else str(number) for number in first) + (
-        " …" if prod(shape) > NUMBERS else ""
-    )
+def _end(savers: _Savers, failed: int, count: int, why: str) -> None:
+    """Say what was not drawn. Raises ClickException where files could not be written, or jobs failed."""
+    if savers.drawings is not None:
+        savers.drawings.say_what_was_not_drawn()
+    for saver in (savers.inputs, savers.drawings):
+        if saver is not None and saver.trouble:
+            raise click.ClickException(saver.trouble)
+    if failed:
+        what = "the job" if count == 1 else f"{failed} of {count} jobs"
+        raise click.ClickException(f"{what} did not end as ok; {why}")

@@ -40,13 +40,13 @@ def detection_options(command: Any) -> Any:
     return command
 
 
-def print_detections(result: Result) -> None:
-    """A row for each detection of one picture, and how many there are."""
+def print_detections(result: Result, drawn: str = "") -> None:
+    """A row for each detection of one picture, and how many there are; `drawn` is the file with the drawing."""
     found = result.detections or ()
     print_boxes((one.label, one.score, one.box) for one in found)
     count = f"{len(found)} detection{'' if len(found) == 1 else 's'}"
     more = ", and there were more" if result.truncated else ""
-    print_line(f"{count} in {result.timing_ms.total:.1f} ms{more}")
+    print_line(f"{count} in {result.timing_ms.total:.1f} ms{more}{f' · {drawn}' if drawn else ''}")
 
 
 def print_boxes(found: Iterable[tuple[str, float, Sequence[float]]]) -> None:

@@ -46,6 +46,17 @@ def print_line(text: str = "", *, err: bool = False) -> None:
     click.echo(printable_lines(text), err=err)
 
 
+def write_file_text(text: str) -> None:
+    """A part of a file for programs: UTF-8 whatever the locale says, names of files as their bytes, lines as they are.
+
+    Where standard output is a terminal, as it may be shown one.
+    """
+    if sys.stdout.isatty():
+        click.echo(printable_lines(text.replace("\r\n", "\n")), nl=False)
+    else:
+        click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
+
+
 def write_terminal(text: str) -> None:
     """Text with control sequences of our own, as it is, at once: whoever calls this has made the rest printable."""
     sys.stdout.write(text)

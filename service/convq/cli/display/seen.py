@@ -28,13 +28,13 @@ def seen_in(result: Result) -> dict[str, Any]:
     return result.model_dump(mode="json", exclude_none=True, by_alias=True, include=included)
 
 
-def print_result(result: Result) -> None:
-    """All of it, and how long it took."""
+def print_result(result: Result, drawn: str = "") -> None:
+    """All of it, and how long it took; `drawn` is the file with the drawing."""
     print_seen(seen_in(result))
     if result.detections is not None:
-        print_detections(result)
+        print_detections(result, drawn)
     else:
-        print_line(f"in {result.timing_ms.total:.1f} ms")
+        print_line(f"in {result.timing_ms.total:.1f} ms{f' · {drawn}' if drawn else ''}")
 
 
 def print_seen(said: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from convq.cli.display.output import print_line, write_file_text
-from convq.cli.saving import make_folder
+from convq.cli.saving import make_folder, write_whole
 from convq.client.labelling import NAMES, STREAMS, yolo
 from convq.protocol import Result
 
@@ -72,27 +72,20 @@ class LabelWriter:
     def write(self, answers: Iterable[tuple[Given, Result]]) -> int:
         """Write all that is ok, and return how many jobs were not. Raises ClickException where that cannot be written."""
         whole = self._ok(answers)
-        try:
-            if self._folder is None:
-                told = ((one.known_as, result) for one, result in whole)
-                for text in STREAMS[self._kind](told, self._described):
-                    write_file_text(text)
-            else:
-                self._write_files(self._folder, whole)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise click.ClickException(f"cannot write {error.filename or 'the labels'}: {error.strerror}") from None
+        if self._folder is not None:
+            self._write_files(self._folder, whole)
+        else:
+            told = ((one.known_as, result) for one, result in whole)
+            for text in STREAMS[self._kind](told, self._described):
+                write_file_text(text)
         return self._failed
 
     def _write_files(self, folder: Path, answers: Iterable[tuple[Given, Result]]) -> None:
         count = 0
         names = [str(label) for label in self._described.get("labels", ())]
-        (folder / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        _write(folder / CLASSES, "".join(f"{name}\n" for name in names))
         for one, result in answers:
-            target = folder / _label_file(one)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(yolo(result), encoding="utf-8")
+            _write(folder / _label_file(one), yolo(result))
             count += 1
         print_line(f"{count} file{'' if count == 1 else 's'} with labels, and {CLASSES}, written to {folder}", err=True)
 
@@ -121,6 +114,15 @@ def _turned() -> Callable[[Path], bool]:
         print_line("without Pillow, pictures that their EXIF orientation turns are not named", err=True)
         return lambda _: False
     return is_turned
+
+
+def _write(target: Path, text: str) -> None:
+    """Raises ClickException."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, text.encode())
+    except OSError as error:
+        raise click.ClickException(f"cannot write {target}: {error.strerror}") from None
 
 
 def _label_file(one: Given) -> str:

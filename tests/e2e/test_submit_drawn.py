@@ -22,7 +22,7 @@ from convq.drawing.palette import colour_of
 from onnx_models import identity, model_folder
 from servers import OwnServer
 from services import RunningService, image_of
-from spotting import LABELS, spotter_folder
+from spotting import LABELS, blob_folder, spotter_folder
 
 WHITE = np.full((96, 128), 255, dtype=np.uint8)
 """A person at 24 24 56 72 and a dog at 78 32 98 56 are found in it; masks reach down to 48, and begin at 44."""
@@ -53,17 +53,17 @@ def submit(served: str, *arguments: str | Path, given: bytes = b"", code: int = 
     return done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode()
 
 
-def on_terminal(served: str, *arguments: str | Path) -> list[str]:
-    """The lines that it shows on a terminal of 160 columns."""
+def shown(*arguments: str | Path) -> list[str]:
+    """The lines that a command shows on a terminal of 160 columns."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": "160", "TERM": "dumb", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "convq", "submit", "--redis", served, *map(str, arguments)]
+    command = [sys.executable, "-m", "convq", *map(str, arguments)]
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, check=True, timeout=120)
     os.close(theirs)
-    shown = os.read(ours, 1 << 16).decode()
+    text = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert b"" == done.stderr
-    return shown.replace("\r", "").splitlines()
+    return text.replace("\r", "").splitlines()
 
 
 def turned(pixels: np.ndarray, turn: int = 6) -> bytes:
@@ -106,7 +106,7 @@ def check_drawing(file: str | Path) -> None:
 
 
 def test_one_picture_is_a_row_for_each_detection_and_a_drawing(served: str, pictures: Path, tmp_path: Path) -> None:
-    lines = on_terminal(served, "--model", "masked", "--save", tmp_path / "out", pictures / "a.png")
+    lines = shown("submit", "--redis", served, "--model", "masked", "--save", tmp_path / "out", pictures / "a.png")
 
     assert ["person", "67.5%", "24", "24", "56", "72"] == lines[1].split()
     assert lines[3].startswith("2 detections in ")
@@ -262,3 +262,29 @@ def test_flags_that_contradict_each_other_are_refused_before_anything_is_submitt
         commands.main(line, standalone_mode=False, obj=Run())
 
     assert said in refused.value.format_message()
+
+
+# -- models check -------------------------------------------------------------------------------------------------------
+
+
+def test_models_check_draws_the_sample_and_leaves_the_model_s_folder_alone(tmp_path: Path) -> None:
+    folder = blob_folder(tmp_path / "models" / "blob")
+    red = np.zeros((60, 100, 3), dtype=np.uint8)
+    red[12:36, 30:70] = (255, 40, 0)
+    (tmp_path / "red.png").write_bytes(image_of(red))
+    before = sorted(folder.rglob("*"))
+    rest: list[str | Path] = ["--models", tmp_path / "models", "--image", tmp_path / "red.png", "--save", tmp_path / "out"]
+
+    lines = shown("models", "check", "blob", *rest)
+
+    text = "\n".join(lines)
+    assert "detections  by their columns, 1 labels, min_score 0.25, iou 0.45, nms none" in text
+    assert "rows: x1 y1 x2 y2 classes" in text
+    told = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+    assert "nothing found" == told["a blank picture"]
+    assert told["noise"].endswith("where there is nothing")
+    assert "scores sum to 0, and to 1 as it is" == told["red and blue swapped"]
+    assert "1 of 1 boxes agree" == told["turned by EXIF"] == told["in a wider frame"]
+    assert f"drawn: {tmp_path / 'out' / 'check.png'}" == lines[-1]
+    assert (240, 400, 3) == pixels(tmp_path / "out" / "check.png").shape
+    assert before == sorted(folder.rglob("*"))

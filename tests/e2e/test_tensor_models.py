@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convq.cli import main
-from convq.cli.submit import _summary
+from convq.cli.display.answers import _summary
 from convq.client import Client
 from convq.protocol import Output, Result
 from onnx_models import FLOAT, graph, model_folder

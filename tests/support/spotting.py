@@ -90,3 +90,64 @@ def spotter_folder(folder: Path, *, masks: bool = False, more: str = "", model: 
     model_folder(folder, manifest, model or spotter(masks=masks))
     (folder / "labels.txt").write_text("\n".join(LABELS))
     return folder
+
+
+BLOB_MANIFEST: Final = """
+[input]
+color = "{color}"
+resize = "letterbox"
+scale = 0.00392156862745098
+
+[detections]
+labels = "labels.txt"
+nms = "none"
+
+[[detections.tables]]
+output = "rows"
+columns = "x1 y1 x2 y2 classes"
+"""
+
+
+def blob_finder() -> bytes:
+    """A graph that looks: `rows` [n, 1, 5] is the rectangle around what is brighter than 0.2 in 64 x 64 pixels, [n, 3, 64, 64].
+
+    Its score is the largest value of the first channel.
+    """
+    steps = np.arange(SIDE, dtype=np.float32)
+    nodes: list[tuple[Any, ...]] = [
+        ("ReduceMean", ["x"], ["gray"], {"axes": [1], "keepdims": 0}),
+        ("Greater", ["gray", "dark"], ["light"]),
+        ("Cast", ["light"], ["mask"], {"to": FLOAT}),
+        ("ReduceMax", ["x"], ["brightest"], {"axes": [2, 3], "keepdims": 0}),
+        ("Slice", ["brightest", "first", "second", "axis"], ["score"]),
+    ]
+    for name, axis in (("x", 1), ("y", 2)):
+        nodes += [
+            ("ReduceMax", ["mask"], [f"{name}_there"], {"axes": [axis], "keepdims": 0}),
+            ("Mul", [f"{name}_there", "ends"], [f"{name}_ends"]),
+            ("ReduceMax", [f"{name}_ends"], [f"{name}2"], {"axes": [1], "keepdims": 1}),
+            ("Mul", [f"{name}_there", "begins"], [f"{name}_begins"]),
+            ("ReduceMax", [f"{name}_begins"], [f"{name}_before"], {"axes": [1], "keepdims": 1}),
+            ("Sub", ["side", f"{name}_before"], [f"{name}1"]),
+        ]
+    nodes += [
+        ("Concat", ["x1", "y1", "x2", "y2", "score"], ["row"], {"axis": 1}),
+        ("Unsqueeze", ["row", "axis"], ["rows"]),
+    ]
+    weights: dict[str, NDArray[Any]] = {
+        "dark": np.array(0.2, dtype=np.float32),
+        "ends": steps + 1,
+        "begins": SIDE - steps,
+        "side": np.array(SIDE, dtype=np.float32),
+        "first": np.array([0], dtype=np.int64),
+        "second": np.array([1], dtype=np.int64),
+        "axis": np.array([1], dtype=np.int64),
+    }
+    return graph(nodes, [("x", FLOAT, ["n", 3, SIDE, SIDE])], [("rows", FLOAT, ["n", 1, 5])], weights)
+
+
+def blob_folder(folder: Path, color: str = "rgb") -> Path:
+    """A model's folder with it."""
+    model_folder(folder, BLOB_MANIFEST.format(color=color), blob_finder())
+    (folder / "labels.txt").write_text("blob")
+    return folder

@@ -66,7 +66,7 @@ def disc(x: float, y: float, radius: float) -> NDArray[np.bool_]:
 
 
 def blended(colour: tuple[int, ...], photo: NDArray[np.uint8] = PHOTO) -> NDArray[np.float64]:
-    return (photo.astype(float) * 127 + np.array(colour, dtype=float) * 128) / 255
+    return np.asarray((photo.astype(float) * 127 + np.array(colour, dtype=float) * 128) / 255)
 
 
 # -- boxes --------------------------------------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_colours_follow_from_the_index_alone_and_text_on_them_can_be_read() -> N
 def test_a_picture_is_turned_as_the_service_turns_it(form: str, turn: int) -> None:
     file, exif = BytesIO(), Image.Exif()
     exif[0x0112] = turn
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(form, {})
+    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(form, {})
     Image.fromarray(PHOTO[:24, :40]).save(file, form, exif=exif, **options)
 
     mine, served = upright(file.getvalue()), decode(file.getvalue(), Input(), Limits())

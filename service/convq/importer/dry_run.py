@@ -55,18 +55,21 @@ def dry_run(
     most_bytes: int | None = None,
     examine: bool = False,
     image: Path | None = None,
+    draw: bool = False,
 ) -> DryRun:
     """Load and warm up one version in a child process, and say how it went. Blocks; never raises for the model's sake.
 
     `folder` holds the manifest. The child may take `within_s` seconds and `memory_limit_bytes` of memory (None: what
     is to spare); what the version itself takes must leave as much for each of `workers` that load it, and be no more than
-    `most_bytes`. With `examine` it also shows what the version answers, to `image` if that is given, and how fast.
+    `most_bytes`. With `examine` it also shows what the version answers, to `image` if that is given, and how fast;
+    with `draw`, a detector's answer drawn on it.
     """
     question: dict[str, Any] = {
         "folder": str(folder.absolute()),
         "version": version,
         "device": device,
         "examine": examine,
+        "draw": draw,
     }
     question["share"] = {"workers": workers, "most_bytes": most_bytes}
     if image is not None:
@@ -91,13 +94,15 @@ def dry_run(
 
 
 def examined(
-    folder: Path, version: int, *, image: Path | None = None, within_s: float, slow: str = SLOW
+    folder: Path, version: int, *, image: Path | None = None, within_s: float, slow: str = SLOW, draw: bool = False
 ) -> dict[str, Any]:
     """What a version is and answers, as one document; `slow` says what helps where its time is too short.
 
+    With `draw`, a detector's answer comes with it as `drawing`, a PNG file in base64.
+
     Raises ModelBroken, SettingsError.
     """
-    tried = dry_run(folder, version, within_s=within_s, examine=True, image=image)
+    tried = dry_run(folder, version, within_s=within_s, examine=True, image=image, draw=draw)
     if not tried.ok:
         kind = SettingsError if tried.exit_code == SettingsError.exit_code else ModelBroken
         hint = f"; {slow}" if tried.timed_out else ""

@@ -20,7 +20,7 @@ ENGINES: list[Engine] = []
 
 
 def load(question: dict[str, Any]) -> dict[str, Any]:
-    """What `dry_run.DryRun` says of the version `{"folder", "version", "device", "examine", "image", "share"}`.
+    """What `dry_run.DryRun` says of the version `{"folder", "version", "device", "examine", "image", "draw", "share"}`.
 
     Raises what `Engine.load`, `Engine.warm_up` and `examine` raise.
     """
@@ -35,7 +35,8 @@ def load(question: dict[str, Any]) -> dict[str, Any]:
     ENGINES.append(engine)
     engine.warm_up(SPARE_S)
     image = question.get("image")
-    examination = examine(engine, folder, Path(image) if image else None) if question.get("examine") else {}
+    given, draw = Path(image) if image else None, bool(question.get("draw"))
+    examination = examine(engine, folder, given, draw=draw) if question.get("examine") else {}
     return {
         "description": engine.describe(),
         "seal": engine.seal,

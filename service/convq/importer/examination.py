@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convq.answers.detections import Wanted
 from convq.engine.answering.meaning import Wish
+from convq.engine.answering.variants import detected, variants
 from convq.engine.engine import Engine
 from convq.engine.postprocess import Head, finite, rank
 from convq.engine.tensors import Prepared, read_npy
@@ -27,11 +29,12 @@ TIMED_S = 0.3
 """How long each batch size is timed; at least one run."""
 
 
-def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
+def examine(engine: Engine, folder: Path, given: Path | None, *, draw: bool = False) -> dict[str, Any]:
     """Look at a version that is loaded and warm; `folder` holds its manifest. What comes back is JSON-able.
 
     The sample is the file `given` (an image, or a NumPy file for a model of tensors), else the manifest's warm-up
-    sample, else noise. Raises ModelBroken where the sample cannot be answered.
+    sample, else noise. Of a detector whose sample is a picture there are `variants` as well, and with `draw` the
+    `drawing`, a PNG file in base64. Raises ModelBroken where the sample cannot be answered.
     """
     warmup = engine.manifest.warmup
     own = VersionFiles(folder, engine.version, engine.manifest, is_own=True)
@@ -44,12 +47,38 @@ def examine(engine: Engine, folder: Path, given: Path | None) -> dict[str, Any]:
         "largest_difference": _apart(engine),
         "memory_bytes": _most_memory_bytes(),
         "remark": engine.remark,
+        **({} if file is None or file.suffix == ".npy" else _seen(engine, file, home, draw=draw)),
     }
 
 
+def _seen(engine: Engine, file: Path, home: Path | None, *, draw: bool) -> dict[str, Any]:
+    """Of a detector, what it makes of the sample otherwise, and the sample with what it finds drawn on it."""
+    if engine.detector is None:
+        return {}
+    pixels = engine.decode(_content(file, home))
+    try:
+        found = detected(engine, engine.prepare(pixels), "rle" if draw else "none")
+    except NonFinite:
+        return {}  # said of the sample itself
+    seen: dict[str, Any] = {"variants": variants(engine, pixels, found.detections)}
+    if draw:
+        from convq.drawing import draw as drawn  # noqa: PLC0415 - seldom wanted
+
+        document = {"image": {"width": found.width, "height": found.height}, "detections": found.detections}
+        picture = BytesIO()
+        drawn(document, pixels, engine.describe()).save(picture, "PNG", compress_level=1)
+        seen["drawing"] = base64.b64encode(picture.getvalue()).decode()
+    return seen
+
+
+def _content(file: Path, home: Path | None) -> bytes:
+    """Of a file of the model in `home`, or without that of one that a person has named."""
+    return read_given(file, MOST_SAMPLE_BYTES) if home is None else read_inside(file, home, MOST_SAMPLE_BYTES)
+
+
 def _read(engine: Engine, file: Path, home: Path | None) -> Prepared:
-    """A file of the model in `home`, or without that one that a person has named."""
-    content = read_given(file, MOST_SAMPLE_BYTES) if home is None else read_inside(file, home, MOST_SAMPLE_BYTES)
+    """The input that a file makes."""
+    content = _content(file, home)
     try:
         return engine.admit(*read_npy(content)) if file.suffix == ".npy" else engine.prepare(engine.decode(content))
     except JobError as error:
@@ -81,10 +110,10 @@ def _answer(engine: Engine, sample: Prepared) -> dict[str, Any]:
     if told.pictures:
         answer["pictures"] = [_brief(picture) for picture in told.pictures]
     if detector is not None:
-        found = detector.detect(made, [Wanted(frame.placement)], frame.size)[0]
-        if isinstance(found, NonFinite):
+        try:
+            answer["detections"] = detected(engine, sample).detections
+        except NonFinite:
             return {**answer, "finite": False}
-        answer["detections"] = detector.written(found, made, 0, *frame, "none").detections
     return answer
 
 

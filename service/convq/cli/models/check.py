@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,21 @@ import click
 from convq.cli.display.detections import print_boxes
 from convq.cli.display.output import for_programs, json_option, print_facts, print_json, print_line, print_table
 from convq.cli.display.seen import KEYS, print_seen
+from convq.cli.models.detections import described, facts_of
 from convq.cli.models.folder import models_option, newest_whole
+from convq.cli.saving import make_folder, write_whole
 from convq.cli.versions import version_option
 
 MIB = 1 << 20
+DRAWING = "check.png"
+VARIANTS = {
+    "blank": "a blank picture",
+    "noise": "noise",
+    "swapped": "red and blue swapped",
+    "turned": "turned by EXIF",
+    "framed": "in a wider frame",
+}
+"""What a detector is shown besides its sample, in the order in which it is told."""
 ROUNDING = 1e-3
 """Relative difference of answers that is no matter of the order of sums any more."""
 
@@ -36,24 +48,46 @@ def within_option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Answer this image, or NumPy file for a model of tensors, instead of the model's own sample.",
 )
+@click.option(
+    "--save",
+    "drawn_into",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Draw what a detector finds in the sample as DIR/check.png.",
+)
 @models_option
 @within_option()
 @json_option
 def check(
-    name: str, version: int | None, image: Path | None, root: Path | None, within_s: float, *, as_json: bool
+    name: str,
+    version: int | None,
+    image: Path | None,
+    drawn_into: Path | None,
+    root: Path | None,
+    within_s: float,
+    *,
+    as_json: bool,
 ) -> None:
     """Load a model as the service would, run it, and show what it answers and how fast.
 
     It happens in a process of its own with limits on time and memory, so that a graph that crashes, hangs or swells ends
     as one line and exit code 3.
 
+    A detector is shown more: a blank picture and noise, in which there is nothing; the sample with red and blue exchanged,
+    which should not score higher; the sample lying on its side with an EXIF orientation, and in a wider frame: its boxes
+    must be the same. Look at --save DIR, too: nothing is as quick to see as boxes that are shifted.
+
     \b
     convq models check lenet
     convq models check lenet --image seven.png --version 1
+    convq models check yolo --image street.jpg --save .
     """
     from convq.importer.dry_run import examined  # noqa: PLC0415 - brings the child's parts
     from convq.repository.model_folders import ModelRepository, default_root  # noqa: PLC0415 - brings the engine's parts
+    from convq.repository.version_files import VersionFiles  # noqa: PLC0415 - as above
 
+    if drawn_into is not None:
+        make_folder(drawn_into, "--save")
     folder = ModelRepository.open(root or default_root(), [name])[name]
     if version is not None and version not in folder.versions:
         there = ", ".join(map(str, folder.versions))
@@ -61,15 +95,32 @@ def check(
     chosen, broken = (version, {}) if version is not None else newest_whole(folder)
     for number, reason in broken.items():
         print_line(f"version {number} is passed over: {reason}", err=True)
-    document = examined(folder.path, chosen, image=image, within_s=within_s)
+    document = examined(folder.path, chosen, image=image, within_s=within_s, draw=drawn_into is not None)
+    drawing = document.pop("drawing", None)
+    if drawn_into is not None:
+        document["drawn"] = _write(drawn_into, drawing)
     if for_programs(as_json=as_json):
         print_json([document])
-    else:
-        show_examination(document)
+        return
+    show_examination(document, facts_of(described(VersionFiles.of(folder.path, chosen))))
+    if drawn_into is not None:
+        print_line(f"\ndrawn: {document['drawn']}" if drawing else "\nnothing is drawn: no detections of a picture")
 
 
-def show_examination(document: Mapping[str, Any]) -> None:
-    """A document of `examined`, for people."""
+def _write(folder: Path, drawing: str | None) -> str | None:
+    """The name of the file with the drawing, where there is one. Raises ClickException."""
+    if drawing is None:
+        return None
+    target = folder / DRAWING
+    try:
+        write_whole(target, base64.b64decode(drawing))
+    except OSError as error:
+        raise click.ClickException(f"cannot write {target}: {error.strerror}") from None
+    return str(target)
+
+
+def show_examination(document: Mapping[str, Any], more: Mapping[str, str] | None = None) -> None:
+    """A document of `examined`, for people, and `more` facts of its version."""
     sample = document["sample"]
     print_facts(
         {
@@ -80,6 +131,7 @@ def show_examination(document: Mapping[str, Any]) -> None:
             "network": _speed(document["ms_per_image"]),
             "batches": _batches(document["largest_difference"]),
             **({"remark": document["remark"]} if document["remark"] else {}),
+            **(more or {}),
             "sample": sample["name"] + ("" if sample["finite"] else ": the answer has NaN or infinity"),
         }
     )
@@ -93,6 +145,9 @@ def show_examination(document: Mapping[str, Any]) -> None:
     if seen := {key: sample[key] for key in (*KEYS, "text_score") if key in sample}:
         print_seen(seen)
         print_line()
+    if seen := document.get("variants"):
+        print_facts({words: _told(name, seen[name]) for name, words in VARIANTS.items() if name in seen})
+        print_line()
     columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
     print_table(
         columns,
@@ -101,6 +156,22 @@ def show_examination(document: Mapping[str, Any]) -> None:
             for one in sample["outputs"]
         ],
     )
+
+
+def _told(name: str, seen: Mapping[str, Any]) -> str:
+    """What a variant of the sample says of the model."""
+    if "error" in seen:
+        return f"cannot be answered: {seen['error']}"
+    if "best" in seen:
+        found = seen["detections"]
+        return f"{found} found, the best at {seen['best']:.1%}, where there is nothing" if found else "nothing found"
+    if name == "swapped":
+        scores = f"scores sum to {seen['sum']:.3g}, and to {seen['original']:.3g} as it is"
+        return f"HIGHER: {scores}: is input.color of the manifest right?" if seen["higher"] else scores
+    if not seen["of"]:
+        return "nothing to compare"
+    agreed = f"{seen['agree']} of {seen['of']} boxes agree"
+    return agreed if seen["agree"] == seen["of"] else f"{agreed}: see input.resize and the units of the columns"
 
 
 def _speed(per_image: Mapping[str, float]) -> str:

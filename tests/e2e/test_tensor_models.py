@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convq.cli import main
-from convq.cli.display.answers import _summary
+from convq.cli.display.answers import summary
 from convq.client import Client
 from convq.protocol import Output, Result
 from onnx_models import FLOAT, graph, model_folder
@@ -118,7 +118,7 @@ def test_files_of_numpy_are_submitted_as_tensors(url: str, tmp_path: Path, capsy
 def test_an_output_is_summed_up_with_its_first_numbers(array: NDArray[Any], said: str) -> None:
     data = base64.b64encode(array.tobytes()).decode()
 
-    assert said == _summary(Output(name="y", data=data, dtype=array.dtype.name, shape=array.shape))
+    assert said == summary(Output(name="y", data=data, dtype=array.dtype.name, shape=array.shape))
 
 
 def test_clients_can_see_that_it_takes_no_images(url: str) -> None:

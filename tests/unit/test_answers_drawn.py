@@ -444,8 +444,8 @@ def test_colours_follow_from_the_index_alone_and_text_on_them_can_be_read() -> N
 def test_a_picture_is_turned_as_the_service_turns_it(form: str, turn: int) -> None:
     file, exif = BytesIO(), Image.Exif()
     exif[0x0112] = turn
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(form, {})
-    Image.fromarray(PHOTO[:24, :40]).save(file, form, exif=exif, **options)
+    options: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
+    Image.fromarray(PHOTO[:24, :40]).save(file, form, exif=exif, **options.get(form, {}))
 
     mine, served = upright(file.getvalue()), decode(file.getvalue(), Input(), Limits())
 

@@ -39,7 +39,7 @@ def cells(result: Result, saved: Mapping[str, Any]) -> list[str]:
     first = [best.label, f"{best.score:.1%}"] if best else [said(result) if result.ok else result.explain(), ""]
     return [
         *first,
-        "\n".join(printable(_summary(one)) for one in result.outputs or ()),
+        "\n".join(printable(summary(one)) for one in result.outputs or ()),
         Path(given.get("png") or given.get("npy") or "").name,
         f"{result.timing_ms.total:.1f}",
     ]
@@ -50,7 +50,7 @@ def said(result: Result) -> str:
     return result.counted() if result.detections is not None else result.told()
 
 
-def _summary(output: Output) -> str:
+def summary(output: Output) -> str:
     """Name, type and size of an output, and the first of its numbers where these are in a row."""
     if output.format is not None:
         width, height = struct.unpack(">II", output.png()[16:24])  # where a PNG says so

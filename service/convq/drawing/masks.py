@@ -40,7 +40,7 @@ def mask_of(detection: Mapping[str, Any], size: tuple[int, int]) -> Mask | None:
 
 
 def _of_runs(mask: RunLengths, size: tuple[int, int]) -> Mask | None:
-    """Only the columns that hold something: hundreds of masks of a large picture take their own room alone."""
+    """Only the columns and rows that hold something: hundreds of masks of a large picture take their own room alone."""
     width, height = size
     runs = mask.runs()
     if mask.size != (height, width):
@@ -53,8 +53,10 @@ def _of_runs(mask: RunLengths, size: tuple[int, int]) -> Mask | None:
     levels = bytearray((right - left) * height)
     for first, last in spans:
         levels[first - left * height : last - left * height] = b"\xff" * (last - first)
-    image = Image.frombytes("L", (height, right - left), bytes(levels)).transpose(Image.Transpose.TRANSPOSE)
-    return Mask(image, left, 0)
+    columns = Image.frombytes("L", (height, right - left), bytes(levels))
+    top, _, bottom, _ = columns.getbbox() or (0, 0, height, 0)
+    image = columns.crop((top, 0, bottom, right - left)).transpose(Image.Transpose.TRANSPOSE)
+    return Mask(image, left, top)
 
 
 def filled(rings: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask | None:

@@ -273,7 +273,14 @@ def test_models_check_draws_the_sample_and_leaves_the_model_s_folder_alone(tmp_p
     red[12:36, 30:70] = (255, 40, 0)
     (tmp_path / "red.png").write_bytes(image_of(red))
     before = sorted(folder.rglob("*"))
-    rest: list[str | Path] = ["--models", tmp_path / "models", "--image", tmp_path / "red.png", "--save", tmp_path / "out"]
+    rest: list[str | Path] = [
+        "--models",
+        tmp_path / "models",
+        "--image",
+        tmp_path / "red.png",
+        "--save",
+        tmp_path / "out",
+    ]
 
     lines = shown("models", "check", "blob", *rest)
 

@@ -507,7 +507,7 @@ def test_a_graph_of_free_sides_is_given_the_usual_ones_where_its_pictures_are_bo
         nodes.append(("Reshape", [f"p{stride}", "flat"], [f"r{stride}"]))
     nodes += [("Concat", ["r8", "r16", "r32"], ["rows"], {"axis": 2}), ("Mul", ["rows", "hundred"], ["pixels"])]
     nodes.append(("Concat", ["pixels"] * 2 + ["rows"] * 4, ["output0"], {"axis": 1}))
-    weights = {"flat": np.array([0, 1, -1]), "hundred": np.float32(100)}
+    weights = {"flat": np.array([0, 1, -1]), "hundred": np.array(100, dtype=np.float32)}
     model = graph(nodes, [("x", FLOAT, ["n", 3, "h", "w"])], [("output0", FLOAT, ["n", 6, "k"])], weights)
 
     answer = guessed(model)

@@ -145,8 +145,8 @@ def show_examination(document: Mapping[str, Any], more: Mapping[str, str] | None
     if seen := {key: sample[key] for key in (*KEYS, "text_score") if key in sample}:
         print_seen(seen)
         print_line()
-    if seen := document.get("variants"):
-        print_facts({words: _told(name, seen[name]) for name, words in VARIANTS.items() if name in seen})
+    if variants := document.get("variants"):
+        print_facts({words: _told(name, variants[name]) for name, words in VARIANTS.items() if name in variants})
         print_line()
     columns = ["output", "dtype", "shape of one job", ">lowest", ">highest"]
     print_table(

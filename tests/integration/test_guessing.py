@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from convq.answers.detections import Wanted
 from convq.engine.engine import Engine
-from convq.errors import SettingsError
+from convq.errors import ConvqError, SettingsError
 from convq.importer.adding import AddRequest, add_model
 from convq.importer.findings import Overrides
 from convq.importer.probing import look
@@ -507,7 +508,7 @@ def test_a_graph_of_free_sides_is_given_the_usual_ones_where_its_pictures_are_bo
         nodes.append(("Reshape", [f"p{stride}", "flat"], [f"r{stride}"]))
     nodes += [("Concat", ["r8", "r16", "r32"], ["rows"], {"axis": 2}), ("Mul", ["rows", "hundred"], ["pixels"])]
     nodes.append(("Concat", ["pixels"] * 2 + ["rows"] * 4, ["output0"], {"axis": 1}))
-    weights = {"flat": np.array([0, 1, -1]), "hundred": np.array(100, dtype=np.float32)}
+    weights: dict[str, Any] = {"flat": np.array([0, 1, -1]), "hundred": np.float32(100)}
     model = graph(nodes, [("x", FLOAT, ["n", 3, "h", "w"])], [("output0", FLOAT, ["n", 6, "k"])], weights)
 
     answer = guessed(model)
@@ -538,7 +539,7 @@ def test_regions_of_text_are_told_by_who_says_so(tmp_path: Path) -> None:
 
 def test_numbers_whose_norm_is_1_are_no_classes() -> None:
     nodes = [("Flatten", ["x"], ["f"]), ("MatMul", ["f", "w"], ["m"]), ("LpNormalization", ["m"], ["y"], {"axis": 1})]
-    weights = {"w": np.random.default_rng(1).normal(size=(48, 64)).astype(np.float32)}
+    weights: dict[str, Any] = {"w": np.random.default_rng(1).normal(size=(48, 64)).astype(np.float32)}
     model = graph(nodes, [("x", FLOAT, ["n", 3, 4, 4])], [("y", FLOAT, ["n", 64])], weights)
 
     assert 0 == guessed(model)["classes"]
@@ -585,3 +586,23 @@ def test_a_detector_is_added_with_its_columns_and_its_labels(tmp_path: Path) -> 
     again = add_model(AddRequest(file, tmp_path / "models", "yolo", within_s=300))
     assert (2, ()) == (again.version, again.findings)
     assert (folder / "2" / "labels.txt").exists()
+
+
+# -- graphs of strangers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_outputs_of_any_shape_and_any_numbers_are_guessed_or_refused_in_words(seed: int) -> None:
+    """Nothing that an output holds on noise ends the guess with anything but one of convq's errors."""
+    random = np.random.default_rng([7, seed])
+    sides = [1, 2, 4, 5, 6, 7, 10, 16, 20, DENSE, 3 * DENSE, 2 * DENSE, HEIGHT // 4, WIDTH // 4, HEIGHT, WIDTH]
+    outputs: Outputs = {}
+    for number in range(int(random.choice([1, 2, 3, 4, 6]))):
+        shape = (1, *random.choice(sides, int(random.integers(0, 4))))
+        values = random.choice([0.0, 1.0, -1.0, 0.5, 3.0, 1e30, np.nan, np.inf], shape, p=random.dirichlet(np.ones(8)))
+        outputs[f"o{number}"] = values.astype(random.choice([np.float32, np.float32, np.int64]))  # type: ignore[arg-type]
+    wishes: list[dict[str, Any]] = [{}, {"labels": 3}, {"task": "detect"}, {"like": random.choice(list(FAMILIES))}]
+
+    for wish in wishes:
+        with np.errstate(all="ignore"), contextlib.suppress(ConvqError):
+            manifest_of(guessed(saying(outputs), **wish))

@@ -10,7 +10,7 @@ from convq.answers.detections.families import FAMILIES
 from convq.errors import SettingsError
 from convq.importer.detectors.faces import FACE, text_regions
 from convq.importer.detectors.guess import Guess, Rows
-from convq.importer.detectors.seen import Facts, Seen
+from convq.importer.detectors.seen import Facts, Seen, are_whole
 from convq.printable import brief_list
 
 TRAINING: Final = {
@@ -110,7 +110,10 @@ def _outputs(facts: Facts, table: Mapping[str, Any], free: Sequence[Seen], prese
             facts,
             f"{' '.join(names)} with {'as many columns as classes' if width is None else width} columns ({table['columns']})",
         )
-    fitting.sort(key=lambda one: -max(one.shape[1:] or one.shape))
+    numbered = table["columns"] == "class"
+    fitting.sort(
+        key=lambda one: ((one.is_whole or are_whole(one.values())) != numbered, -max(one.shape[1:] or one.shape))
+    )
     per_level = len(fitting) // len(names)
     return fitting[:: per_level or 1][: len(names)] if len(names) > 1 else fitting[:1]
 

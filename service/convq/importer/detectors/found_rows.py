@@ -72,9 +72,9 @@ def rows_of_six(facts: Facts) -> Guess | None:
     weights = prototypes.shape[1] if prototypes else 0
     for output in facts.of_rank(3):
         k, columns = output.shape[1:]
-        rows = output.rows()
         if k > MOST_ROWS or columns < BOX + 2 or facts.rows_a_cell(columns):
             continue
+        rows = output.rows()
         if columns > BOX + 2 and not rows.any():  # all zeros could be anything
             continue
         order = order_of(rows[:, :6], LAYOUTS if columns == 6 else LAYOUTS[:1])  # noqa: PLR2004

@@ -159,7 +159,9 @@ def _axis(one: Rows, guess: Guess, seen: Mapping[str, Seen]) -> int | None:
         if len(output.shape) != 3 or spec.batch != "first":  # noqa: PLR2004 - [n, a, b]
             continue
         try:
-            columns.axis_of(name, output.declared)
+            read = columns.axis_of(name, output.declared)
         except ValueError:
+            read = 0
+        if read == 0 or output.shape[read] != columns.width:
             return next((axis for axis in (2, 1) if output.shape[axis] == columns.width), None)
     return None

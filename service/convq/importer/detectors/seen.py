@@ -52,9 +52,16 @@ class Seen:
         return self.made[0].dtype.kind in "iu"
 
     def rows(self, columns_axis: int = -1) -> Array:
-        """Its rows in all runs, float64 [k, columns]: everything but the axis of the columns counts rows."""
-        moved = [np.moveaxis(one, columns_axis, -1).reshape(-1, one.shape[columns_axis]) for one in self.made]
-        return np.concatenate(moved).astype(np.float64)
+        """Its rows in all runs, float64 [k, columns]: everything but the axis of the columns counts rows.
+
+        Without those that hold NaN or infinity, as rows do that are filled up; one of zeros where none is left.
+        """
+        columns = self.shape[columns_axis]
+        same = [one for one in self.made if one.size and one.shape[columns_axis] == columns]
+        moved = [np.moveaxis(one, columns_axis, -1).reshape(-1, columns) for one in same]
+        rows = np.concatenate([np.zeros((0, columns)), *moved]).astype(np.float64)
+        finite = rows[np.isfinite(rows).all(axis=1)]
+        return finite if len(finite) else np.zeros((1, columns))
 
     def values(self) -> Array:
         """All its finite numbers, float64 [k]."""

@@ -166,6 +166,7 @@ def has_unit_norm(output: Seen) -> bool:
     """Whether an output [1, d] has the length 1 for every noise, and is no softmax: an embedding."""
     flat = [one.reshape(-1).astype(np.float64) for one in output.made]
     is_row = len(output.shape) >= 2 and output.shape[:2] == (1, len(flat[0]))  # noqa: PLR2004
+    is_row = is_row and len({len(row) for row in flat}) == 1
     if not is_row or len(flat[0]) < LEAST_EMBEDDING or min(row.min() for row in flat) >= 0:
         return False
     return all(abs(float(np.linalg.norm(row)) - 1) < CLOSE for row in flat)

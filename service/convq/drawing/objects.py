@@ -19,6 +19,8 @@ _FAR: Final = 1.0
 """Sides of the picture beyond its border: keypoints farther away are not drawn, nor lines to them."""
 _DOT: Final = 1.5
 """Radius of a keypoint in widths of a line."""
+_MANY: Final = 60
+"""Keypoints of one object; more, as those of a whole face, are dots of the width of a line."""
 
 
 def draw_detections(canvas: Canvas, found: Sequence[Mapping[str, Any]], skeleton: Iterable[Sequence[int]]) -> None:
@@ -51,9 +53,11 @@ def draw_keypoints(
     for first, second in lines:
         if first in placed and second in placed:
             _draw_line(canvas, [placed[first], placed[second]], colour)
-    radius = canvas.line_px * _DOT
     for point in placed.values():
-        pen.circle(point, radius, fill=WHITE, outline=BLACK, width=max(1, canvas.line_px // 2))
+        if len(points) > _MANY:
+            pen.circle(point, canvas.line_px / 2, fill=colour)
+        else:
+            pen.circle(point, canvas.line_px * _DOT, fill=WHITE, outline=BLACK, width=max(1, canvas.line_px // 2))
 
 
 def _is_seen(canvas: Canvas, point: Sequence[float]) -> bool:
@@ -92,7 +96,7 @@ def _draw_corners(canvas: Canvas, corners: Sequence[Sequence[float]], colour: Co
 def _draw_line(canvas: Canvas, points: Sequence[tuple[float, float]], colour: Colour) -> None:
     """A line that does not run along the axes, which looks thinner than one that does; with a dark rim."""
     width = canvas.line_px + 1
-    canvas.pen.line(points, fill=BLACK, width=width + 2 * max(1, canvas.line_px // 3), joint="curve")
+    canvas.pen.line(points, fill=BLACK, width=width + 2 * max(1, canvas.line_px // 3) + 1, joint="curve")
     canvas.pen.line(points, fill=colour, width=width, joint="curve")
 
 

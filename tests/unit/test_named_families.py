@@ -41,7 +41,7 @@ def written(family: str) -> tuple[list[Thing], Outputs]:
 
 def facts(outputs: Outputs, family: str, labels: int | None, *, renamed: bool) -> tuple[Facts, Outputs]:
     called = {(f"{number}" if renamed else name): values for number, (name, values) in enumerate(outputs.items())}
-    seen: list[Any] = [Seen(Declared(name, values.shape), [values]) for name, values in called.items()]  # type: ignore[arg-type]
+    seen: list[Any] = [Seen(Declared(name, values.shape), [values]) for name, values in called.items()]
     return Facts(seen, HEIGHT, WIDTH, labels, like=family), called
 
 

@@ -101,6 +101,17 @@ def logarithms():
 
 def softened():
     return nn.Sequential(Small(), nn.Softmax(1))
+
+class Finds(Small):
+    """One row for each cell of strides 8, 16 and 32: two of them are things."""
+    def __init__(self):
+        super().__init__()
+        held = torch.zeros(1, 7, 21)
+        held[0, :, 3] = torch.tensor([10.0, 12, 8, 6, 0.9, 0, 0])
+        held[0, :, 17] = torch.tensor([24.0, 20, 9, 12, 0, 0, 0.8])
+        self.register_buffer("held", held)
+    def forward(self, x):
+        return self.held + 0 * x.mean((1, 2, 3))[:, None, None]
 '''
 
 
@@ -307,6 +318,22 @@ def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
     assumed = {line.partition(" =")[0] for line in text.splitlines() if "# assumed" in line}
     assert {"color", "resize", "interpolation", "scale", "mean", "std"} == assumed
     assert NETS == (repository / "softened" / "net.py").read_text()
+
+
+def test_export_guesses_detections_as_models_add_does(script: Any, net: Path, repository: Path) -> None:
+    exported(script, f"{net}:Finds", "--weights", "none", "--models", repository, "--size", 32)
+    graph = (repository / "finds" / "1" / "model.onnx").read_bytes()
+
+    said = Manifest.read(repository / "finds")
+    found = {one["key"]: one["value"] for one in look(graph, "it", Overrides())["findings"]}
+
+    assert said.detections is not None
+    assert ("yolo8", ["cx cy w h classes"]) == (said.detections.family, [one.columns for one in said.detections.tables])
+    same = ("family", "columns", "resize", "pad_value", "interpolation", "color", "scale")
+    assert {key: found[key] for key in same[2:]} == {key: getattr(said.input, key) for key in same[2:]}
+    assert ("yolo8", "cx cy w h classes") == (found["family"], found["columns"])
+    engine = Engine.load(repository / "finds", 1, device="cpu")
+    assert ("class 0", "class 1", "class 2") == engine.detector.labels  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,8 @@ def how_sure(finding: Finding) -> str:
     """For a table: where a value is from, and of what was assumed the flag that would settle it."""
     from convq.importer.findings import flag_of  # noqa: PLC0415 - brings numpy
 
-    sure = SURE[finding.source]
-    return f"{sure}: {flag_of(finding)}" if finding.source == "assumed" else sure
+    sure, flag = SURE[finding.source], flag_of(finding)
+    return f"{sure}: {flag}" if finding.source == "assumed" and flag.startswith("--") else sure
 
 
 def shown_value(value: Value) -> str:

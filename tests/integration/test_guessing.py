@@ -546,6 +546,16 @@ def test_numbers_whose_norm_is_1_are_no_classes() -> None:
     assert 64 == guessed(model, task="classes")["classes"]
 
 
+def test_what_has_the_shape_of_a_detector_and_its_numbers_not_is_none() -> None:
+    steps = np.random.default_rng(2).random((1, DENSE, 40)).astype(np.float32)
+    seven = np.zeros((1, 7), np.float32)
+
+    read, zeros = guessed(saying({"steps": steps / steps.sum(2, keepdims=True)})), guessed(saying({"y": seven}))
+
+    assert manifest_of(read).detections is None
+    assert (None, 7) == (manifest_of(zeros).detections, zeros["classes"])
+
+
 def test_scores_beside_boxes_are_no_classes() -> None:
     boxes, scores = np.zeros((1, 50, 4), np.float32), np.zeros((1, 50), np.float32)
     boxes[0, 3], scores[0, 3] = (1, 2, 3, 4), 0.5
@@ -600,9 +610,12 @@ def test_outputs_of_any_shape_and_any_numbers_are_guessed_or_refused_in_words(se
     for number in range(int(random.choice([1, 2, 3, 4, 6]))):
         shape = (1, *random.choice(sides, int(random.integers(0, 4))))
         values = random.choice([0.0, 1.0, -1.0, 0.5, 3.0, 1e30, np.nan, np.inf], shape, p=random.dirichlet(np.ones(8)))
-        outputs[f"o{number}"] = values.astype(random.choice([np.float32, np.float32, np.int64]))  # type: ignore[arg-type]
+        whole = random.random() < 0.3
+        outputs[f"o{number}"] = (
+            np.nan_to_num(values, posinf=9).clip(-9, 9).astype(np.int64) if whole else np.float32(values)
+        )
     wishes: list[dict[str, Any]] = [{}, {"labels": 3}, {"task": "detect"}, {"like": random.choice(list(FAMILIES))}]
 
     for wish in wishes:
-        with np.errstate(all="ignore"), contextlib.suppress(ConvqError):
+        with contextlib.suppress(ConvqError):
             manifest_of(guessed(saying(outputs), **wish))

@@ -102,7 +102,7 @@ def logarithms():
 def softened():
     return nn.Sequential(Small(), nn.Softmax(1))
 
-class Finds(Small):
+class Sees(Small):
     """One row for each cell of strides 8, 16 and 32: two of them are things."""
     def __init__(self):
         super().__init__()
@@ -321,10 +321,10 @@ def test_a_drafted_manifest_says_what_is_known_and_what_was_assumed(
 
 
 def test_export_guesses_detections_as_models_add_does(script: Any, net: Path, repository: Path) -> None:
-    exported(script, f"{net}:Finds", "--weights", "none", "--models", repository, "--size", 32)
-    graph = (repository / "finds" / "1" / "model.onnx").read_bytes()
+    exported(script, f"{net}:Sees", "--weights", "none", "--models", repository, "--size", 32)
+    graph = (repository / "sees" / "1" / "model.onnx").read_bytes()
 
-    said = Manifest.read(repository / "finds")
+    said = Manifest.read(repository / "sees")
     found = {one["key"]: one["value"] for one in look(graph, "it", Overrides())["findings"]}
 
     assert said.detections is not None
@@ -332,7 +332,7 @@ def test_export_guesses_detections_as_models_add_does(script: Any, net: Path, re
     same = ("family", "columns", "resize", "pad_value", "interpolation", "color", "scale")
     assert {key: found[key] for key in same[2:]} == {key: getattr(said.input, key) for key in same[2:]}
     assert ("yolo8", "cx cy w h classes") == (found["family"], found["columns"])
-    engine = Engine.load(repository / "finds", 1, device="cpu")
+    engine = Engine.load(repository / "sees", 1, device="cpu")
     assert ("class 0", "class 1", "class 2") == engine.detector.labels  # type: ignore[union-attr]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from convq.errors import ModelBroken, SettingsError
 from convq.importer.detectors.choosing import detector_findings, find_detector
 from convq.importer.detectors.guess import Guess
@@ -48,6 +50,7 @@ class _Found:
     trial: Trial
 
 
+@np.errstate(all="ignore")  # outputs may hold anything
 def guess(graph: OpenGraph, wishes: Overrides, told: Told = NOTHING, *, is_prepared: bool = False) -> Guessed:
     """What goes in and what comes out. With `is_prepared` somebody else knows how pictures are prepared.
 
@@ -61,7 +64,11 @@ def guess(graph: OpenGraph, wishes: Overrides, told: Told = NOTHING, *, is_prepa
             raise SettingsError(f"--like {wishes.like}: only what takes pictures finds objects in them")
         meanings, classes = look_at_outputs(graph, trial, wishes, told, seen)
         found = _with_rule_of_task(found, wishes, told)
-        names: Sequence[str] = tuple(told.names) if wishes.labels is None and classes == len(told.names) else ()
+        fits = wishes.labels is None and classes == len(told.names)
+        names: Sequence[str] = tuple(told.names) if fits else ()
+        if told.names and not fits:
+            why = f"not used: {len(told.names)} names, and the outputs have {classes or 'no'} classes"
+            meanings = [*meanings, Finding("metadata", "names", None, "graph", why)]
     else:
         rule, why, source = _rule_of(detector.guess, told)
         found, trial = detector.input, detector.trial

@@ -11,7 +11,18 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from convq.importer.detectors.guess import Guess, Rows
-from convq.importer.detectors.seen import ANCHORS, CLOSE, STRIDES, Array, Facts, Seen, are_corners, are_shares, units_of
+from convq.importer.detectors.seen import (
+    ANCHORS,
+    CLOSE,
+    STRIDES,
+    Array,
+    Facts,
+    Seen,
+    are_corners,
+    are_shares,
+    sums_to_one,
+    units_of,
+)
 from convq.importer.findings import Source, Value
 
 BOX: Final = 4
@@ -53,8 +64,8 @@ def dense(facts: Facts) -> Guess | None:
         for output, rows_axis in places:
             a_cell = facts.rows_a_cell(output.shape[rows_axis], [strides])
             columns = output.shape[3 - rows_axis]
-            if not a_cell or not BOX < columns <= MOST_COLUMNS:
-                continue
+            if not a_cell or not BOX < columns <= MOST_COLUMNS or sums_to_one(output.rows(3 - rows_axis)):
+                continue  # steps of a softmax, as recognisers of text have them, may be as many as cells
             if a_cell == ANCHORS and columns > BOX + 1:
                 return _with_objectness(facts, output, 3 - rows_axis)
             if a_cell == 1:

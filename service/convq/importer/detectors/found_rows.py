@@ -142,10 +142,11 @@ def _counts(facts: Facts, rows: Seen) -> Seen | None:
 def _with_job(facts: Facts, output: Seen) -> Guess | None:
     rows = output.rows()
     orders = ("batch x1 y1 x2 y2 class score", "batch x1 y1 x2 y2 score class", "batch class score x1 y1 x2 y2")
-    order = order_of(rows, orders) if len(rows) and (rows[:, 0] == 0).all() else None
-    if len(rows) and order is None:
+    order: Order | None = Order(orders[0], "assumed", "there are no rows on noise: YOLOv7's order")
+    if output.shape[0]:
+        order = order_of(rows, orders) if rows.any() and not rows[:, 0].any() else None
+    if order is None:
         return None
-    order = order or Order(orders[0], "assumed", "there are no rows on noise: YOLOv7's order")
     keys: Keys = {
         "batch": ("column", "assumed", "the first column is the number of the job"),
         "nms": ("none", "assumed", "the rows are objects"),

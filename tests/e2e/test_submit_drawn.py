@@ -157,16 +157,35 @@ def test_an_answer_that_is_a_picture_is_left_to_save_maps(served: str, pictures:
 
 
 def test_a_full_disk_is_said_and_the_answers_are_shown(served: str, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "b, c.png").symlink_to("/dev/full")
+    command = [sys.executable, "-m", "convq", "submit", "--redis", served, "--model", "masked", "--save"]
+    files = [str(tmp_path / "out"), str(pictures / "a.png"), str(pictures / "b, c.png")]
+    limited = [
+        "sh",
+        "-c",
+        'ulimit -f 1; exec "$@"',
+        "sh",
+        *command,
+        *files,
+    ]  # files of a block have room, drawings none
 
-    said, told = submit(
-        served, "--model", "masked", "--save", tmp_path / "out", pictures / "a.png", pictures / "b, c.png", code=1
-    )
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=120)
 
-    assert ["ok", "ok"] == [json.loads(line)["status"] for line in said.splitlines()]
-    assert f"cannot write {tmp_path / 'out' / 'b, c.png'}: No space left on device" in told
-    assert ["a.png"] == [path.name for path in (tmp_path / "out").iterdir()]
+    assert ["ok", "ok"] == [json.loads(line)["status"] for line in done.stdout.splitlines()]
+    assert (1, True) == (done.returncode, f"cannot write {tmp_path / 'out' / 'a.png'}: File too large" in done.stderr)
+    assert [] == list((tmp_path / "out").iterdir())
+
+
+def test_a_drawing_is_written_over_an_older_one_and_over_nothing_else(
+    served: str, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(image_of(WHITE))
+    line = ("--model", "masked", "--save", tmp_path, pictures / "a.png")
+
+    first, second = (json.loads(submit(served, *line)[0])["drawn"] for _ in range(2))
+
+    assert str(tmp_path / "a-2.png") == first == second
+    assert image_of(WHITE) == (tmp_path / "a.png").read_bytes()
+    check_drawing(first)
 
 
 def test_without_pillow_save_says_what_it_needs_and_formats_do_without(served: str, pictures: Path) -> None:
@@ -211,6 +230,9 @@ def test_yolo_has_a_file_for_each_picture_in_the_same_folders(served: str, pictu
     first = (tmp_path / "out" / "sub" / "a.txt").read_text().splitlines()[0].split()
     assert ["0", 40 / 128, 48 / 96, 32 / 128, 48 / 96] == [first[0], *map(float, first[1:5])]
     assert ("", True) == (said, "3 files with labels, and classes.txt, written to" in told)
+
+    _, told = submit(served, "--model", "masked", "--format", "yolo", "--save", tmp_path / "out", pictures, code=2)
+    assert "classes.txt and 3 more is there already: no labels are written over" in told
 
 
 def test_a_table_and_tasks_are_written_to_standard_output(served: str, pictures: Path) -> None:

@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +44,13 @@ def saving_options(command: Any) -> Any:
 
 
 class PictureSaver:
-    """Writes each answer, drawn on its picture, into a folder, which it makes: DIR/street.png for street.jpg."""
+    """Writes each answer, drawn on its picture, into a folder, which it makes: DIR/street.png for street.jpg.
+
+    A drawing is written over an older one, and over nothing else.
+    """
 
     def __init__(self, folder: Path, files: Collection[str], served: Mapping[str, Any], font: Path | None) -> None:
-        """`files` are all pictures of the run, which are never written over; `served` is what the service says of the model.
+        """`files` are all pictures of the run, whatever they were once; `served` is what the service says of the model.
 
         Raises click.UsageError where there can be no drawings, before anything is submitted.
         """
@@ -67,7 +69,7 @@ class PictureSaver:
         self.written = 0
         self.trouble = ""
         """Why nothing more is written: answers are shown all the same."""
-        self._draw, self._served, self._font = drawing.draw, served, font
+        self._drawing, self._served, self._font = drawing, served, font
         self._names: set[str] = set()
         self._originals = {Path(one).resolve() for one in files if one != "-"}
         self._undrawn: list[str] = []
@@ -83,7 +85,7 @@ class PictureSaver:
             self._undrawn.append(f"{file} is not drawn: {error}")
             return None
         stem = "stdin" if file == "-" else Path(file).stem
-        target = self.folder / free_name(stem, self._names, self._originals, self.folder)
+        target = self.folder / free_name(stem, self._names, self._is_others)
         try:
             write_whole(target, content)
         except OSError as error:
@@ -95,11 +97,15 @@ class PictureSaver:
     def _drawn(self, picture: Any, result: Result) -> bytes:
         """The PNG file."""
         document = result.model_dump(mode="json", exclude_none=True, by_alias=True)
-        file = BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about oddities of the file
-            self._draw(document, picture, self._served, self._font).save(file, "PNG", compress_level=1)
-        return file.getvalue()
+            drawn = self._drawing.draw(document, picture, self._served, self._font)
+        return self._drawing.png_of(drawn)
+
+    def _is_others(self, name: str) -> bool:
+        """Whether there is a file of that name that must stay, wherever links lead."""
+        target = self.folder / name
+        return target.resolve() in self._originals or (target.exists() and not self._drawing.is_drawing(target))
 
     def summary(self) -> str:
         """What a person wants to know after the table."""
@@ -230,13 +236,13 @@ class InputSaver:
         return text
 
 
-def free_name(stem: str, taken: set[str], originals: Collection[Path] = (), folder: Path = Path()) -> str:
+def free_name(stem: str, taken: set[str], is_others: Callable[[str], bool] = lambda _: False) -> str:
     """A name for a PNG file that this run has not given yet, and adds it: two pictures may be called alike, in two folders.
 
-    Names that differ by case alone are one on some systems. It is none of the `originals`, wherever links in `folder` lead.
+    Names that differ by case alone are one on some systems. `is_others` says of which there are files that must stay.
     """
     name, number = f"{stem}.png", 2
-    while name.lower() in taken or (originals and (folder / name).resolve() in originals):
+    while name.lower() in taken or is_others(name):
         name, number = f"{stem}-{number}.png", number + 1
     taken.add(name.lower())
     return name

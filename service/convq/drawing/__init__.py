@@ -13,13 +13,14 @@ from PIL import Image
 
 from convq.drawing.canvas import Canvas
 from convq.drawing.captions import Entry, captioned
+from convq.drawing.files import is_drawing, png_of
 from convq.drawing.fonts import check_font
 from convq.drawing.maps import cut_out, draw_segments, gray_depth, legend
 from convq.drawing.objects import draw_detections, draw_keypoints
 from convq.drawing.palette import colour_of
 from convq.drawing.pictures import is_turned, upright
 
-__all__ = ["check_font", "draw", "is_turned", "upright"]
+__all__ = ["check_font", "draw", "is_drawing", "is_turned", "png_of", "upright"]
 
 
 def draw(

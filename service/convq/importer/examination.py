@@ -8,7 +8,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,10 @@ def _seen(engine: Engine, file: Path, home: Path | None, *, draw: bool) -> dict[
         return {}  # said of the sample itself
     seen: dict[str, Any] = {"variants": variants(engine, pixels, found.detections)}
     if draw:
-        from convq.drawing import draw as drawn  # noqa: PLC0415 - seldom wanted
+        from convq import drawing  # noqa: PLC0415 - seldom wanted
 
         document = {"image": {"width": found.width, "height": found.height}, "detections": found.detections}
-        picture = BytesIO()
-        drawn(document, pixels, engine.describe()).save(picture, "PNG", compress_level=1)
-        seen["drawing"] = base64.b64encode(picture.getvalue()).decode()
+        seen["drawing"] = base64.b64encode(drawing.png_of(drawing.draw(document, pixels, engine.describe()))).decode()
     return seen
 
 

@@ -92,9 +92,10 @@ class LabelWriter:
     def _ok(self, answers: Iterable[tuple[Given, Result]]) -> Iterator[tuple[Given, Result]]:
         """Those with an answer; of the others, and of what tools may show otherwise, a line."""
         for one, result in answers:
-            if not result.ok:
+            if not result.ok or result.detections is None:
                 self._failed += 1
-                print_line(f"{one.name} is not in the output: {result.explain()}", err=True)
+                why = "its answer has no detections" if result.ok else result.explain()
+                print_line(f"{one.name} is not in the output: {why}", err=True)
                 continue
             if result.truncated:
                 print_line(f"{one.name}: there was more than its answer holds; see --max-detections", err=True)
@@ -130,7 +131,7 @@ def _label_file(one: Given) -> str:
 
 
 def _folder_of(folder: Path | None, pictures: Sequence[Given]) -> Path:
-    """Where YOLO's files go. Raises click.UsageError where two pictures would have one file."""
+    """Where YOLO's files go. Raises click.UsageError where two pictures would have one file, or one is there already."""
     if folder is None:
         raise click.UsageError("--format yolo writes a file for each picture: give --save DIR")
     counts = Counter([_label_file(one).lower() for one in pictures] + [CLASSES])
@@ -138,5 +139,9 @@ def _folder_of(folder: Path | None, pictures: Sequence[Given]) -> Path:
     if count > 1:
         alike = ", ".join(one.name for one in pictures if _label_file(one).lower() == name)
         raise click.UsageError(f"--format yolo: more than one file would be called {name}: {alike}; submit them apart")
+    there = [name for name in (CLASSES, *map(_label_file, pictures)) if (folder / name).exists()]
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise click.UsageError(f"--format yolo: {folder / there[0]}{more} is there already: no labels are written over")
     make_folder(folder, "--save")
     return folder

@@ -554,3 +554,22 @@ except ModuleNotFoundError as error:
 
     assert "drawing needs Pillow, as the extra cpu brings it: " in done.stdout
     assert "pillow" in done.stdout
+
+
+def test_numpy_is_not_needed(tmp_path: Path) -> None:
+    one = found((20, 30, 300, 310), mask=encode(disc(150, 150, 60)), keypoints=[[100, 100, 1], [200, 100, 1]])
+    answer = {"detections": [one], "segments": segments(np.ones((3, 4), dtype=np.uint8)), "text": "x"}
+    (tmp_path / "result.json").write_text(json.dumps({**RESULT, **answer}))
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    code = """
+import sys
+sys.modules["numpy"] = None
+from pathlib import Path
+from convq.protocol import decode_result
+folder = Path(sys.argv[1])
+decode_result((folder / "result.json").read_bytes()).draw(folder / "photo.png").save(folder / "drawn.png")
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert (WIDTH, HEIGHT) <= picture.size

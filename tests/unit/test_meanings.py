@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from convq.errors import SettingsError
 from convq.importer.findings import Overrides
 from convq.importer.guessing import Guessed, guess
-from convq.importer.meanings import single
 from convq.importer.metadata.told import NOTHING, Told
 
 FLOAT = "tensor(float)"
-EVERY = frozenset({"classes", "image", "tensor", "segments", "matte", "depth", "embedding", "text"})
 Array = NDArray[Any]
 
 
@@ -79,12 +77,6 @@ def entry(made: Guessed) -> dict[str, Any]:
     return {one.key: one.value for one in made.findings if one.table == "outputs"}
 
 
-@pytest.fixture
-def every(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest that has all these words."""
-    monkeypatch.setattr(single, "known_meanings", lambda: EVERY)
-
-
 CASES: dict[str, tuple[Graph, Overrides, Told, dict[str, Any]]] = {
     "text": (
         graph(text, (48, "w"), ("n", "t", 40)),
@@ -122,7 +114,6 @@ CASES: dict[str, tuple[Graph, Overrides, Told, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.usefixtures("every")
 @pytest.mark.parametrize("case", CASES)
 def test_an_output_that_is_an_answer_by_itself_is_known(case: str) -> None:
     made, wishes, told, expected = CASES[case]
@@ -130,7 +121,6 @@ def test_an_output_that_is_an_answer_by_itself_is_known(case: str) -> None:
     assert expected == entry(guess(made, wishes, told))
 
 
-@pytest.mark.usefixtures("every")
 @pytest.mark.parametrize(
     ("made", "meaning"),
     [
@@ -146,7 +136,6 @@ def test_what_is_none_of_them_stays_what_it_was(made: Graph, meaning: str) -> No
     assert meaning == entry(guess(made, Overrides()))["meaning"]
 
 
-@pytest.mark.usefixtures("every")
 @pytest.mark.parametrize(
     ("task", "made"),
     [
@@ -159,17 +148,3 @@ def test_what_is_none_of_them_stays_what_it_was(made: Graph, meaning: str) -> No
 def test_a_task_that_no_output_fits_is_refused_with_what_it_needs(task: str, made: Graph) -> None:
     with pytest.raises(SettingsError, match=rf"--task {task}: expected .*; y is \[1, "):
         guess(made, Overrides(task=task))
-
-
-def test_a_meaning_that_no_manifest_knows_is_refused_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "known_meanings", lambda: frozenset({"classes", "image", "tensor"}))
-
-    with pytest.raises(SettingsError, match="--task depth: this convq has no meaning 'depth' for an output"):
-        guess(graph(single_map), Overrides(task="depth"))
-    for made, wishes, told, _ in CASES.values():
-        if wishes.task is None and wishes.labels is None:
-            assert entry(guess(made, wishes, told))["meaning"] in ("tensor", "image")
-
-
-def test_the_words_of_the_manifest_are_asked_for() -> None:
-    assert {"classes", "image", "tensor"} <= single.known_meanings()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from convq.importer.findings import Finding, Overrides, Source, Value
 from convq.importer.infer_input import Trial
 from convq.importer.metadata.told import Told
 from convq.printable import brief_list
-from convq.repository.manifest import Output
 
 LABELS: Final = "labels.txt"
 TASKS: Final = {"segment": "segments", "depth": "depth", "embed": "embedding", "text": "text"}
@@ -38,17 +37,11 @@ class Meaning:
     """How many lines its labels have; 0 where it has none."""
 
 
-def known_meanings() -> frozenset[str]:
-    """Those that a manifest may have."""
-    return frozenset(get_args(Output.model_fields["meaning"].annotation))
-
-
 def meaning_of(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
-    """What an output means, if it is one of these and the manifest has a word for it."""
-    known = known_meanings()
+    """What an output means, if it is one of these."""
     wished = TASKS.get(wishes.task or "")
     for word, guess in GUESSES.items():
-        if word in known and (wished == word or wishes.task is None):
+        if wished == word or wishes.task is None:
             found = guess(output, trial, wishes, told)
             if found is not None:
                 return found
@@ -60,10 +53,6 @@ def must_be_one(outputs: Sequence[Seen], meanings: Sequence[Meaning | None], wis
     wished = TASKS.get(wishes.task or "")
     if wished is None or any(meanings):
         return
-    if wished not in known_meanings():
-        raise SettingsError(
-            f"--task {wishes.task}: this convq has no meaning '{wished}' for an output; --task tensor gives it as numbers"
-        )
     shapes = brief_list((one.shown() for one in outputs), 12)
     raise SettingsError(f"--task {wishes.task}: expected {EXPECTED[wished]}; {shapes}")
 
@@ -114,14 +103,15 @@ def _grows(output: Seen, trial: Trial) -> bool:
 
 
 def _sides(output: Seen, trial: Trial) -> tuple[int, int] | None:
-    """The part of the input's sides that those of a map are, as [n, c, h, w] or [n, h, w]; None where they are none."""
+    """The part of the input's sides that those of a map are, as [n, c, h, w] or [n, h, w]; None where they are none, or one cell."""
     if trial.spec.color == "none" or len(output.shape) not in (3, 4) or output.shape[0] != 1:
         return None
     taken = trial.shape[:2] if trial.spec.layout == "NHWC" else trial.shape[1:]
     made = output.shape[-2:]
     parts = {round(whole / max(1, side)) for whole, side in zip(taken, made, strict=True)}
     exact = all(side * part == whole for whole, side in zip(taken, made, strict=True) for part in parts)
-    return (taken[0], taken[1]) if len(parts) == 1 and exact and parts <= set(PARTS) else None
+    is_map = max(made) > 1 and len(parts) == 1 and exact and parts <= set(PARTS)
+    return (taken[0], taken[1]) if is_map else None
 
 
 def _segments(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:

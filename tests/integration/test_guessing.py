@@ -612,7 +612,7 @@ def test_outputs_of_any_shape_and_any_numbers_are_guessed_or_refused_in_words(se
         values = random.choice([0.0, 1.0, -1.0, 0.5, 3.0, 1e30, np.nan, np.inf], shape, p=random.dirichlet(np.ones(8)))
         whole = random.random() < 0.3
         outputs[f"o{number}"] = (
-            np.nan_to_num(values, posinf=9).clip(-9, 9).astype(np.int64) if whole else np.float32(values)
+            np.nan_to_num(values, posinf=9).clip(-9, 9).astype(np.int64) if whole else np.asarray(values, np.float32)
         )
     wishes: list[dict[str, Any]] = [{}, {"labels": 3}, {"task": "detect"}, {"like": random.choice(list(FAMILIES))}]
 

@@ -122,8 +122,8 @@ class Matte(Map):
 
     def tell(self, values: NDArray[Any], frame: Frame, wish: Wish, told: Told) -> None:
         """See `Meaning.tell`."""
-        how = {"activation": self.activation, "stretch": self.stretch, "network_size": wish.network_size}
-        told.pictures.append({"name": self.output, **matte(values, *frame, **how)})  # type: ignore[arg-type]
+        drawn = matte(values, *frame, activation=self.activation, stretch=self.stretch, network_size=wish.network_size)
+        told.pictures.append({"name": self.output, **drawn})
 
     def describe(self, shape: Sides) -> dict[str, Any]:  # noqa: ARG002 - a map has the picture's size
         """See `Meaning.describe`."""
@@ -156,8 +156,8 @@ class Depth(Map):
 
     def tell(self, values: NDArray[Any], frame: Frame, wish: Wish, told: Told) -> None:
         """See `Meaning.tell`."""
-        how = {"scale": self.scale, "inverse": self.inverse, "network_size": wish.network_size}
-        told.pictures.append({"name": self.output, **depth(values, *frame, **how)})  # type: ignore[arg-type]
+        drawn = depth(values, *frame, scale=self.scale, inverse=self.inverse, network_size=wish.network_size)
+        told.pictures.append({"name": self.output, **drawn})
 
     def describe(self, shape: Sides) -> dict[str, Any]:  # noqa: ARG002 - as of a matte
         """See `Meaning.describe`."""

@@ -168,8 +168,9 @@ class Value(Meaning):
 
     def tell(self, values: NDArray[Any], frame: Frame, wish: Wish, told: Told) -> None:  # noqa: ARG002 - of the whole picture
         """See `Meaning.tell`."""
-        how = {"activation": self.activation, "scale": self.scale, "offset": self.offset}
-        number = value(values, expectation=self.expectation, **how)  # type: ignore[arg-type]
+        number = value(
+            values, expectation=self.expectation, activation=self.activation, scale=self.scale, offset=self.offset
+        )
         told.keys.setdefault("values", {})[self.output] = number
 
     def most_bytes(self, shape: Sequence[int], frame: Frame, wish: Wish) -> int:  # noqa: ARG002 - it is one number

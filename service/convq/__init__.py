@@ -11,6 +11,7 @@ import convq.interrupts  # noqa: F401 - before all that takes its time
 
 if TYPE_CHECKING:
     from convq.client import AsyncClient, Client
+    from convq.detected import Output
     from convq.errors import (
         Answered,
         ConvqError,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         ResultTimeout,
         UnknownModel,
     )
-    from convq.protocol import JobState, Output, Prediction, Priority, Result, Status
+    from convq.protocol import JobState, Prediction, Priority, Result, Status
     from convq.queue import Address
 
 __version__ = "0.1.0"
@@ -53,7 +54,8 @@ __all__ = [
 
 _HOMES = (
     ("convq.client", ("AsyncClient", "Client")),
-    ("convq.protocol", ("JobState", "Output", "Prediction", "Priority", "Result", "Status")),
+    ("convq.detected", ("Output",)),
+    ("convq.protocol", ("JobState", "Prediction", "Priority", "Result", "Status")),
     ("convq.queue", ("Address",)),
 )
 """Where the names above are made; those that are not here, in `convq.errors`."""

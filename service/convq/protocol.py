@@ -5,17 +5,16 @@ Knows nothing of Redis, images or networks. What a worker does with an entry tha
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from convq.detected import Detection, PictureSize, Segments, Vector, gray_levels
+from convq.detected import Detection, Output, PictureSize, Segments, Vector
 from convq.host.extras import install_packages
 
 if TYPE_CHECKING:
@@ -155,55 +154,6 @@ class Prediction(BaseModel):
     label: str
     index: int
     score: float = Field(description="between 0 and 1; the scores of all classes sum to 1")
-
-
-_HIGHEST_LEVEL = 65_535
-
-
-class Output(BaseModel):
-    """One output: an array (`dtype`, `shape`) or an image (`format`), base64 in `data`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    data: str = Field(description="base64 of little-endian C-order bytes, or of the encoded image")
-    dtype: str | None = None
-    shape: tuple[int, ...] | None = None
-    format: Literal["png"] | None = None
-    low: float | None = Field(None, description="of depth: what level 0 means")
-    high: float | None = Field(None, description="of depth: what level 65535 means")
-    box: tuple[float, float, float, float] | None = Field(
-        None, description="x1, y1, x2, y2: the part of the picture that a map covers, where that is not all of it"
-    )
-
-    def png(self) -> bytes:
-        """The PNG file of an image output, ready to be written or decoded. ValueError for an array."""
-        if self.format is None:
-            raise ValueError(f"output {self.name} is an array ({self.dtype}): use array()")
-        return self.bytes()
-
-    def bytes(self) -> bytes:
-        """The decoded bytes."""
-        return base64.b64decode(self.data)
-
-    def array(self) -> np.ndarray:
-        """The array, of `dtype` and `shape` (without the batch axis). Needs numpy; ValueError for an image output."""
-        import numpy as np  # noqa: PLC0415 - the base install has no numpy
-
-        if self.dtype is None or self.shape is None:
-            raise ValueError(f"output {self.name} is an image ({self.format}): use png(), or levels() of a map")
-        return np.frombuffer(self.bytes(), np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
-
-    def levels(self) -> np.ndarray:
-        """The levels of a matte or of depth, [height, width] of uint8 or uint16. Needs numpy; ValueError for anything else."""
-        return gray_levels(self.png())
-
-    def depth(self) -> np.ndarray:
-        """How far away each pixel is, [height, width] of float64. Needs numpy; ValueError for what is no depth."""
-        if self.low is None or self.high is None:
-            raise ValueError(f"output {self.name} is no depth")
-        distances: np.ndarray = self.low + (self.high - self.low) * (self.levels() / _HIGHEST_LEVEL)
-        return distances
 
 
 class ErrorBody(BaseModel):

@@ -22,8 +22,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.detected import Output
 from convq.importer.dry_run import dry_run
-from convq.protocol import Output
 from convq.repository.model_folders import ModelRepository
 from e2e.odd_models import BUILDERS, FLOAT, Desk, Odd, Sketch, Task, conv, endless, mixing
 from servers import OwnServer, wait_until

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from convq.cli import main
 from convq.cli.display.answers import summary
 from convq.client import Client
-from convq.protocol import Output, Result
+from convq.detected import Output
+from convq.protocol import Result
 from onnx_models import FLOAT, graph, model_folder
 from servers import OwnServer, wait_until
 from services import RunningService, seven

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.cli.display.drawing import Drawing, draw, npy
-from convq.protocol import Output
+from convq.detected import Output
 
 RNG = np.random.default_rng(3)
 PLAIN: dict[str, Any] = {"layout": "NCHW", "color": "gray", "scale": 1.0, "mean": (0.0,), "std": (1.0,)}

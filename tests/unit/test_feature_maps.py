@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convq.cli.saving import MapSaver
+from convq.detected import Output
 from convq.engine.mosaic import mosaic
-from convq.protocol import Output, Result, Status
+from convq.protocol import Result, Status
 
 
 def grid_of(maps: NDArray[np.float32], title: str = "conv1 of seven.png") -> NDArray[np.uint8]:

@@ -14,9 +14,10 @@ import click
 
 from convq.cli.display.drawing import draw, npy
 from convq.cli.display.output import print_line
+from convq.detected import Output
 from convq.errors import BadField, BadImage
 from convq.host.extras import install_packages
-from convq.protocol import PREPARED, Output, Result
+from convq.protocol import PREPARED, Result
 
 MAP_AXES = 3
 MAPS = ("matte", "depth")

@@ -8,8 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from convq.detected import Output
 from convq.printable import printable
-from convq.protocol import Output, Result
+from convq.protocol import Result
 
 NUMBERS: Final = 8
 CODES: Final = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from convq.cli.digits import encode
-from convq.protocol import Output
+from convq.detected import Output
 
 CODES: Final = {"uint8": "B", "float32": "f"}
 _NPY: Final = {"uint8": "|u1", "float32": "<f4"}

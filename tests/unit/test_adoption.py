@@ -332,7 +332,7 @@ def test_labels_that_fit_no_output_are_refused_with_what_would() -> None:
         (lambda batch: batch, 255.0, None),
         (lambda batch: batch * 2 - 1, 127.5, 127.5),
         (lambda batch: batch * 255, 1.0, None),
-        (lambda batch: 2 * batch.mean(axis=1, keepdims=True) - 1, 127.5, 127.5),
+        (lambda batch: 255 * batch.mean(axis=1, keepdims=True), 1.0, None),
         (lambda batch: batch[:, :, 1:-1, 1:-1], 255.0, None),
         (lambda batch: np.kron(batch, np.ones((1, 1, 4, 4), np.float32)), 255.0, None),
     ],
@@ -351,7 +351,7 @@ def test_an_image_is_told_by_its_shape_and_its_scale_by_its_values(
 @pytest.mark.parametrize(
     "compute",
     [
-        lambda batch: np.repeat(batch, 2, axis=1)[:, :, :5],
+        lambda batch: batch[:, :2],
         lambda batch: batch[:, :, :3, :3],
         lambda batch: batch.transpose(0, 2, 3, 1),
         lambda batch: batch.mean(axis=(1, 2, 3)),

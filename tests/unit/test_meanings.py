@@ -38,6 +38,14 @@ class Graph:
         return [self.compute(batch)]
 
 
+@dataclass(frozen=True)
+class Several(Graph):
+    """The same in two outputs."""
+
+    def run(self, batch: Array) -> list[Any]:
+        return [self.compute(batch)] * 2
+
+
 def graph(
     compute: Callable[[Array], Array], sides: Sequence[Any] = (32, 48), declared: Sequence[Any] = ("n",)
 ) -> Graph:
@@ -134,6 +142,28 @@ def test_an_output_that_is_an_answer_by_itself_is_known(case: str) -> None:
 )
 def test_what_is_none_of_them_stays_what_it_was(made: Graph, meaning: str) -> None:
     assert meaning == entry(guess(made, Overrides()))["meaning"]
+
+
+def test_of_several_maps_of_classes_the_first_is_told_and_of_mattes_all() -> None:
+    def twice(compute: Callable[[Array], Array]) -> dict[str, Any]:
+        one = graph(compute)
+        both = [Node("y", FLOAT, ["n"]), Node("aux", FLOAT, ["n"])]
+        made = guess(Several(one.inputs, both, compute), Overrides())
+        return {found.of: found.value for found in made.findings if found.key == "meaning"}
+
+    assert {"y": "segments", "aux": "tensor"} == twice(maps)
+    assert {"y": "embedding", "aux": "tensor"} == twice(unit)
+    assert {"y": "matte", "aux": "matte"} == twice(single_map)
+
+
+def test_a_map_of_whole_numbers_needs_their_names() -> None:
+    numbered = graph(lambda batch: (single_map(batch) * 3).astype(np.int64))
+
+    assert "tensor" == entry(guess(numbered, Overrides(task="tensor")))["meaning"]
+    named = guess(numbered, Overrides(labels=4))
+    assert ("segments", 4) == (entry(named)["meaning"], named.classes)
+    with pytest.raises(SettingsError, match="a map of whole numbers with --labels"):
+        guess(numbered, Overrides(task="segment"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from convq.errors import ModelBroken, SettingsError
 from convq.importer.detectors.seen import Seen
 from convq.importer.findings import Finding, Overrides, Source, Value
 from convq.importer.infer_input import Trial, noise
-from convq.importer.meanings.single import has_unit_norm, meaning_of, must_be_one
+from convq.importer.meanings.single import has_unit_norm, meanings_of
 from convq.importer.metadata.told import NOTHING, Told
 from convq.importer.open_graph import OpenGraph, batch_axis_of, fixed_batch, is_numeric, picture_input
 from convq.printable import brief_list
@@ -47,13 +47,12 @@ def look_at_outputs(
     """
     outputs = outputs_on_noise(graph, trial) if outputs is None else outputs
     found: list[Finding] = []
-    single = {one.name: meaning_of(one, trial, wishes, told) for one in outputs}
-    must_be_one(outputs, list(single.values()), wishes)
-    labelled = next((one for one in single.values() if one is not None and one.classes), None)
+    single = meanings_of(outputs, trial, wishes, told)
+    labelled = next((one for one in single.values() if one.classes), None)
     classes = None if labelled is not None else _choose_classes(outputs, wishes, told)
     pictures = _choose_images(outputs, trial, wishes)
     for output in outputs:
-        if (meaning := single[output.name]) is not None and (meaning is labelled or not meaning.classes):
+        if (meaning := single.get(output.name)) is not None and (meaning is labelled or not meaning.classes):
             found += meaning.findings
         elif output is classes:
             found += _as_classes(output, wishes, told)

@@ -5,7 +5,7 @@ A convq whose manifest knows no such meaning gives these outputs as numbers, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,22 @@ class Meaning:
     """How many lines its labels have; 0 where it has none."""
 
 
+def meanings_of(outputs: Sequence[Seen], trial: Trial, wishes: Overrides, told: Told) -> dict[str, Meaning]:
+    """What the outputs mean that are an answer by themselves, by name: of each meaning that has one place in it the first.
+
+    Raises SettingsError where somebody said what an output means, and none can mean it.
+    """
+    found: dict[str, Meaning] = {}
+    taken: set[Value] = set()
+    for one in outputs:
+        meaning = meaning_of(one, trial, wishes, told)
+        if meaning is not None and (word := meaning.findings[0].value) not in taken:
+            found[one.name] = meaning
+            taken |= {word} & {"segments", "embedding", "text"}
+    _must_be_one(outputs, found, wishes)
+    return found
+
+
 def meaning_of(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
     """What an output means, if it is one of these."""
     wished = TASKS.get(wishes.task or "")
@@ -48,10 +64,9 @@ def meaning_of(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Mea
     return None
 
 
-def must_be_one(outputs: Sequence[Seen], meanings: Sequence[Meaning | None], wishes: Overrides) -> None:
-    """Raise SettingsError where somebody said what an output means, and none can mean it."""
+def _must_be_one(outputs: Sequence[Seen], meanings: Mapping[str, Meaning], wishes: Overrides) -> None:
     wished = TASKS.get(wishes.task or "")
-    if wished is None or any(meanings):
+    if wished is None or meanings:
         return
     shapes = brief_list((one.shown() for one in outputs), 12)
     raise SettingsError(f"--task {wishes.task}: expected {EXPECTED[wished]}; {shapes}")
@@ -121,13 +136,13 @@ def _segments(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Mean
     numbered = output.is_whole and (len(output.shape) == 3 or output.shape[1] == 1)  # noqa: PLR2004
     if not several and not numbered:
         return None
-    why = f"{output.shape[1]} maps with sides of the input, or a part of them" if several else "a map of whole numbers"
-    found = [_of(output, "meaning", "segments", *_said(wishes, "assumed", f"{why}; --task tensor gives numbers"))]
     count = output.shape[1] if several else wishes.labels or len(told.names)
-    if count:
-        named = _named(count, wishes, told) or ("assumed", "no names were given: class 0, …")
-        found.append(_of(output, "labels", LABELS, *named))
-    return Meaning(found, count)
+    if not count:  # a map of numbers says nothing without their names
+        return None
+    why = f"{count} maps with sides of the input, or a part of them" if several else "a map of whole numbers"
+    named = _named(count, wishes, told) or ("assumed", "no names were given: class 0, …")
+    found = [_of(output, "meaning", "segments", *_said(wishes, "assumed", f"{why}; --task tensor gives numbers"))]
+    return Meaning([*found, _of(output, "labels", LABELS, *named)], count)
 
 
 def _matte(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | None:
@@ -178,7 +193,7 @@ GUESSES: Final[dict[str, Callable[[Seen, Trial, Overrides, Told], Meaning | None
     "matte": _matte,
 }
 EXPECTED: Final = {
-    "segments": "maps [n, classes, h, w] with sides of the input, or weights and prototypes of masks",
+    "segments": "maps [n, classes, h, w] with sides of the input, a map of whole numbers with --labels, or masks of boxes",
     "depth": "a map [n, h, w] or [n, 1, h, w] with sides of the input",
     "embedding": "numbers [n, d] or [n, d, 1, 1]",
     "text": "steps [n, T, C], C one or two more than the lines of --labels, which is the alphabet",

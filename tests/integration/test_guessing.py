@@ -475,7 +475,7 @@ def test_rotated_boxes_and_rtdetr_of_ultralytics_are_read_as_their_metadata_say(
         ("yolo8", {"resize": "stretch", "align": "start"}, "--align"),
         ("yolo8", {"resize": "stretch", "pad_value": (3,)}, "--pad-value has no effect: resize is 'stretch'"),
         ("yolo8", {"multiple_of": 8}, "--multiple-of has no effect"),
-        ("yolo8", {"resize": "fit"}, "expected long_side together with resize = 'fit'"),
+        ("yolo8", {"resize": "fit"}, "--resize: expected long_side"),
         ("yolo8", {"short_side": 80}, "--short-side: expected short_side only together with resize = 'crop'"),
         ("yolo8", {"color": "none", "interpolation": "box"}, "--interpolation: for images; this model"),
         ("yolo8", {"color": "none", "like": "yolo8"}, "--like yolo8: only what takes pictures"),

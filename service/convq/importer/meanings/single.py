@@ -1,7 +1,4 @@
-"""What an output of a graph means by itself, besides classes and images: guessed where the manifest has a word for it.
-
-A convq whose manifest knows no such meaning gives these outputs as numbers, as it gives all that it cannot tell.
-"""
+"""What an output of a graph means by itself, besides classes and images."""
 
 from __future__ import annotations
 

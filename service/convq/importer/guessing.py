@@ -63,7 +63,7 @@ def guess(graph: OpenGraph, wishes: Overrides, told: Told = NOTHING, *, is_prepa
         if wishes.like is not None:
             raise SettingsError(f"--like {wishes.like}: only what takes pictures finds objects in them")
         meanings, classes = look_at_outputs(graph, trial, wishes, told, seen)
-        found = _with_rule_of_task(found, wishes, told)
+        found = _with_rule_of_task(found, meanings, wishes, told)
         fits = wishes.labels is None and classes == len(told.names)
         names: Sequence[str] = tuple(told.names) if fits else ()
         if told.names and not fits:
@@ -153,11 +153,17 @@ def _labels(guess: Guess, wishes: Overrides, told: Told) -> tuple[list[Finding],
 # -- the input, once it is known what comes out -----------------------------------------------------------------------
 
 
-def _with_rule_of_task(found: list[Finding], wishes: Overrides, told: Told) -> list[Finding]:
-    """What the exporter's own classifiers and recognisers of text are given."""
+def _with_rule_of_task(
+    found: list[Finding], meanings: Sequence[Finding], wishes: Overrides, told: Told
+) -> list[Finding]:
+    """What the exporter's own classifiers and recognisers of text are given, and of others' recognisers PaddleOCR's."""
     rules = {("ultralytics", "classify"): "classifier", ("PaddleOCR", "text"): "text"}
     rule = rules.get((told.exporter, told.task))
-    if rule is None or not any(one.key == "resize" for one in found):
+    if not any(one.key == "resize" for one in found):
+        return found
+    if rule is None and any((one.key, one.value) == ("meaning", "text") for one in meanings):
+        return prepared(found, RULES["text"], "as recognisers of text are given pictures by PaddleOCR", wishes)
+    if rule is None:
         return found
     return prepared(
         found, RULES[rule], f"as {told.exporter}, which its metadata name, prepares pictures", wishes, "graph"

@@ -92,7 +92,7 @@ def add(file: Path, name: str, root: Path | None, version: int | None, **given: 
     from convq.importer.adding import AddRequest, add_model  # noqa: PLC0415 - brings the engine's parts
     from convq.repository.model_folders import default_root  # noqa: PLC0415 - as above
 
-    names = _read_labels(given["labels"])
+    names = _read_labels(given["labels"], is_alphabet=given["task"] == "text")
     known, within_s = _known(given), given["within_s"]
     request = AddRequest(file, root or default_root(), name, version, names, known, within_s)
     try:
@@ -122,14 +122,17 @@ def _known(given: Mapping[str, Any]) -> Overrides:
     return Overrides(height=height, width=width, **{key: given[key] for key in KNOWN})
 
 
-def _read_labels(file: Path | None) -> list[str] | None:
-    """One class name a line."""
+def _read_labels(file: Path | None, *, is_alphabet: bool) -> list[str] | None:
+    """One class name a line, or of an alphabet one sign, which may be a blank."""
     if file is None:
         return None
-    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated  # noqa: PLC0415 - as above
+    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated, text_of  # noqa: PLC0415 - as above
 
     try:
-        labels = list(labels_of(read_given(file, MOST_LABELS_BYTES), file))
+        content = read_given(file, MOST_LABELS_BYTES)
+        if is_alphabet:
+            return text_of(content, file).replace("\r\n", "\n").rstrip("\n").split("\n")
+        labels = list(labels_of(content, file))
     except ModelBroken as error:
         raise SettingsError(str(error)) from None
     if twice := repeated(labels):

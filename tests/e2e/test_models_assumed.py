@@ -107,3 +107,44 @@ def test_labels_with_one_name_twice_are_said(tmp_path: Path) -> None:
     )
     assert 0 == added.code
     assert f"{tmp_path / 'labels.txt'}: several classes have one name: 'ant' (lines 1, 2)" in added.err
+
+
+def test_an_alphabet_may_hold_blanks_and_names_of_classes_may_not(tmp_path: Path) -> None:
+    (tmp_path / "signs.txt").write_text("a\n \n\u3000\nb\n", encoding="utf-8")
+    (tmp_path / "models").mkdir()
+    command = [
+        "add",
+        linear(tmp_path, 6),
+        "--name",
+        "a",
+        "--models",
+        tmp_path / "models",
+        "--labels",
+        tmp_path / "signs.txt",
+    ]
+
+    assert "signs.txt:2: is empty" in models(*command).complaint(2)
+    assert "--task text: " in models(*command, "--task", "text").complaint(2)
+
+
+def test_a_detector_says_in_a_pipe_what_was_assumed_and_a_family_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    held = np.zeros((1, 6, 21), np.float32)  # 32 x 32 pixels have 21 cells
+    nodes = [
+        ("ReduceMean", ["x"], ["m"], {"keepdims": 0}),
+        ("Mul", ["m", "none"], ["z"]),
+        ("Add", ["z", "held"], ["y"]),
+    ]
+    file = tmp_path / "found.onnx"
+    weights = {"none": np.zeros(1, np.float32), "held": held}
+    file.write_bytes(graph(nodes, [("x", FLOAT, [1, 3, 32, 32])], [("y", FLOAT, [1, 6, 21])], weights))
+    (tmp_path / "models").mkdir()
+
+    added = models("add", file, "--name", "found", "--models", tmp_path / "models", "--align", "start")
+    shown = models("show", "found", "--models", tmp_path / "models").document()
+
+    (line,) = added.err.splitlines()
+    assert "detections.family, detections.labels" in line
+    assert "align" not in line
+    assert {"y": "cx cy w h classes:2"} == shown["detections"]["columns"]
+    wrong = models("add", file, "--name", "b", "--models", tmp_path / "models", "--like", "yolo99").complaint(2)
+    assert "--like yolo99: no such family; expected one of yolo5, yolo8" in wrong

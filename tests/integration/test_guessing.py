@@ -449,6 +449,24 @@ def test_rotated_boxes_and_rtdetr_of_ultralytics_are_read_as_their_metadata_say(
         assert ("obb" == name) == ("corners" in found[0])
 
 
+def test_a_yolox_that_decodes_its_boxes_is_told_from_a_yolo8_that_was_turned_round(tmp_path: Path) -> None:
+    things = apart(5, CLASSES, seed=5)
+    rows = np.concatenate(
+        [lines(things, "cx", "cy", "w", "h", rows=DENSE), np.ones((DENSE, 1)), scores(things, DENSE)], axis=1
+    )
+    model = saying({"boxes": rows[None].astype(np.float32)})
+
+    by_name, by_labels = guessed(model, like="yolox"), guessed(model, labels=CLASSES)
+    turned = guessed(model, like="yolo8")
+
+    for answer in (by_name, by_labels):
+        said = manifest_of(answer).detections
+        assert said is not None
+        assert ("yolox", "pixels", "cx cy w h objectness classes") == (said.family, said.units, said.tables[0].columns)
+    assert_found(things, found_by(tmp_path / "model", model, by_name))
+    assert ("yolo8", CLASSES + 1) == (manifest_of(turned).detections.family, turned["classes"])  # type: ignore[union-attr]
+
+
 # -- flags ------------------------------------------------------------------------------------------------------------
 
 

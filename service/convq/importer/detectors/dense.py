@@ -110,8 +110,10 @@ def _with_objectness(facts: Facts, output: Seen, columns_axis: int) -> Guess | N
 
 
 def _is_yolox(facts: Facts, output: Seen) -> bool:
-    """Whether rows with a row for each cell have objectness: by the name, by the number of labels, by that of COCO's classes."""
+    """Whether rows with a row for each cell have objectness: by what was said, by the number of labels, by that of COCO's classes."""
     columns = output.shape[2]
+    if facts.like is not None:
+        return facts.like == "yolox" and columns > BOX + 1
     if facts.labels is not None and columns - BOX - facts.labels in (0, 1):
         return columns == BOX + 1 + facts.labels
     return columns == BOX + 1 + COCO or (output.name == "output" and columns > BOX + 1)

@@ -57,8 +57,9 @@ def prepared(
 ) -> list[Finding]:
     """What was found of the input, with a rule of training in the place of what was assumed; what was said stays."""
     fixed = {one.key for one in found if one.source == "given" or (one.source == "graph" and one.value is not None)}
-    known = {key: value for key, value in rule.items() if key not in fixed}
     spec = {one.key: one.value for one in found}
+    fixed |= {one.key for one in found if one.source == "measured" and one.value == rule.get(one.key)}
+    known = {key: value for key, value in rule.items() if key not in fixed}
     by_itself = spec.get("dtype") == "uint8"
     if by_itself or {wishes.scale, wishes.mean, wishes.std} != {None}:  # a part of a rule would be no rule
         known = {key: value for key, value in known.items() if key not in LEVELS}

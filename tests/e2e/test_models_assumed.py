@@ -112,7 +112,7 @@ def test_labels_with_one_name_twice_are_said(tmp_path: Path) -> None:
 def test_an_alphabet_may_hold_blanks_and_names_of_classes_may_not(tmp_path: Path) -> None:
     (tmp_path / "signs.txt").write_text("a\n \n\u3000\nb\n", encoding="utf-8")
     (tmp_path / "models").mkdir()
-    command = [
+    command: list[str | Path] = [
         "add",
         linear(tmp_path, 6),
         "--name",

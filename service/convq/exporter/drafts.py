@@ -11,13 +11,15 @@ from typing import Any, Final
 from torch import nn
 
 from convq.errors import ExportRefused, ModelBroken, ModelFault, SettingsError
+from convq.exporter.detectors import Detecting
 from convq.exporter.graphs import FREE_PX, FromPixels
 from convq.exporter.presets import Preset
 from convq.exporter.torch_graph import TorchGraph
 from convq.importer.exporting import Preparation
-from convq.importer.findings import PLACED_BY, Finding, Overrides, Value, flag_for
+from convq.importer.findings import PLACED_BY, Finding, Overrides, Source, Value, flag_for
 from convq.importer.guessing import Guessed, guess
 from convq.importer.infer_input import Trial
+from convq.importer.infer_outputs import LABELS
 from convq.importer.manifest_writer import manifest_text
 from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated
 
@@ -43,6 +45,8 @@ def draft(net: nn.Module, said: Preparation, preset: Preset | None, where: str) 
 
     Raises ExportRefused where the network does not run on what it would be given.
     """
+    if isinstance(net, Detecting) and preset is not None:
+        return _of_detector(net, said, preset)
     values = _applicable(said, preset)
     wishes = _wishes(said, values, where)
     names, notes = _given_labels(said)
@@ -60,6 +64,28 @@ def draft(net: nn.Module, said: Preparation, preset: Preset | None, where: str) 
     labels = names or guessed.names or [f"class {index}" for index in range(classes)]
     text = manifest_text(_description(net), found, by="convq export")
     return Draft(text, found, labels if classes else (), notes)
+
+
+def _of_detector(net: Detecting, said: Preparation, preset: Preset) -> Draft:
+    """Of one of torchvision's detectors, which say everything themselves. Raises SettingsError for what contradicts it."""
+    if odd := sorted(set(said.said()) - {"--labels"}):
+        raise SettingsError(
+            f"{', '.join(odd)}: this detector prepares pictures by itself, and the manifest says the same"
+        )
+    names, notes = _given_labels(said)
+    labels = names or preset.labels
+    why = "boxes, labels and scores of one of torchvision's detectors"
+    found = [_from(preset, key, value) for key, value in preset.values.items()]
+    found.append(Finding("detections", "family", "torchvision", "preset", why))
+    found.append(
+        Finding("detections", "min_score", net.least_score, "preset", "the network itself leaves out what is below")
+    )
+    if labels:
+        by: tuple[Source, str] = ("given", "--labels") if names else (preset.source, "categories of its weights")
+        found.append(Finding("detections", "labels", LABELS, *by))
+    else:
+        found.append(Finding("detections", "labels", None, "assumed", "no names were given: #0, #1, …"))
+    return Draft(manifest_text(_description(net.net), found, by="convq export"), found, labels, notes)
 
 
 # -- what is known ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any, Final
 from torch import nn
 
 from convq.errors import ConvqError, NotPlaced, SettingsError
+from convq.exporter.detectors import as_served
 from convq.exporter.drafts import draft
 from convq.exporter.networks import Made, Place, make
 from convq.exporter.presets import Preset, preset_of
@@ -78,7 +79,6 @@ def load(request: ExportRequest) -> Loaded:
     place = Place.of(request.network)
     made = make(place, request.arguments)
     file = Path(request.weights) if request.weights not in (None, NO_WEIGHTS) else None
-    preset = preset_of(place, made, file, request.preset)
     origin: dict[str, Any] = {"network": f"{Path(place.source).name}:{place.name or _made_by(made)}"}
     if request.arguments:
         origin["arguments"] = dict(request.arguments)
@@ -92,7 +92,8 @@ def load(request: ExportRequest) -> Loaded:
         )
     elif request.weights == NO_WEIGHTS:
         notes = ["its weights are the random ones of its constructor: so are its answers"]
-    return Loaded(made.net.eval(), preset, origin, notes)
+    made = Made(as_served(made.net), made.maker)
+    return Loaded(made.net.eval(), preset_of(place, made, file, request.preset), origin, notes)
 
 
 def _made_by(made: Made) -> str:

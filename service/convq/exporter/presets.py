@@ -12,6 +12,7 @@ from typing import Any, Final
 from torch import nn
 
 from convq.errors import SettingsError
+from convq.exporter.detectors import Detecting
 from convq.exporter.networks import TIMM, Made, Place, nearest
 from convq.importer.findings import Source, Value
 
@@ -40,6 +41,8 @@ def preset_of(place: Place, made: Made, weights: Path | None, named: str | None)
     Raises SettingsError where `named` is no preset of it.
     """
     found: Preset | None = None
+    if isinstance(made.net, Detecting):
+        return _of_detector(made, made.net, weights, named)
     if place.package == "torchvision":
         found = _of_torchvision(made.maker, weights, named)
     elif place.source == TIMM:
@@ -78,19 +81,34 @@ def _of_torchvision(builder: Callable[..., Any], weights: Path | None, named: st
     return _preset(default, "assumed", f"as for {default}{which}; --preset {default.name} says that it is so")
 
 
+def _of_detector(made: Made, net: Detecting, weights: Path | None, named: str | None) -> Preset:
+    """What the network itself did with pictures; of its weights only the names of the classes, of which 0 is none."""
+    known = _of_torchvision(made.maker, weights, named)
+    labels = tuple(known.labels[1:]) if known is not None else ()
+    doubts = {"pad_value": "it fills with the mean, which is between two levels"} if "pad_value" in net.input else {}
+    return Preset(net.input, labels, "preset", "its own transform says so", doubts)
+
+
 def _preset(entry: Any, source: Source, why: str) -> Preset:
     return Preset(_of_transforms(entry.transforms()), tuple(entry.meta.get("categories", ())), source, why, {})
 
 
 def _of_transforms(transforms: Any) -> dict[str, Value]:
-    """`[input]` for torchvision's ImageClassification; of others only mean and std, as their sizes mean something else."""
+    """`[input]` for torchvision's ImageClassification and SemanticSegmentation.
+
+    Of others only mean and std, as their sizes mean something else.
+    """
     found: dict[str, Value] = {}
     if mean := getattr(transforms, "mean", None):
         found |= {"color": "rgb", "scale": LEVEL, "mean": tuple(mean), "std": tuple(transforms.std)}
-    if type(transforms).__name__ != "ImageClassification":
+    kind = type(transforms).__name__
+    if kind == "ImageClassification":
+        height, width = _sides(transforms.crop_size)
+        found |= {"height": height, "width": width, "resize": "crop", "short_side": _sides(transforms.resize_size)[0]}
+    elif kind == "SemanticSegmentation" and len(transforms.resize_size) == 1:
+        found |= {"resize": "fit", "short_side": transforms.resize_size[0]}
+    else:
         return found
-    height, width = _sides(transforms.crop_size)
-    found |= {"height": height, "width": width, "resize": "crop", "short_side": _sides(transforms.resize_size)[0]}
     filtering = str(transforms.interpolation.value)
     return found | ({"interpolation": filtering} if filtering in FILTERS else {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from convq.engine.engine import MODEL, REPORT, Engine
 from convq.errors import ExportRefused
+from convq.exporter import detectors
 from convq.exporter.graphs import OPSET, WithFeatureMaps, example_shape, takes, tensors, to_onnx
 from convq.exporter.parity import batches, prove
 from convq.layers import layers_of
@@ -42,7 +43,7 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
     target = folder / str(number)
     target.mkdir()
     step("tracing")
-    model = to_onnx(served, manifest.input, names)
+    model = _traced(served, manifest, names)
     if why := operators_of(model).random_fault():
         raise ExportRefused(
             f"the network {why}; forward itself may leave something in training mode, as F.dropout does"
@@ -73,6 +74,12 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
     return report
 
 
+def _traced(served: nn.Module, manifest: Manifest, names: Sequence[str]) -> bytes:
+    if isinstance(served, detectors.Detecting):
+        return detectors.to_onnx(served, manifest.input.name or "image")
+    return to_onnx(served, manifest.input, names)
+
+
 def steps(folder: Path) -> int:
     """How often `make` calls its `step`. Raises ModelBroken."""
     manifest = Manifest.read(folder)
@@ -82,6 +89,8 @@ def steps(folder: Path) -> int:
 
 def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
     """The names of the graph's outputs: the manifest's, or the network's own where it names none. Raises ExportRefused."""
+    if isinstance(served, detectors.Detecting):
+        return list(detectors.OUTPUTS)
     if manifest.outputs:
         return [output.name for output in manifest.outputs]
     shape, dtype = example_shape(manifest.input, 1), manifest.input.dtype or "float32"
@@ -91,6 +100,9 @@ def outputs_of(served: nn.Module, manifest: Manifest) -> list[str]:
 
 def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str], step: Step) -> dict[str, float]:
     """Batch size -> largest difference, for the report. Raises ExportRefused above the tolerance."""
+    if isinstance(served, detectors.Detecting):
+        step("comparing with PyTorch")
+        return {"1": detectors.prove(model, served)}
     absolute, limit = {head.name for head in manifest.heads}, manifest.limits.max_batch
     sizes, found = batches(limit), {}
     step(f"comparing with PyTorch at batch {sizes[0]}")

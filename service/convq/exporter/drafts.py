@@ -60,7 +60,7 @@ def draft(net: nn.Module, said: Preparation, preset: Preset | None, where: str) 
         made, classes, names = _meanings(graph, guessed, names, preset, said)
     except ModelBroken as err:
         raise ExportRefused(str(err)) from err
-    found = [*found, *made, *_limits(said)]
+    found = [*found, *made, *_limits(said, is_free=wishes.height is None)]
     labels = names or guessed.names or [f"class {index}" for index in range(classes)]
     text = manifest_text(_description(net), found, by="convq export")
     return Draft(text, found, labels if classes else (), notes)
@@ -73,18 +73,19 @@ def _of_detector(net: Detecting, said: Preparation, preset: Preset) -> Draft:
             f"{', '.join(odd)}: this detector prepares pictures by itself, and the manifest says the same"
         )
     names, notes = _given_labels(said)
-    labels = names or preset.labels
+    if names and len(names) != net.classes:
+        raise SettingsError(f"--labels has {len(names)} names, and the network finds {net.classes} kinds of things")
+    labels = names or preset.labels or [f"class {index}" for index in range(net.classes)]
     why = "boxes, labels and scores of one of torchvision's detectors"
     found = [_from(preset, key, value) for key, value in preset.values.items()]
     found.append(Finding("detections", "family", "torchvision", "preset", why))
     found.append(
         Finding("detections", "min_score", net.least_score, "preset", "the network itself leaves out what is below")
     )
-    if labels:
-        by: tuple[Source, str] = ("given", "--labels") if names else (preset.source, "categories of its weights")
-        found.append(Finding("detections", "labels", LABELS, *by))
-    else:
-        found.append(Finding("detections", "labels", None, "assumed", "no names were given: #0, #1, …"))
+    by: tuple[Source, str] = ("given", "--labels") if names else ("preset", "categories of its weights")
+    if not names and not preset.labels:
+        by = "assumed", "no names were given: class 0, …"
+    found.append(Finding("detections", "labels", LABELS, *by))
     return Draft(manifest_text(_description(net.net), found, by="convq export"), found, labels, notes)
 
 
@@ -110,7 +111,7 @@ def _wishes(said: Preparation, values: Mapping[str, Any], where: str) -> Overrid
     wishes = said.wishes()
     known = {key: values[key] for key in ("color", "height", "width", *LEVELS) if key in values}
     wishes = replace(wishes, **{key: value for key, value in known.items() if getattr(wishes, key) is None})
-    if wishes.height is None and not said.any_size:
+    if wishes.height is None and not said.any_size and values.get("resize") != "fit":
         raise SettingsError(f"{where} says nowhere how large its images are: give --size N, HxW or any")
     return wishes
 
@@ -254,9 +255,9 @@ def _given_labels(said: Preparation) -> tuple[Sequence[str], list[str]]:
     return labels, [f"{file}: several classes have one name: {twice}"] if twice else []
 
 
-def _limits(said: Preparation) -> list[Finding]:
+def _limits(said: Preparation, *, is_free: bool) -> list[Finding]:
     if said.max_batch is not None:
         return [Finding("limits", "max_batch", said.max_batch, "given", "--max-batch")]
-    if said.any_size:
+    if is_free:
         return [Finding("limits", "max_batch", FREE_BATCH, "assumed", "images of any size may be large")]
     return []

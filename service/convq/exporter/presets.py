@@ -84,9 +84,8 @@ def _of_torchvision(builder: Callable[..., Any], weights: Path | None, named: st
 def _of_detector(made: Made, net: Detecting, weights: Path | None, named: str | None) -> Preset:
     """What the network itself did with pictures; of its weights only the names of the classes, of which 0 is none."""
     known = _of_torchvision(made.maker, weights, named)
-    labels = tuple(known.labels[1:]) if known is not None else ()
-    doubts = {"pad_value": "it fills with the mean, which is between two levels"} if "pad_value" in net.input else {}
-    return Preset(net.input, labels, "preset", "its own transform says so", doubts)
+    labels = tuple(known.labels[1:]) if known is not None and len(known.labels) == net.classes + 1 else ()
+    return Preset(net.input, labels, "preset", "its own transform says so", {})
 
 
 def _preset(entry: Any, source: Source, why: str) -> Preset:

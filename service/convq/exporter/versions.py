@@ -17,7 +17,7 @@ from torch import nn
 from convq.engine.engine import MODEL, REPORT, Engine
 from convq.errors import ExportRefused
 from convq.exporter import detectors
-from convq.exporter.graphs import OPSET, WithFeatureMaps, example_shape, takes, tensors, to_onnx
+from convq.exporter.graphs import WithFeatureMaps, example_shape, takes, tensors, to_onnx
 from convq.exporter.parity import batches, prove
 from convq.layers import layers_of
 from convq.repository.keeping import keep_with, place
@@ -52,7 +52,7 @@ def make(net: nn.Module, folder: Path, number: int, step: Step) -> dict[str, Any
     report: dict[str, Any] = {
         "sha256": hashlib.sha256(model).hexdigest(),
         "date": datetime.now(UTC).date().isoformat(),
-        "opset": OPSET,
+        "opset": onnx.load_from_string(model).opset_import[0].version,
         "torch": torch.__version__.partition("+")[0],
         "onnx": onnx.__version__,
         "onnxruntime": version("onnxruntime"),
@@ -102,7 +102,7 @@ def proven(model: bytes, served: nn.Module, manifest: Manifest, names: list[str]
     """Batch size -> largest difference, for the report. Raises ExportRefused above the tolerance."""
     if isinstance(served, detectors.Detecting):
         step("comparing with PyTorch")
-        return {"1": detectors.prove(model, served)}
+        return {"1": detectors.prove(served)}
     absolute, limit = {head.name for head in manifest.heads}, manifest.limits.max_batch
     sizes, found = batches(limit), {}
     step(f"comparing with PyTorch at batch {sizes[0]}")

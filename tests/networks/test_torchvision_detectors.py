@@ -35,7 +35,7 @@ def drawn(width: int, height: int) -> Image.Image:
     image = small.resize((width, height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
     for _ in range(12):
-        x, y, side = random.integers(0, width), random.integers(0, height), random.integers(9, 90)
+        x, y, side = map(int, random.integers(0, (width, height, 90)))
         pen.rectangle((x, y, x + side, y + side), fill=tuple(map(int, random.integers(0, 256, 3))))
     return image
 
@@ -82,6 +82,7 @@ def test_what_is_served_is_what_the_network_finds(tmp_path: Path, name: str) -> 
     engine = Engine.load(made.path, 1, device="cpu")
     prepared = engine.prepare(engine.decode((tmp_path / "picture.png").read_bytes()))
     assert engine.detector is not None
+    assert prepared.placement is not None
     size = engine.detector.size_of(prepared.shape)
     (found,) = engine.detector.detect(engine.run([prepared], ()), [Wanted(prepared.placement)], size)
     with torch.no_grad():

@@ -46,6 +46,5 @@ def test_what_is_served_is_what_the_network_sees(tmp_path: Path, name: str) -> N
 
     assert expected.shape == found.shape == (1, 21, 520, 781)
     assert np.abs(expected - found).max() <= CLOSE * np.ptp(expected)
-    (said,) = (one for one in engine.describe()["outputs"] if one["name"] == "out")
-    assert "segments" == said["meaning"]
+    assert "segments" == next(one.meaning for one in engine.manifest.outputs if one.name == "out")
     assert "__background__" == (made.path / "1" / "labels.txt").read_text().splitlines()[0]

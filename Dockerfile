@@ -75,6 +75,7 @@ ENV PATH=/opt/convq/bin:${PATH} \
     CONVQ_MODELS=/models
 # A folder that is mounted on /models covers these: no rule is needed for which one wins.
 COPY models/lenet /models/lenet
+COPY models/digits_detector /models/digits_detector
 COPY models/edges /models/edges
 COPY models/gaussian_blur /models/gaussian_blur
 COPY --chmod=755 deploy/image/probe /usr/local/bin/probe

@@ -49,7 +49,7 @@ export PIP_NO_INPUT := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-lowest test-wheel test-pythons test-compose release check bench models photographs lenet mnist dashboards pictures manifests wheel sbom \
+.PHONY: help setup demo test test-faults test-lowest test-wheel test-pythons test-compose release check bench models photographs lenet detector mnist dashboards pictures manifests wheel sbom \
 	secrets image up up-demo down clean
 
 help: ## show this
@@ -110,6 +110,12 @@ lenet: $(VENV)/test ## train lenet again and export it as the next version
 	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
 	@$(BIN)/python models/train.py --data $(MNIST)
 	@$(BIN)/python models/export.py models/lenet/net.py:LeNet --weights models/lenet/weights.safetensors --data $(MNIST)
+
+detector: $(VENV)/test ## train digits_detector again, export it as the next version, and say how right it is
+	@test -d $(MNIST) || $(BIN)/python models/data.py $(MNIST_HOME)
+	@$(BIN)/python models/train_detector.py --data $(MNIST)
+	@$(BIN)/python models/export.py models/digits_detector/net.py:DigitsDetector --weights models/digits_detector/weights.safetensors
+	@$(BIN)/python models/evaluate_detector.py
 
 manifests: ## copy Prometheus' rules into the Kubernetes manifests
 	@$(PYTHON) deploy/kubernetes/prometheusrule.py

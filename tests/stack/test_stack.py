@@ -50,7 +50,7 @@ def test_the_image_works_without_any_right_on_a_root_that_is_read_only(engine: E
     listed = engine.call("run", *ONCE, *LOCKED, image, "models", "list")
     who = engine.call("run", *ONCE, *LOCKED, "--entrypoint", "id", image)
 
-    assert {"edges", "gaussian_blur", "lenet"} <= set(re.findall(r'"(\w+)"', listed))
+    assert {"digits_detector", "edges", "gaussian_blur", "lenet"} <= set(re.findall(r'"(\w+)"', listed))
     assert who.startswith("uid=10001(convq) gid=10001(convq)")
 
 

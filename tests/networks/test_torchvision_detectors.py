@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from convq.answers.detections import Detections, Wanted
 from convq.engine.engine import Engine
+from convq.exporter.detectors import as_served
 from convq.exporter.exporting import export
 from convq.importer.exporting import ExportRequest
 
@@ -25,7 +25,9 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "retinanet_resnet50_fpn": {"num_classes": 5, "min_size": 160, "max_size": 240},
     "ssdlite320_mobilenet_v3_large": {"num_classes": 5},
 }
-IOU, SCORE = 0.95, 0.01
+CLOSE_PX, CLOSE_SCORES = 0.05, 1e-4
+LEVEL = 1.01 / 255
+"""A pixel is a whole level here, and a number between two in torchvision: rounding, and a filter in another precision."""
 
 
 def drawn(width: int, height: int) -> Image.Image:
@@ -59,15 +61,12 @@ def unlike(name: str, arguments: dict[str, Any]) -> Any:
     return net.eval()
 
 
-def iou(one: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
-    """Of a box [4] and each of [k, 4]."""
-    corners = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
-    common = np.clip(corners, 0, None).prod(axis=1)
-    return np.asarray(common / ((one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - common))
-
-
 @pytest.mark.parametrize("name", DETECTORS)
 def test_what_is_served_is_what_the_network_finds(tmp_path: Path, name: str) -> None:
+    """Its input is what the network's own transform makes, to a level; of that input the network finds the same itself.
+
+    Random weights make much of a level, so the two are compared one after the other.
+    """
     arguments = DETECTORS[name]
     net = unlike(name, arguments)
     torch.save(net.state_dict(), tmp_path / "w.pth")
@@ -81,23 +80,23 @@ def test_what_is_served_is_what_the_network_finds(tmp_path: Path, name: str) -> 
 
     engine = Engine.load(made.path, 1, device="cpu")
     prepared = engine.prepare(engine.decode((tmp_path / "picture.png").read_bytes()))
-    assert engine.detector is not None
-    assert prepared.placement is not None
-    size = engine.detector.size_of(prepared.shape)
-    (found,) = engine.detector.detect(engine.run([prepared], ()), [Wanted(prepared.placement)], size)
+    detector, placement = engine.detector, prepared.placement
+    assert detector is not None
+    assert placement is not None
+    pixels = np.asarray(prepared.data)
+    (found,) = detector.detect(engine.run([prepared], ()), [Wanted(placement)], detector.size_of(prepared.shape))
+    own, _ = net.transform([to_tensor(picture)])
+    largest = LEVEL / min(net.transform.image_std)
     with torch.no_grad():
-        (expected,) = net([to_tensor(picture)])
-    expected = {key: value.numpy() for key, value in expected.items()}
+        boxes, labels, scores = (one.numpy() for one in as_served(net)(torch.from_numpy(pixels)[None]))
 
+    assert own.tensors.shape[1:] == prepared.shape
+    assert np.abs(own.tensors[0].numpy() - pixels).max() <= largest
     assert isinstance(found, Detections)
-    assert ["class 0", "class 1", "class 2", "class 3"] == list(engine.detector.labels)
-    assert len(expected["scores"]) >= 20
-    # Ours is resized as whole levels, so scores differ a little, and the last of those that fit may be others.
-    sure = expected["scores"] > expected["scores"].min() + SCORE
-    unmatched = 0
-    for box, label, score in zip(
-        expected["boxes"][sure], expected["labels"][sure], expected["scores"][sure], strict=True
-    ):
-        like = (found.classes == label - 1) & (iou(box, found.boxes) >= IOU) & (np.abs(found.scores - score) <= SCORE)
-        unmatched += not like.any()
-    assert unmatched <= 0.02 * sure.sum(), f"{unmatched} of {sure.sum()}"
+    assert ["class 0", "class 1", "class 2", "class 3"] == list(detector.labels)
+    assert len(scores) == len(found.scores) >= 20
+    moved = np.array([placement.dx, placement.dy] * 2), np.array([placement.sx, placement.sy] * 2)
+    for box, label, score in zip((boxes - moved[0]) / moved[1], labels, scores, strict=True):
+        inside = np.clip(box, 0, [451, 300, 451, 300])
+        near = np.abs(found.boxes - inside).max(axis=1) <= CLOSE_PX
+        assert (near & (found.classes == label - 1) & (np.abs(found.scores - score) <= CLOSE_SCORES)).any()

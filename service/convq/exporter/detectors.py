@@ -6,6 +6,7 @@ first, and coordinates are mapped back by what that did.
 
 from __future__ import annotations
 
+import importlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ class Detecting(nn.Module):
         super().__init__()
         self.input, self.classes = _input_of(net), _classes(net)
         self.net = net
-        net.transform = _AsItIs()
+        net.transform = _AsItIs(importlib.import_module(type(net.transform).__module__).ImageList)
 
     @property
     def least_score(self) -> float:
@@ -111,10 +112,13 @@ class Detecting(nn.Module):
 class _AsItIs(nn.Module):
     """In place of the transform: the picture is as large, and its values are as they are."""
 
-    def forward(self, images: torch.Tensor, targets: Any = None) -> tuple[Any, Any]:
-        from torchvision.models.detection.image_list import ImageList  # noqa: PLC0415 - whoever has a detector has it
+    def __init__(self, images: Any) -> None:
+        """`images` is torchvision's `ImageList`."""
+        super().__init__()
+        self._images = images
 
-        return ImageList(images, [(images.shape[-2], images.shape[-1])]), targets
+    def forward(self, images: torch.Tensor, targets: Any = None) -> tuple[Any, Any]:
+        return self._images(images, [(images.shape[-2], images.shape[-1])]), targets
 
     def postprocess(self, found: Any, _sizes: Any, _original: Any) -> Any:
         """Boxes stay in pixels of the input."""

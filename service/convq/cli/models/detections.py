@@ -47,7 +47,7 @@ def facts_of(said: Mapping[str, Any] | None) -> dict[str, str]:
     if "trouble" in said:
         return {"detections": ": ".join(filter(None, (said["family"], said["trouble"])))}
     thresholds = f"min_score {said['min_score']:g}, iou {said['iou']:g}, nms {said['nms']}"
-    columns = "\n".join(f"{output}: {text}" for output, text in said["columns"].items())
+    columns = "; ".join(f"{output}: {text}" for output, text in said["columns"].items())
     return {
         "detections": f"{said['family'] or 'by their columns'}, {said['labels']} labels, {thresholds}",
         "columns": columns,

@@ -151,7 +151,7 @@ def _print(document: Mapping[str, Any], versions: Sequence[Version], table: Arch
         "outputs": ", ".join(outputs) or default,
         **detections,
         "feature maps": ", ".join(document["feature_maps"]),
-        "labels": str(document["labels"]),
+        "labels": "" if detections else str(document["labels"]),
         "parameters": _number(document["parameters"]) if document["parameters"] else "not in the report",
         "accuracy": accuracy_text(document) or "not in the report",
         "sha256": document["sha256"] or "not in the report",

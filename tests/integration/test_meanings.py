@@ -15,6 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from convq.answers.coordinates import Placement
+from convq.answers.detections import Size
+from convq.engine.answering.frame import Frame
+from convq.engine.answering.meaning import Told, Wish
+from convq.engine.answering.readings import Keypoints
 from convq.engine.engine import Engine, Prepared
 from convq.engine.room import taken_bytes
 from convq.errors import ModelBroken
@@ -537,3 +542,15 @@ def test_a_letterbox_leaves_its_padding_out(tmp_path: Path) -> None:
 
     levels = levels_of(document["outputs"][0]["data"])
     assert ((32, 64), {255}) == (levels.shape, set(levels.ravel().tolist()))
+
+
+def test_one_point_may_be_a_map_or_a_row() -> None:
+    one = Keypoints("y", ("nose",), "pixels", "none", ())
+
+    assert ["", "", "", ""] == [one.misfit(shape, "float32") for shape in [(1, 4, 4), (None, 4, 4), (2,), (1, 3)]]
+    assert all(one.misfit(shape, "float32") for shape in [(2, 4, 4), (1, 4, 1), (4,)])
+    told = Told()
+    one.tell(
+        np.eye(4, dtype=np.float32)[None, ::-1] * [[[1, 1, 1, 9]]], Frame(Placement(4, 4), Size(4, 4)), Wish(), told
+    )
+    assert [[3.5, 0.5, 9.0]] == [list(point) for point in told.keys["keypoints"]]

@@ -152,6 +152,10 @@ WRONG = {
         "[input]\nname = 'x'\n[extra_inputs]\nx = 1",
         "expected input.name to be none of extra_inputs: x is both",
     ),
+    "points whose names are no list": (
+        "[[outputs]]\nname = 'a'\nmeaning = 'keypoints'\nnames = 'nose'",
+        ":4: outputs.0.names: expected a list, found 'nose'",
+    ),
     "fit without its side": ("[input]\nresize = 'fit'", ":1: input: expected long_side or short_side, or both"),
     "a long side without fit": (
         "[input]\nlong_side = 9",

@@ -98,6 +98,36 @@ CASES: dict[str, tuple[Graph, Overrides, Told, dict[str, Any]]] = {
         Told("PaddleOCR", "text", tuple("abcdefghijklmnopqrstuvwxyz0123456789.,-")),
         {"meaning": "text", "labels": "labels.txt", "blank": "first"},
     ),
+    "text of few signs": (
+        graph(lambda batch: softmax(mixed(batch, 16, 11), 2), (48, 128), ("n", 16, 11)),
+        Overrides(task="text", labels=10),
+        NOTHING,
+        {"meaning": "text", "labels": "labels.txt", "blank": "first"},
+    ),
+    "text of few signs by its metadata": (
+        graph(lambda batch: softmax(mixed(batch, 16, 11), 2), (48, 128), ("n", 16, 11)),
+        Overrides(),
+        Told("PaddleOCR", "text", tuple("012345678")),
+        {"meaning": "text", "labels": "labels.txt", "blank": "first", "space": True},
+    ),
+    "text whose shape is that of a detector": (
+        graph(lambda batch: softmax(mixed(batch, 16, 126), 1).transpose(0, 2, 1), (48, 128), ("n", 126, 16)),
+        Overrides(),
+        Told("PaddleOCR", "text", tuple("0123456789abcd")),
+        {"meaning": "text", "labels": "labels.txt", "blank": "first", "space": True},
+    ),
+    "segments of three classes that are said": (
+        graph(lambda batch: batch),
+        Overrides(task="segment", labels=3),
+        NOTHING,
+        {"meaning": "segments", "labels": "labels.txt"},
+    ),
+    "segments of two classes in a part of the sides that is said": (
+        graph(lambda batch: batch[:, :2, ::2, ::2]),
+        Overrides(task="segment"),
+        NOTHING,
+        {"meaning": "segments", "labels": "labels.txt"},
+    ),
     "embedding": (graph(unit), Overrides(), NOTHING, {"meaning": "embedding"}),
     "embedding that is said": (
         graph(lambda batch: mixed(batch, 128)),

@@ -94,7 +94,9 @@ def _detector(
 ) -> _Found | None:
     """How it makes detections. A graph of free sides whose pictures need fixed ones is looked at again with the usual ones."""
     found, trial, seen = looked
-    if trial.spec.color == "none" or not seen:
+    # whatever the shapes of a recogniser's steps are like
+    reads_text = told.task == "text" and wishes.like is None and wishes.task in (None, "text")
+    if trial.spec.color == "none" or not seen or reads_text:
         return None
     facts = _facts(trial, seen, wishes, told)
     guess = find_detector(facts, wishes)

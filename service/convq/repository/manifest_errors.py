@@ -29,7 +29,7 @@ def explain(file: Path, text: str, err: ValidationError) -> str:
 def expectation(err: ValidationError) -> str:
     """What the first error of `err` says was expected, in words that go on after the value or its key."""
     what = str(err.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
-    what = what.replace("Input should be", "expected")
+    what = what.replace("Input should be", "expected").replace("a valid tuple", "a list")
     return what if what.startswith("expected") else f"expected {what}"
 
 

@@ -82,11 +82,14 @@ class LabelWriter:
 
     def _write_files(self, folder: Path, answers: Iterable[tuple[Given, Result]]) -> None:
         count = 0
-        names = [str(label) for label in self._described.get("labels", ())]
-        _write(folder / CLASSES, "".join(f"{name}\n" for name in names))
+        # what the service says of the model has only the first labels, where they are long; answers have those that were found
+        names = {index: str(label) for index, label in enumerate(self._described.get("labels", ()))}
         for one, result in answers:
             _write(folder / _label_file(one), yolo(result))
+            names |= {found.index: found.label for found in result.detections or () if found.index not in names}
             count += 1
+        every = (names.get(index, f"#{index}") for index in range(max(names, default=-1) + 1))
+        _write(folder / CLASSES, "".join(f"{name}\n" for name in every))
         print_line(f"{count} file{'' if count == 1 else 's'} with labels, and {CLASSES}, written to {folder}", err=True)
 
     def _ok(self, answers: Iterable[tuple[Given, Result]]) -> Iterator[tuple[Given, Result]]:

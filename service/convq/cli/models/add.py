@@ -126,12 +126,12 @@ def _read_labels(file: Path | None, *, is_alphabet: bool) -> list[str] | None:
     """One class name a line, or of an alphabet one sign, which may be a blank."""
     if file is None:
         return None
-    from convq.repository.files import MOST_LABELS_BYTES, labels_of, read_given, repeated, text_of  # noqa: PLC0415 - as above
+    from convq.repository.files import MOST_LABELS_BYTES, alphabet_of, labels_of, read_given, repeated  # noqa: PLC0415 - as above
 
     try:
         content = read_given(file, MOST_LABELS_BYTES)
         if is_alphabet:
-            return text_of(content, file).replace("\r\n", "\n").rstrip("\n").split("\n")
+            return list(alphabet_of(content, file))
         labels = list(labels_of(content, file))
     except ModelBroken as error:
         raise SettingsError(str(error)) from None

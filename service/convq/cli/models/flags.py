@@ -68,7 +68,9 @@ def placing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     pixels = click.IntRange(1, 65535)
     for option in (
         click.option("--resize", type=click.Choice(RESIZE), help="How an image of another size is made to fit."),
-        click.option("--short-side", metavar="PX", type=pixels, help="With crop: scaled to this first."),
+        click.option(
+            "--short-side", metavar="PX", type=pixels, help="With crop or fit: the shorter side is scaled to this."
+        ),
         click.option("--long-side", metavar="PX", type=pixels, help="With fit: shrunk until its longer side is that."),
         click.option(
             "--align", type=click.Choice(["centre", "start"]), help="With letterbox and fit: where the image lies."

@@ -118,7 +118,7 @@ class Keypoints(Meaning):
     def misfit(self, shape: Sides, dtype: str) -> str:
         """See `Meaning.misfit`."""
         count, sides = len(self.names), [side for side in shape if side != 1]
-        maps = len(shape) == _MAP_AXES == len(sides) and shape[0] in (None, count)
+        maps = len(shape) == _MAP_AXES and shape[0] in (None, count) and 1 not in shape[1:]
         if maps or any(fits(sides, row) for row in rows_of(count)):
             return ""
         expected = f"[n, {count * 2}], [n, {count * 3}], [n, {count}, 2], [n, {count}, 3] or maps [n, {count}, h, w]"

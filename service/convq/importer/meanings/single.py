@@ -89,9 +89,10 @@ def _named(count: int, wishes: Overrides, told: Told, beyond: Sequence[int] = (0
 
 def _text(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
     """[n, T, C]: a recogniser's, whose steps sum to 1 each. Without an alphabet it cannot be read."""
-    if len(output.shape) != 3 or output.shape[2] <= LEAST_ALPHABET:  # noqa: PLR2004
+    if len(output.shape) != 3:  # noqa: PLR2004
         return None
-    alike = told.task == "text" or wishes.task == "text" or (sums_to_one(output.rows()) and _grows(output, trial))
+    is_said = "text" in (told.task, wishes.task)
+    alike = is_said or (output.shape[2] > LEAST_ALPHABET and sums_to_one(output.rows()) and _grows(output, trial))
     named = _named(output.shape[2], wishes, told, (1, 2))
     if not alike or named is None:
         return None
@@ -114,22 +115,26 @@ def _grows(output: Seen, trial: Trial) -> bool:
 # -- maps -------------------------------------------------------------------------------------------------------------
 
 
-def _sides(output: Seen, trial: Trial) -> tuple[int, int] | None:
-    """The part of the input's sides that those of a map are, as [n, c, h, w] or [n, h, w]; None where they are none, or one cell."""
+def _sides(output: Seen, trial: Trial, wishes: Overrides) -> tuple[int, int] | None:
+    """The input's sides where an output is a map of it, [n, c, h, w] or [n, h, w]; None where it is none, or one cell.
+
+    Where somebody says that it is one, it may be any part of them.
+    """
     if trial.spec.color == "none" or len(output.shape) not in (3, 4) or output.shape[0] != 1:
         return None
     taken = trial.shape[:2] if trial.spec.layout == "NHWC" else trial.shape[1:]
     made = output.shape[-2:]
     parts = {round(whole / max(1, side)) for whole, side in zip(taken, made, strict=True)}
     exact = all(side * part == whole for whole, side in zip(taken, made, strict=True) for part in parts)
-    is_map = max(made) > 1 and len(parts) == 1 and exact and parts <= set(PARTS)
+    is_map = max(made) > 1 and len(parts) == 1 and exact and (wishes.task is not None or parts <= set(PARTS))
     return (taken[0], taken[1]) if is_map else None
 
 
 def _segments(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Meaning | None:
-    if _sides(output, trial) is None:
+    if _sides(output, trial, wishes) is None:
         return None
-    several = len(output.shape) == 4 and output.shape[1] > LEAST_CLASSES  # noqa: PLR2004
+    least = 1 if wishes.task else LEAST_CLASSES
+    several = len(output.shape) == 4 and output.shape[1] > least  # noqa: PLR2004
     numbered = output.is_whole and (len(output.shape) == 3 or output.shape[1] == 1)  # noqa: PLR2004
     if not several and not numbered:
         return None
@@ -144,7 +149,7 @@ def _segments(output: Seen, trial: Trial, wishes: Overrides, told: Told) -> Mean
 
 def _matte(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | None:
     single = len(output.shape) == 4 and output.shape[1] == 1  # noqa: PLR2004
-    if wishes.task or not single or _sides(output, trial) is None or trial.spec.color == "gray":
+    if wishes.task or not single or _sides(output, trial, wishes) is None or trial.spec.color == "gray":
         return None
     if not are_shares(output.values()):
         return None
@@ -154,7 +159,7 @@ def _matte(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | 
 
 def _depth(output: Seen, trial: Trial, wishes: Overrides, _: Told) -> Meaning | None:
     single = len(output.shape) == 3 or (len(output.shape) == 4 and output.shape[1] == 1)  # noqa: PLR2004
-    if wishes.task != "depth" or not single or _sides(output, trial) is None:
+    if wishes.task != "depth" or not single or _sides(output, trial, wishes) is None:
         return None
     found = [_of(output, "meaning", "depth", "given", "--task depth")]
     found.append(_of(output, "inverse", False, "assumed", "nothing tells distances from their inverse"))

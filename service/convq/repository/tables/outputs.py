@@ -14,7 +14,6 @@ from convq.repository.bounds import (
     PointName,
     PointNumber,
     Table,
-    as_tuple,
     as_tuples,
 )
 
@@ -101,7 +100,7 @@ class Output(Table):
     """text: true: [time, batch, classes]. Left out: as `batch_axis` says."""
     collapse: bool = True
     """text: equal classes of steps that follow each other are one character."""
-    names: Annotated[tuple[PointName, ...], BeforeValidator(as_tuple), Field(max_length=1000)] = ()
+    names: Annotated[tuple[PointName, ...], BeforeValidator(as_tuples), Field(max_length=1000)] = ()
     """keypoints: of the points, in the order of the output."""
     units: Literal["pixels", "unit"] = "pixels"
     """keypoints: of coordinates: pixels of the network's input, or its sides."""

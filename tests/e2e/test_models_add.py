@@ -177,7 +177,7 @@ def test_weights_in_another_file_are_put_into_the_model(tmp_path: Path) -> None:
 
     assert ["net.onnx.data"] == document["report"]["weights_from"]
     version = tmp_path / "models" / "net" / "1"
-    assert {"manifest.toml", "model.onnx", "report.json"} == {path.name for path in version.iterdir()}
+    assert {"labels.txt", "manifest.toml", "model.onnx", "report.json"} == {path.name for path in version.iterdir()}
     made = onnx.load(version / "model.onnx", load_external_data=False).graph.initializer[0]
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(sketch.constants[0]), onnx.numpy_helper.to_array(made))
     (tmp_path / "net.onnx.data").unlink()

@@ -303,7 +303,7 @@ def test_what_says_where_the_server_is_works(url: str, database: int) -> None:
 )
 def test_every_command_refuses_such_an_option_with_2_or_says_so(command: list[str]) -> None:
     line = [sys.executable, "-m", "convq", *command, "--redis", "redis://127.0.0.1:1/0?protocol=3"]
-    done = subprocess.run(line, capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(line, capture_output=True, timeout=250, check=False, stdin=subprocess.DEVNULL)
 
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 2

@@ -15,23 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 from numpy.typing import NDArray
 from PIL import Image
 
 from convq.client import Client
 from convq.errors import BadField
 from onnx_models import identity, model_folder
-from servers import PATIENCE, OwnServer
-from services import RunningService, image_of
+from servers import OwnServer
+from services import KEYS, Asking, RunningService, image_of
 from spotting import LABELS, SIDE, Seen, spotter, spotter_folder
 
 WHITE = np.full((96, 128), 255, dtype=np.uint8)
 """Letterboxed to 64 x 48 of 64 x 64 pixels, at half its size and 8 rows down: 0.75 of the input is light."""
 PERSON = {"label": "person", "index": 0, "score": 0.675, "box": [24.0, 24.0, 56.0, 72.0]}
 DOG = {"label": "dog", "index": 1, "score": 0.525, "box": [78.0, 32.0, 98.0, 56.0]}
-KEYS = {"v", "id", "entry", "model", "version", "status", "batch", "timing_ms", "attempt", "worker"}
-"""Of every document of a job that was computed."""
 TIMES = {"queue", "decode", "batch", "infer", "answer", "total"}
 
 
@@ -47,30 +44,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with OwnServer(tmp_path_factory.mktemp("server")) as server:
         with RunningService(server.url, "--models", str(root), "--only", "spotter,masked,odd,mirror", workers=1):
             yield server.url
-
-
-class Asking:
-    """A client that owns nothing but a connection."""
-
-    def __init__(self, url: str) -> None:
-        self.redis: Any = redis.Redis.from_url(url)
-
-    def push(self, model: str, *jobs: dict[str, Any]) -> list[str]:
-        """Jobs in one transaction, so that workers meet them together; their entry ids."""
-        pipeline = self.redis.pipeline()
-        for job in jobs:
-            pipeline.xadd(f"convq:{{{model}}}:jobs", job)
-        return [entry.decode() for entry in pipeline.execute()]
-
-    def document(self, model: str, entry: str) -> dict[str, Any]:
-        popped = self.redis.blpop([f"convq:{{{model}}}:result:{entry}"], timeout=15 * PATIENCE)
-        assert popped is not None
-        found: dict[str, Any] = json.loads(popped[1])
-        return found
-
-    def ask(self, model: str, **fields: Any) -> dict[str, Any]:
-        fields.setdefault("image", image_of(WHITE))
-        return self.document(model, self.push(model, fields)[0])
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +82,7 @@ def block(left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]:
 
 
 def test_the_document_of_a_detector_has_the_keys_of_the_protocol_and_no_others(asking: Asking) -> None:
-    document = asking.ask("spotter")
+    document = asking.ask("spotter", WHITE)
 
     assert KEYS | {"image", "detections"} == set(document)
     assert TIMES == set(document["timing_ms"])
@@ -122,14 +95,14 @@ def test_the_document_of_a_detector_has_the_keys_of_the_protocol_and_no_others(a
 def test_documents_fit_the_schema_that_the_protocol_names(asking: Asking, fields: dict[str, str]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((Path(__file__).parents[2] / "service" / "schema" / "result.schema.json").read_text())
-    document = asking.ask("masked", **fields)
+    document = asking.ask("masked", WHITE, **fields)
 
     jsonschema.validate(document, schema)
     assert set(document) <= set(schema["properties"])
 
 
 def test_the_times_of_a_job_add_up_to_its_total(asking: Asking) -> None:
-    times = asking.ask("masked")["timing_ms"]
+    times = asking.ask("masked", WHITE)["timing_ms"]
 
     assert times["answer"] > 0
     assert times["total"] >= sum(times[name] for name in TIMES - {"total"}) - 0.01
@@ -139,7 +112,7 @@ def test_the_times_of_a_job_add_up_to_its_total(asking: Asking) -> None:
 def test_a_model_without_detections_has_documents_as_before_but_for_a_time(asking: Asking) -> None:
     fields = {"min_score": "0.5", "iou": "0.5", "max_detections": "3", "labels": "a,b", "format": "png,list,network"}
 
-    document = asking.ask("mirror", image=image_of(np.zeros((2, 3, 3), np.uint8)), **fields)
+    document = asking.ask("mirror", image_of(np.zeros((2, 3, 3), np.uint8)), **fields)
 
     assert KEYS | {"outputs"} == set(document)
     assert TIMES == set(document["timing_ms"])
@@ -147,7 +120,7 @@ def test_a_model_without_detections_has_documents_as_before_but_for_a_time(askin
 
 
 def test_nothing_found_is_ok(asking: Asking) -> None:
-    document = asking.ask("spotter", image=image_of(WHITE * 0))
+    document = asking.ask("spotter", image_of(WHITE * 0))
 
     assert ("ok", []) == (document["status"], document["detections"])
     assert KEYS | {"image", "detections"} == set(document)
@@ -170,7 +143,7 @@ def test_nothing_found_is_ok(asking: Asking) -> None:
 def test_each_job_says_what_it_wants(
     asking: Asking, fields: dict[str, str], expected: list[tuple[str, float]], truncated: bool | None
 ) -> None:
-    document = asking.ask("spotter", **fields)
+    document = asking.ask("spotter", WHITE, **fields)
 
     assert expected == [(one["label"], one["score"]) for one in rounded(document["detections"])]
     assert truncated == document.get("truncated")
@@ -200,7 +173,7 @@ def test_each_job_says_what_it_wants(
 def test_what_is_malformed_is_a_bad_field_that_says_what_was_expected(
     asking: Asking, name: str, value: str, said: str
 ) -> None:
-    document = asking.ask("spotter", **{name: value})
+    document = asking.ask("spotter", WHITE, **{name: value})
 
     assert ("error", "bad_field") == (document["status"], document["error"]["code"])
     assert said in document["error"]["message"]
@@ -218,7 +191,7 @@ def test_jobs_that_ask_for_different_things_share_a_batch(asking: Asking) -> Non
 
 
 def test_raw_outputs_come_to_those_who_name_them(asking: Asking) -> None:
-    document = asking.ask("spotter", outputs="output0")
+    document = asking.ask("spotter", WHITE, outputs="output0")
 
     assert KEYS | {"image", "detections", "outputs"} == set(document)
     (output,) = document["outputs"]
@@ -233,7 +206,7 @@ def test_a_picture_that_lies_on_its_side_is_answered_as_people_see_it(asking: As
     exif[0x0112] = 6
     Image.fromarray(np.rot90(WHITE)).save(file, "PNG", exif=exif)
 
-    document = asking.ask("spotter", image=file.getvalue())
+    document = asking.ask("spotter", file.getvalue())
 
     assert {"width": 128, "height": 96} == document["image"]
     assert [PERSON, DOG] == rounded(document["detections"])
@@ -250,7 +223,7 @@ def test_of_a_tensor_the_picture_is_the_input(asking: Asking) -> None:
 
 
 def test_masks_are_run_lengths_of_the_whole_picture(asking: Asking) -> None:
-    person, dog = asking.ask("masked")["detections"]
+    person, dog = asking.ask("masked", WHITE)["detections"]
 
     assert {"label", "index", "score", "box", "mask"} == set(person)
     assert [96, 128] == person["mask"]["size"]
@@ -260,7 +233,7 @@ def test_masks_are_run_lengths_of_the_whole_picture(asking: Asking) -> None:
 
 def test_masks_come_as_rings_as_pictures_or_not_at_all(asking: Asking) -> None:
     (rings, _), (picture, _), (bare, _) = (
-        asking.ask("masked", format=form)["detections"] for form in ("polygon", "png", "none")
+        asking.ask("masked", WHITE, format=form)["detections"] for form in ("polygon", "png", "none")
     )
 
     assert [{(24, 24), (56, 24), (56, 48), (24, 48)}] == [

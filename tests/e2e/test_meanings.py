@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,11 +41,9 @@ from meaning_models import (
     written,
 )
 from onnx_models import identity, model_folder
-from servers import PATIENCE, OwnServer
-from services import RunningService, image_of
+from servers import OwnServer
+from services import KEYS, Asking, RunningService, image_of
 
-KEYS = {"v", "id", "entry", "model", "version", "status", "batch", "timing_ms", "attempt", "worker"}
-"""Of every document of a job that was computed."""
 POINT_NAMES = 'names = ["left", "right"]\nskeleton = [[0, 1]]\n'
 COLOURS = '[input]\nscale = 0.00392156862745098\nresize = "letterbox"\ninterpolation = "nearest"\n'
 CROP = GRAY + 'resize = "crop"\n'
@@ -94,30 +91,6 @@ def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         names = ",".join(sorted(folder.name for folder in models.iterdir()))
         with RunningService(server.url, "--models", str(models), "--only", names, workers=1):
             yield server.url
-
-
-class Asking:
-    """A client that owns nothing but a connection."""
-
-    def __init__(self, url: str) -> None:
-        self.redis: Any = redis.Redis.from_url(url)
-
-    def push(self, model: str, *jobs: dict[str, Any]) -> list[str]:
-        """Jobs in one transaction, so that workers meet them together; their entry ids."""
-        pipeline = self.redis.pipeline()
-        for job in jobs:
-            pipeline.xadd(f"convq:{{{model}}}:jobs", job)
-        return [entry.decode() for entry in pipeline.execute()]
-
-    def document(self, model: str, entry: str) -> dict[str, Any]:
-        popped = self.redis.blpop([f"convq:{{{model}}}:result:{entry}"], timeout=15 * PATIENCE)
-        assert popped is not None
-        found: dict[str, Any] = json.loads(popped[1])
-        return found
-
-    def ask(self, model: str, picture: NDArray[np.uint8] | bytes, **fields: Any) -> dict[str, Any]:
-        image = picture if isinstance(picture, bytes) else image_of(picture)
-        return self.document(model, self.push(model, {"image": image, **fields})[0])
 
 
 @pytest.fixture(scope="module")

@@ -219,6 +219,36 @@ def _stat(file: Path) -> tuple[int, str, int] | None:
     return int(file.parent.name), state, int(parent)
 
 
+KEYS = {"v", "id", "entry", "model", "version", "status", "batch", "timing_ms", "attempt", "worker"}
+"""Of every document of a job that was computed."""
+
+
+class Asking:
+    """A client that owns nothing but a connection, and reads documents as they are. Any model."""
+
+    def __init__(self, url: str) -> None:
+        self.redis: Any = redis.Redis.from_url(url)
+
+    def push(self, model: str, *jobs: dict[str, Any]) -> list[str]:
+        """Jobs in one transaction, so that workers meet them together; their entry ids."""
+        pipeline = self.redis.pipeline()
+        for job in jobs:
+            pipeline.xadd(f"convq:{{{model}}}:jobs", job)
+        return [entry.decode() for entry in pipeline.execute()]
+
+    def document(self, model: str, entry: str) -> dict[str, Any]:
+        """The result document of a job; fails when none comes."""
+        popped = self.redis.blpop([f"convq:{{{model}}}:result:{entry}"], timeout=15 * PATIENCE)
+        assert popped is not None
+        found: dict[str, Any] = json.loads(popped[1])
+        return found
+
+    def ask(self, model: str, picture: NDArray[np.uint8] | bytes, **fields: Any) -> dict[str, Any]:
+        """The result document for a picture, as it is or as a PNG file."""
+        image = picture if isinstance(picture, bytes) else image_of(picture)
+        return self.document(model, self.push(model, {"image": image, **fields})[0])
+
+
 class Plain:
     """A client that has read protocol.md and owns nothing but a Redis connection. Model lenet."""
 
